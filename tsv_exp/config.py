@@ -1,0 +1,53 @@
+"""The typed root of the configuration; the plugin groups (model, method, alpha, tracking) stay plain YAML."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+def conf_dir() -> Path:
+    """The configuration folder: beside the package in a clone, inside it in a wheel."""
+    package = Path(__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+@dataclass
+class Engine:
+    """How layers are merged: `svd` auto (fast, certified, falls back by itself) or exact; `exclude` names non-matrix 2-D layers."""
+
+    svd: str = "auto"
+    exclude: list[str] = field(default_factory=lambda: ["*text_projection*"])
+
+
+@dataclass
+class Evaluate:
+    """How accuracies are measured: `precision` auto, bfloat16, float16 or float32; `batch_size` null picks one by the device."""
+
+    precision: str = "auto"
+    batch_size: int | None = None
+
+
+@dataclass
+class Paths:
+    """Where runs are written, and the cache of everything that can be made again (null: the user's cache folder)."""
+
+    outputs: str = "outputs"
+    cache: str | None = None
+
+
+@dataclass
+class Config:
+    """The root: a typo or a value of the wrong type is an error that names the key."""
+
+    seed: int = 0
+    device: str = "auto"
+    tasks: Any = 8
+    model: dict[str, Any] = field(default_factory=dict)
+    method: dict[str, Any] = field(default_factory=dict)
+    alpha: dict[str, Any] = field(default_factory=dict)
+    tracking: dict[str, Any] = field(default_factory=dict)
+    engine: Engine = field(default_factory=Engine)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    paths: Paths = field(default_factory=Paths)
+    save_merged: bool = False

@@ -1,0 +1,49 @@
+"""The one console (standard error) and its progress bars."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+
+console = Console(stderr=True)
+_active: list[Progress] = []
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """The progress display in use, or a new one: bars opened inside one another share one display."""
+    if _active:
+        yield _active[-1]
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        _active.append(progress)
+        try:
+            yield progress
+        finally:
+            _active.pop()
+
+
+@contextmanager
+def bar(description: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
+    """One bar, advanced by hand: `progress.advance(task)`; it disappears when it is done."""
+    with bars() as progress:
+        task = progress.add_task(description, total=total)
+        try:
+            yield progress, task
+        finally:
+            progress.remove_task(task)
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Iterate over `items` under a progress bar."""
+    if total is None:
+        total = len(items) if hasattr(items, "__len__") else None
+    with bar(description, total) as (progress, task):
+        for item in items:
+            yield item
+            progress.advance(task)

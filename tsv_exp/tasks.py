@@ -1,0 +1,61 @@
+"""A task: its classes, its prompts, its images."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from tsv_exp.errors import UserError
+
+SplitName = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One classification task; `source` holds what its catalogue entry says beyond classes and prompts."""
+
+    name: str
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 (N, 3, H, W), in memory or memory-mapped, and labels int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Consecutive batches of at most `size` images and labels."""
+        for start in range(0, len(self), size):
+            yield self.images[start : start + size], self.labels[start : start + size]
+
+
+def select(catalogue: Mapping[str, Task], wanted: int | Sequence[str]) -> tuple[Task, ...]:
+    """The first `wanted` tasks of a catalogue, or the named ones in the order given.
+
+    Raises:
+        UserError: a number outside the catalogue, an unknown name, an empty list, a name given twice.
+    """
+    known = ", ".join(catalogue)
+    if isinstance(wanted, int) and not isinstance(wanted, bool):
+        if not 1 <= wanted <= len(catalogue):
+            raise UserError(f"tasks={wanted}: this model has {len(catalogue)} tasks; give 1 to {len(catalogue)} or a list of names")
+        return tuple(catalogue.values())[:wanted]
+    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
+        raise UserError(f"tasks={wanted}: give a number such as tasks=8 or a list such as tasks='[{', '.join(list(catalogue)[:2])}]'")
+    if not wanted:
+        raise UserError(f"tasks=[]: the list is empty; choose from: {known}")
+    for name in wanted:
+        if name not in catalogue:
+            raise UserError(f"tasks: unknown task {name!r}; choose from: {known}")
+    if len(set(wanted)) < len(wanted):
+        twice = next(name for name in wanted if list(wanted).count(name) > 1)
+        raise UserError(f"tasks: {twice!r} is given more than once; name each task once")
+    return tuple(catalogue[name] for name in wanted)
