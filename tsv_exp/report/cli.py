@@ -1,0 +1,30 @@
+"""tsv-report: run folders -> tables, plots and one page."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from tsv_exp.errors import UserError
+from tsv_exp.report.terminal import show
+from tsv_exp.report.write import write_report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: 0 when a report was written, 1 with one line on standard error when not."""
+    parser = argparse.ArgumentParser(
+        prog="tsv-report", description="Tables, plots and a page from any set of run folders."
+    )
+    parser.add_argument("folders", nargs="+", metavar="DIR", type=Path, help="a run, a sweep, or a folder of them")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: the first DIR)")
+    options = parser.parse_args(arguments)
+    out = options.out or options.folders[0]
+    try:
+        report = write_report(options.folders, out)
+    except UserError as error:
+        Console(stderr=True, soft_wrap=True).print(f"tsv-report: {error}", style="red", markup=False, highlight=False)
+        return 1
+    console = Console()
+    show(report.groups, console)
+    return 0
