@@ -19,7 +19,8 @@ from tsv_exp.tasks import Split
 class Recipe:
     """AdamW with a linear warm-up and a cosine decay to zero.
 
-    `warmup` is a fraction of the steps, `clip` the largest gradient norm; parameters that match no pattern of `trainable` stay as they are.
+    `warmup` is a fraction of the steps, `clip` the largest gradient norm; parameters that match no pattern of
+    `trainable` stay as they are.
     """
 
     lr: float
@@ -74,7 +75,9 @@ def finetune(
         parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in recipe.trainable))
     parameters = [parameter for _, parameter in named if parameter.requires_grad]
     if not parameters:
-        raise UserError(f"finetune.trainable={list(recipe.trainable)}: no parameter has such a name, for example {named[0][0]}")
+        raise UserError(
+            f"finetune.trainable={list(recipe.trainable)}: no parameter has such a name, for example {named[0][0]}"
+        )
     device = parameters[0].device
     dtype = resolve(recipe.precision, device)
     head = head.to(device)
@@ -97,4 +100,6 @@ def finetune(
         advance()
     encoder.eval().requires_grad_(False)
     if not loss.isfinite():
-        raise UserError(f"fine-tuning diverged: the loss is {loss.item()} after {recipe.steps} steps; lower finetune.lr")
+        raise UserError(
+            f"fine-tuning diverged: the loss is {loss.item()} after {recipe.steps} steps; lower finetune.lr"
+        )

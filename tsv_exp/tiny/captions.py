@@ -37,7 +37,9 @@ def _look(rng: random.Random) -> Style:
     return Style(rng.choice(TEXTURES), rng.choice((0.03, 0.05, 0.08)), rng.choice((0.0, 0.4, 0.8)))
 
 
-def _captions(subject: Subject, first: int, labels: list[int], ink: list[int], wording: Wording, rng: random.Random) -> list[str]:
+def _captions(
+    subject: Subject, first: int, labels: list[int], ink: list[int], wording: Wording, rng: random.Random
+) -> list[str]:
     names, colours, texts = list(subject.classes), list(PALETTE), []
     for label, colour in zip(labels, ink, strict=True):
         if rng.random() < wording.own:
@@ -51,9 +53,9 @@ def _captions(subject: Subject, first: int, labels: list[int], ink: list[int], w
 
 
 def pool(count: int, wording: Wording, seed: int) -> tuple[Tensor, list[str]]:
-    """Images uint8 (N, 3, H, W) and their captions; N is `count` rounded down to whole chunks per subject.
+    """Images uint8 (N, 3, H, W) and their captions; N is about `count`.
 
-    Subjects have shares between equal and proportional to their classes. Only training fonts and training digits are used.
+    Subjects have shares between equal and proportional to their classes. Only training fonts and digits are used.
     """
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     subjects = [*TASKS.values(), *PRETRAINING_ONLY.values()]

@@ -15,7 +15,7 @@ from tsv_exp.tiny.glyphs import Drawer, Glyph, Mask
 from tsv_exp.tiny.render import PALETTE, Style
 
 TEMPLATES = ("a photo of the {}", "{}", "a picture of {}", "an image of the {}", "the {}")
-NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,16 @@ class Subject:
 
 @cache
 def _handwriting() -> dict[tuple[int, SplitName], list[Mask]]:
-    """Scikit-learn's 1,797 handwritten digits as masks; the same 1,000 / 250 / 547 are train / validation / test always."""
+    """Scikit-learn's 1,797 handwritten digits as masks; always the same 1,000 train, 250 validate and 547 test."""
     bunch = load_digits()
     images = interpolate(from_numpy(bunch.images).float()[:, None] / 16, size=(30, 30), mode="bicubic").clamp(0, 1)
     masks = (pad(images, (5, 5, 5, 5))[:, 0] * 255).byte().numpy()
     order = list(range(len(masks)))
     random.Random(0).shuffle(order)
     parts: dict[SplitName, list[int]] = {"train": order[:1000], "validation": order[1000:1250], "test": order[1250:]}
-    return {(d, split): [masks[i] for i in part if bunch.target[i] == d] for split, part in parts.items() for d in range(10)}
+    return {
+        (d, split): [masks[i] for i in part if bunch.target[i] == d] for split, part in parts.items() for d in range(10)
+    }
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ TASKS: dict[str, Subject] = {
     ),
     "greek": Subject(
         _letters(
-            "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi psi omega",
+            "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
+            "sigma tau upsilon phi chi psi omega",
             "αβγδεζηθικλμνξοπρστυφχψω",
         ),
         "greek letter {}",
@@ -87,10 +90,15 @@ TASKS: dict[str, Subject] = {
         Style("stripes", 0.05, ground=(0.9, 0.1, 0.1)),
     ),
     "shapes": Subject(
-        {name: Drawing(shape, (name,)) for name in SHAPES}, "{} shape", Style("checks", 0.08, 0.4, ground=(0.6, 0.5, 0.3))
+        {name: Drawing(shape, (name,)) for name in SHAPES},
+        "{} shape",
+        Style("checks", 0.08, 0.4, ground=(0.6, 0.5, 0.3)),
     ),
     "currency": Subject(
-        _symbols("dollar $ euro € pound £ yen ¥ cent ¢ rupee ₨ won ₩ shekel ₪ hryvnia ₴ tenge ₸ peso ₱ dong ₫ ruble ₽ naira ₦ lira ₤ franc ₣"),
+        _symbols(
+            "dollar $ euro € pound £ yen ¥ cent ¢ rupee ₨ won ₩ shekel ₪ hryvnia ₴ tenge ₸ peso ₱ "
+            "dong ₫ ruble ₽ naira ₦ lira ₤ franc ₣"
+        ),
         "{} currency sign",
         Style("gradient", 0.05, ground=(0.1, 0.7, 0.2)),
     ),
@@ -101,7 +109,9 @@ TASKS: dict[str, Subject] = {
         upright=True,
     ),
     "arrows": Subject(
-        _symbols("left ←⇐⬅⇦ up ↑⇑⬆⇧ right →⇒➡⇨ down ↓⇓⬇⇩ upper_left ↖⇖⬉ upper_right ↗⇗⬈ lower_right ↘⇘⬊ lower_left ↙⇙⬋"),
+        _symbols(
+            "left ←⇐⬅⇦ up ↑⇑⬆⇧ right →⇒➡⇨ down ↓⇓⬇⇩ upper_left ↖⇖⬉ upper_right ↗⇗⬈ lower_right ↘⇘⬊ lower_left ↙⇙⬋"
+        ),
         "arrow pointing {}",
         Style("checks", 0.05, 0.8, ground=(0.0, 0.7, 0.8)),
         upright=True,
@@ -119,7 +129,8 @@ TASKS: dict[str, Subject] = {
     ),
     "math": Subject(
         _symbols(
-            "plus + minus − times × division ÷ equals = not_equal ≠ less_than < greater_than > infinity ∞ integral ∫ summation ∑ "
+            "plus + minus − times × division ÷ equals = not_equal ≠ less_than < greater_than > "
+            "infinity ∞ integral ∫ summation ∑ "
             "square_root √ for_all ∀ there_exists ∃ element_of ∈ subset ⊂ union ∪ intersection ∩ product ∏ empty_set ∅"
         ),
         "math symbol {}",
@@ -149,7 +160,8 @@ TASKS: dict[str, Subject] = {
     ),
     "arabic": Subject(
         _letters(
-            "alif ba ta tha jim hha kha dal thal ra zay sin shin sad dad tah zah ain ghain fa qaf kaf lam mim nun ha waw ya",
+            "alif ba ta tha jim hha kha dal thal ra zay sin shin sad dad tah zah ain ghain fa qaf "
+            "kaf lam mim nun ha waw ya",
             "ابتثجحخدذرزسشصضطظعغفقكلمنهوي",
         ),
         "arabic letter {}",
@@ -164,7 +176,10 @@ TASKS: dict[str, Subject] = {
         Style("stripes", 0.05, ground=(0.9, 0.6, 0.1)),
     ),
     "zodiac": Subject(
-        _letters("aries taurus gemini cancer leo virgo libra scorpio sagittarius capricorn aquarius pisces", "♈♉♊♋♌♍♎♏♐♑♒♓"),
+        _letters(
+            "aries taurus gemini cancer leo virgo libra scorpio sagittarius capricorn aquarius pisces",
+            "♈♉♊♋♌♍♎♏♐♑♒♓",
+        ),
         "zodiac sign {}",
         Style("clouds", 0.05, ground=(0.1, 0.0, 0.4)),
     ),
@@ -174,7 +189,9 @@ TASKS: dict[str, Subject] = {
         Style("checks", 0.05, 0.4, gray=True),
     ),
     "dice": Subject(
-        {NUMBERS[n]: Drawing(die, (n,)) for n in range(1, 7)}, "die face {}", Style("gradient", 0.08, 0.8, ground=(0.7, 0.0, 0.3))
+        {NUMBERS[n]: Drawing(die, (n,)) for n in range(1, 7)},
+        "die face {}",
+        Style("gradient", 0.08, 0.8, ground=(0.7, 0.0, 0.3)),
     ),
     "georgian": Subject(
         _letters(
@@ -188,14 +205,17 @@ TASKS: dict[str, Subject] = {
 
 PRETRAINING_ONLY: dict[str, Subject] = {
     "lowercase": Subject(
-        _letters("a b c d e f g h i j k l m n o p q r s t u v w x y z", "abcdefghijklmnopqrstuvwxyz"), "small latin letter {}"
+        _letters("a b c d e f g h i j k l m n o p q r s t u v w x y z", "abcdefghijklmnopqrstuvwxyz"),
+        "small latin letter {}",
     ),
     "printed": Subject({NUMBERS[d]: Glyph(str(d)) for d in range(10)}, "printed digit {}"),
     "counting": Subject({NUMBERS[n]: Drawing(dots, (n,)) for n in range(1, 8)}, "{} dots"),
     "symbols": Subject(
         _symbols(
-            "sun ☀ cloud ☁ umbrella ☂ snowman ☃ comet ☄ phone ☎ skull ☠ radioactive ☢ biohazard ☣ peace ☮ yin_yang ☯ smile ☺ "
-            "frown ☹ anchor ⚓ scissors ✂ airplane ✈ envelope ✉ pencil ✏ snowflake ❄ note ♪ sharp ♯ flat ♭ recycle ♻ flower ✿ "
+            "sun ☀ cloud ☁ umbrella ☂ snowman ☃ comet ☄ phone ☎ skull ☠ radioactive ☢ biohazard ☣ "
+            "peace ☮ yin_yang ☯ smile ☺ "
+            "frown ☹ anchor ⚓ scissors ✂ airplane ✈ envelope ✉ pencil ✏ snowflake ❄ note ♪ sharp ♯ "
+            "flat ♭ recycle ♻ flower ✿ "
             "check ✓ ballot ✗"
         ),
         "symbol {}",

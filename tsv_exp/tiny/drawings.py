@@ -53,7 +53,9 @@ def shape(pen: Pen, rng: random.Random, name: str) -> None:
             pen.rectangle(_box(c, c, width, r), fill=255)
         case "trapezoid":
             top = r * rng.uniform(0.3, 0.5)
-            pen.polygon([(c - top, c - 0.6 * r), (c + top, c - 0.6 * r), (c + r, c + 0.6 * r), (c - r, c + 0.6 * r)], 255)
+            pen.polygon(
+                [(c - top, c - 0.6 * r), (c + top, c - 0.6 * r), (c + r, c + 0.6 * r), (c - r, c + 0.6 * r)], 255
+            )
         case "arch":
             pen.pieslice(_box(c, c + 0.2 * r, r), 180, 360, fill=255)
             pen.pieslice(_box(c, c + 0.2 * r, 0.5 * r), 180, 360, fill=0)
@@ -64,7 +66,8 @@ def shape(pen: Pen, rng: random.Random, name: str) -> None:
 
 
 SHAPES = (
-    "circle", "square", "triangle", "star", "pentagon", "cross", "ring", "crescent", "ellipse", "hexagon", "trapezoid", "arch",
+    "circle", "square", "triangle", "star", "pentagon", "cross", "ring", "crescent",
+    "ellipse", "hexagon", "trapezoid", "arch",
 )  # fmt: skip
 
 
@@ -77,7 +80,10 @@ def clock(pen: Pen, rng: random.Random, hour: int) -> None:
     """A clock face at a full hour."""
     r = rng.uniform(46, 56)
     pen.ellipse(_box(MIDDLE, MIDDLE, r), outline=255, width=rng.randint(3, 7))
-    for turn, length, width in ((0.0, 0.85, rng.randint(4, 6)), (hour / 12, rng.uniform(0.5, 0.62), rng.randint(8, 12))):
+    for turn, length, width in (
+        (0.0, 0.85, rng.randint(4, 6)),
+        (hour / 12, rng.uniform(0.5, 0.62), rng.randint(8, 12)),
+    ):
         tip = (MIDDLE + r * length * math.sin(TAU * turn), MIDDLE - r * length * math.cos(TAU * turn))
         pen.line([(MIDDLE, MIDDLE), tip], fill=255, width=width)
 

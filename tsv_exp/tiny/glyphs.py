@@ -35,7 +35,8 @@ def _path(font: str) -> Path:
 
 @cache
 def _characters(font: str) -> frozenset[int]:
-    return frozenset(TTFont(_path(font), lazy=True).getBestCmap())
+    with TTFont(_path(font), lazy=True) as opened:
+        return frozenset(opened.getBestCmap())
 
 
 @cache

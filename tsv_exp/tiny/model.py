@@ -65,7 +65,9 @@ class TinyModel:
     def head(self, task: Task) -> Tensor:
         """Class weights (C, 64) from the prompts through the text tower."""
         clip = self._clip
-        return zero_shot_head(task, lambda texts: clip.encode_text(network.tokenize(texts)), clip.logit_scale.exp().item())
+        return zero_shot_head(
+            task, lambda texts: clip.encode_text(network.tokenize(texts)), clip.logit_scale.exp().item()
+        )
 
     def split(self, task: Task, split: SplitName) -> Split:
         """The images of one split, drawn on first use."""
@@ -96,10 +98,15 @@ class TinyModel:
         return encoder.state_dict()
 
     def _key(self, task: Task) -> str:
-        recipe = asdict(self.recipe) | {"trainable": list(self.recipe.trainable), "precision": str(resolve(self.recipe.precision, CPU))}
+        recipe = asdict(self.recipe) | {
+            "trainable": list(self.recipe.trainable),
+            "precision": str(resolve(self.recipe.precision, CPU)),
+        }
         return digest(self.identity(task), network.base_weights(), recipe, self.seed, _sources(TRAINING_SOURCES))
 
     def identity(self, task: Task) -> str:
         """Digest of the task's data and head."""
         drawn = [version(package) for package in DRAWING_PACKAGES]
-        return digest(task.name, task.classes, task.templates, asdict(self.data), drawn, _sources(DATA_SOURCES), self.head(task))
+        return digest(
+            task.name, task.classes, task.templates, asdict(self.data), drawn, _sources(DATA_SOURCES), self.head(task)
+        )

@@ -57,7 +57,9 @@ def pretrain(recipe: Recipe) -> Any:
     images, captions = pool(recipe.images, recipe.wording, recipe.seed)
     tokens = tokenize(captions)
     clip = new_clip().train()
-    optimizer = torch.optim.AdamW(clip.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(
+        clip.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98), fused=True
+    )
     order = torch.empty(0, dtype=torch.int64)
     for step in track(range(recipe.steps), "pre-training"):
         if len(order) < recipe.batch_size:
@@ -80,7 +82,9 @@ def pretrain(recipe: Recipe) -> Any:
 def main() -> None:
     """Pre-train with the recipe above and write the weights as float16."""
     parser = argparse.ArgumentParser(description="Pre-train the small CLIP of the embedded benchmark from scratch.")
-    parser.add_argument("file", nargs="?", type=Path, default=BASE, help="where the weights go (default: into the package)")
+    parser.add_argument(
+        "file", nargs="?", type=Path, default=BASE, help="where the weights go (default: into the package)"
+    )
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     arguments = parser.parse_args()

@@ -10,8 +10,9 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 IMAGE = 28  # pixels a side
 PALETTE = {
-    "red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 70, 220), "yellow": (235, 220, 50), "purple": (140, 50, 170),
-    "orange": (245, 140, 30), "pink": (245, 150, 190), "brown": (150, 95, 50), "white": (245, 245, 245),
+    "red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 70, 220), "yellow": (235, 220, 50),
+    "purple": (140, 50, 170), "orange": (245, 140, 30), "pink": (245, 150, 190), "brown": (150, 95, 50),
+    "white": (245, 245, 245),
     "gray": (150, 150, 150), "cyan": (60, 210, 220),
 }  # fmt: skip
 LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
@@ -56,7 +57,10 @@ def _place(masks: Tensor, style: Style, upright: bool, generator: Generator) -> 
     zoom = 1 / (middle + spread() * (1.1 - middle))
     shift = spread(2) * style.shift
     cos, sin = angle.cos(), angle.sin()
-    rows = (torch.stack([cos * zoom, (shear - sin) * zoom, shift[:, 0]], 1), torch.stack([sin * zoom, cos * zoom, shift[:, 1]], 1))
+    rows = (
+        torch.stack([cos * zoom, (shear - sin) * zoom, shift[:, 0]], 1),
+        torch.stack([sin * zoom, cos * zoom, shift[:, 1]], 1),
+    )
     grid = affine_grid(torch.stack(rows, 1), [count, 1, IMAGE, IMAGE], align_corners=False)
     return grid_sample(masks, grid, align_corners=False)
 
@@ -64,7 +68,9 @@ def _place(masks: Tensor, style: Style, upright: bool, generator: Generator) -> 
 def _texture(style: Style, count: int, generator: Generator) -> Tensor:
     """Brightness (N, 1, IMAGE, IMAGE) added to the ground."""
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, IMAGE)] * 2, indexing="ij")
-    angle, frequency, phase = (torch.rand(3, count, 1, 1, generator=generator) * torch.tensor([math.tau, 4, math.tau]).view(3, 1, 1, 1))
+    angle, frequency, phase = torch.rand(3, count, 1, 1, generator=generator) * torch.tensor(
+        [math.tau, 4, math.tau]
+    ).view(3, 1, 1, 1)
     along = angle.cos() * x + angle.sin() * y
     frequency = frequency + 3
     match style.texture:
@@ -97,7 +103,9 @@ def _clutter(picture: Tensor, probability: float, generator: Generator) -> Tenso
     return picture
 
 
-def render(masks: Tensor, ink: Tensor, style: Style, generator: Generator, *, upright: bool, faithful: bool = False) -> Tensor:
+def render(
+    masks: Tensor, ink: Tensor, style: Style, generator: Generator, *, upright: bool, faithful: bool = False
+) -> Tensor:
     """Pictures uint8 (N, 3, IMAGE, IMAGE).
 
     Args:

@@ -11,19 +11,18 @@ from tsv_exp.files import atomic, cache_dir, digest, locked
 from tsv_exp.progress import console
 
 Weights = Mapping[str, Tensor]
+MARK = "tsv_exp.digest"  # in a file's metadata: of its key and its weights together
 
 
 def _read(path: Path, key: str) -> Weights | None:
     """The weights in `path`, or None where it is absent, damaged, or not what `key` stands for."""
     try:
         with safe_open(path, framework="pt") as file:
-            marks = file.metadata() or {}
-            if marks.get("key") != key:
-                return None
+            mark = (file.metadata() or {}).get(MARK)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError):
         return None
-    return weights if marks.get("content") == digest(weights) else None
+    return weights if mark == digest(key, weights) else None
 
 
 def cached(name: str, key: str, make: Callable[[], Weights]) -> Weights:
@@ -48,5 +47,5 @@ def cached(name: str, key: str, make: Callable[[], Weights]) -> Weights:
             console.print(f"{path} is damaged or foreign: training it again")
         weights = {name: value.detach().contiguous().clone() for name, value in make().items()}
         with atomic(path) as temporary:
-            save_file(weights, temporary, metadata={"key": key, "content": digest(weights)})
+            save_file(weights, temporary, metadata={MARK: digest(key, weights)})
         return weights
