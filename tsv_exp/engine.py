@@ -1,0 +1,151 @@
+"""Merging: stream the layers of task vectors through a method, and add the result to the base."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tsv_exp import layers, linalg
+from tsv_exp.config import Engine
+from tsv_exp.errors import UserError
+from tsv_exp.layers import Representation
+from tsv_exp.method import Method
+from tsv_exp.task_vectors import TaskVectors, Weights
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The merged task vectors, before α.
+
+    Sizes count what is written to disk, in the dtype of the base. `stored_bytes` serves all tasks: one full model where
+    they share it; else the base with the shared layers folded in, plus the layers kept per task (low-rank factors,
+    dense deltas, a shared vector with masks at one bit per entry). `stored_bytes_without_base` is what must be added
+    where the base is there already. Unchanged layers cost nothing, and neither exceeds T full checkpoints.
+    """
+
+    method: Method
+    tasks: tuple[str, ...]
+    layers: Mapping[str, Representation]
+    shapes: Mapping[str, torch.Size]
+    itemsizes: Mapping[str, int]
+    base_bytes: int
+
+    @property
+    def params(self) -> Mapping[str, object]:
+        """The parameters of the method."""
+        return self.method.params
+
+    @property
+    def per_task(self) -> bool:
+        """Whether every task has a model of its own."""
+        return any(layers.per_task(layer, self.shapes[name]) for name, layer in self.layers.items())
+
+    def vector(self, task: str | None = None) -> dict[str, Tensor]:
+        """The merged task vector of a task (needed where `per_task`), name -> (*shape)."""
+        index = self.index(task)
+        return {name: layers.delta(layer, self.shapes[name], index) for name, layer in self.layers.items()}
+
+    def index(self, task: str | None) -> int | None:
+        """The position of a task in `tasks`.
+
+        Raises:
+            UserError: it is not one of them, or none is given where the method has a model for each.
+        """
+        if task is None and not self.per_task:
+            return None
+        if task not in self.tasks:
+            given = "needs a task" if task is None else f"has no task {task!r}"
+            raise UserError(f"the merge by {self.method.name} {given}; choose from: {', '.join(self.tasks)}")
+        return self.tasks.index(task)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes on disk that serve all tasks."""
+        return min(self.base_bytes + self._bytes(shared=False), len(self.tasks) * self.base_bytes)
+
+    @property
+    def stored_bytes_without_base(self) -> int:
+        """Bytes on disk beside a base that is there already."""
+        return min(self._bytes(shared=True), len(self.tasks) * self.base_bytes)
+
+    def _bytes(self, shared: bool) -> int:
+        return sum(
+            layers.stored_bytes(layer, self.shapes[name], self.itemsizes[name])
+            for name, layer in self.layers.items()
+            if shared or layers.per_task(layer, self.shapes[name])
+        )
+
+
+def merge(
+    base: Weights,
+    finetuned: Mapping[str, Weights],
+    method: str | Method = "tsv_m",
+    *,
+    engine: Engine | None = None,
+    device: torch.device | str | None = None,
+    **params: object,
+) -> Merged:
+    """Merge fine-tuned models of one base; holds one layer × T at a time beside the result, and changes no input.
+
+    Args:
+        base: the pre-trained weights, name -> tensor of any shape; integer buffers take no part.
+        finetuned: the fine-tuned weights by task.
+        method: a name in conf/method, or a Method.
+        engine: how decompositions are computed, and which 2-D layers are not matrices.
+        device: where to compute; None is where the base lies. The result lies where the base does.
+        params: override parameters of the method's YAML, such as rank_fraction, density, lambda_.
+
+    Raises:
+        UserError: unknown method or parameter, a parameter outside its domain, models that don't fit the base.
+    """
+    engine = engine or Engine()
+    chosen = (method if isinstance(method, Method) else Method.load(method)).with_params(**params)
+    stream = TaskVectors(base, finetuned, tuple(engine.exclude), device)
+    function = chosen.bind(stream, algebra(engine))
+    merged: dict[str, Representation] = {}
+    for layer in stream.watched(f"merging {chosen.name}"):
+        merged[layer.name] = layers.moved(function(layer), base[layer.name].device)
+    return Merged(
+        method=chosen,
+        tasks=stream.tasks,
+        layers=merged,
+        shapes={name: base[name].shape for name in stream.names},
+        itemsizes={name: base[name].element_size() for name in stream.names},
+        base_bytes=sum(weight.numel() * weight.element_size() for weight in base.values()),
+    )
+
+
+def algebra(engine: Engine) -> linalg.Algebra:
+    """The decompositions that `engine.svd` names."""
+    return linalg.Exact()
+
+
+def apply(base: Weights, merged: Merged, alpha: float = 1.0, task: str | None = None) -> dict[str, Tensor]:
+    """The merged weights θ_pre + α · τ, in the base's dtypes; integer buffers are the base's.
+
+    Args:
+        base: the weights that `merged` was made on.
+        merged: the result of `merge`.
+        alpha: the scaling of the merged task vector.
+        task: whose model, where the method has one per task.
+
+    Raises:
+        UserError: α is not finite, the task is unknown or missing, or the base is another architecture.
+    """
+    if not math.isfinite(alpha):
+        raise UserError(f"alpha={alpha}: it must be a finite number")
+    index = merged.index(task)
+    for name, shape in merged.shapes.items():
+        if name not in base or base[name].shape != shape:
+            raise UserError(f"the base has no tensor {name!r} of shape {tuple(shape)}; give the base of this merge")
+    weights = {}
+    for name, weight in base.items():
+        weights[name] = weight.detach().clone()
+        if name in merged.layers:
+            tau = layers.delta(merged.layers[name], merged.shapes[name], index)
+            weights[name] = torch.add(weight.detach().to(tau.dtype), tau.to(weight.device), alpha=alpha).to(
+                weight.dtype
+            )
+    return weights

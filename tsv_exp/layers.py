@@ -1,0 +1,72 @@
+"""How one layer of a merged model is held: dense, low-rank or masked, shared by all tasks or one per task."""
+
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+BITS = 8
+
+
+class LowRank(NamedTuple):
+    """u · diag(s) · vh with u (..., m, k), s (..., k), vh (..., k, n); a component with s = 0 is not there."""
+
+    u: Tensor
+    s: Tensor
+    vh: Tensor
+
+    def dense(self) -> Tensor:
+        """The product (..., m, n)."""
+        return (self.u * self.s.unsqueeze(-2)) @ self.vh
+
+
+class Masked(NamedTuple):
+    """One vector (*shape) for all tasks and a boolean mask (T, *shape) for each."""
+
+    vector: Tensor
+    masks: Tensor
+
+
+# A plain tensor is (*shape) where it is shared by all tasks, (T, *shape) where there is one per task.
+Representation: TypeAlias = Tensor | LowRank | Masked
+
+
+def per_task(layer: Representation, shape: torch.Size) -> bool:
+    """Whether a layer of this shape differs between tasks."""
+    if isinstance(layer, Masked):
+        return True
+    return (layer.u if isinstance(layer, LowRank) else layer).dim() > len(shape)
+
+
+def moved(layer: Representation, device: torch.device) -> Representation:
+    """The layer on another device."""
+    if isinstance(layer, Tensor):
+        return layer.to(device)
+    return type(layer)(*(part.to(device) for part in layer))
+
+
+def delta(layer: Representation, shape: torch.Size, task: int | None = None) -> Tensor:
+    """The merged task matrix (*shape) of a task (an index), or of a shared layer."""
+    if isinstance(layer, Masked):
+        assert task is not None
+        return layer.vector * layer.masks[task]
+    if isinstance(layer, LowRank):
+        return (LowRank(*(factor[task] for factor in layer)) if per_task(layer, shape) else layer).dense()
+    return layer[task] if per_task(layer, shape) else layer
+
+
+def stored_bytes(layer: Representation, shape: torch.Size, itemsize: int) -> int:
+    """The bytes that a layer takes on disk with `itemsize` bytes per number.
+
+    Entries that are all zero cost nothing, a mask costs one bit per entry, low-rank factors cost the components that
+    are there, and never more than the dense matrix.
+    """
+    dense = shape.numel() * itemsize
+    if isinstance(layer, Masked):
+        return dense + len(layer.masks) * -(-shape.numel() // BITS) if layer.vector.any() else 0
+    if isinstance(layer, LowRank):
+        m, n = shape
+        ranks = (layer.s != 0).sum(-1).reshape(-1).tolist()
+        return sum(min(rank * (m + n + 1) * itemsize, dense) for rank in ranks)
+    tensors = layer if per_task(layer, shape) else (layer,)
+    return sum(dense for tensor in tensors if tensor.any())

@@ -1,0 +1,63 @@
+"""Truncated singular value decompositions and polar factors of batches of matrices, on any device."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tsv_exp.layers import LowRank
+
+
+class Algebra(Protocol):
+    """The two decompositions that the methods are written in; the engine chooses how they are computed."""
+
+    def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
+        """The top k singular components of matrices (..., m, n); see `truncated_svd`."""
+        ...
+
+    def polar(self, matrices: Tensor) -> Tensor:
+        """The polar factors of matrices (..., m, n); see `polar`."""
+        ...
+
+
+def significant(singular_values: Tensor, m: int, n: int) -> Tensor:
+    """Which of the descending singular values (..., r) of m × n matrices exceed max(m, n) · eps · σ_1, and so rounding."""
+    eps = torch.finfo(singular_values.dtype).eps
+    return singular_values > max(m, n) * eps * singular_values[..., :1]
+
+
+def truncated_svd(matrices: Tensor, k: int) -> LowRank:
+    """The top k singular components of matrices (..., m, n), of which null directions are left out.
+
+    A component that does not stand out of rounding has a zero singular value and zero vectors in place of the
+    arbitrary null vectors of a full SVD (the official code keeps those, which makes its merge depend on the library).
+    All-zero matrices need no decomposition.
+
+    Returns:
+        u (..., m, k), s (..., k) descending, vh (..., k, n).
+    """
+    *batch, m, n = matrices.shape
+    k = min(k, m, n)
+    flat = matrices.reshape(-1, m, n)
+    u, s, vh = flat.new_zeros(len(flat), m, k), flat.new_zeros(len(flat), k), flat.new_zeros(len(flat), k, n)
+    if k:
+        for i in flat.flatten(1).any(1).nonzero().flatten().tolist():
+            left, values, right = torch.linalg.svd(flat[i], full_matrices=False)
+            keep = significant(values, m, n)[:k]
+            u[i], s[i], vh[i] = left[:, :k] * keep, values[:k] * keep, right[:k] * keep.unsqueeze(-1)
+    return LowRank(u.view(*batch, m, k), s.view(*batch, k), vh.view(*batch, k, n))
+
+
+def polar(matrices: Tensor) -> Tensor:
+    """The polar factors P Qᵀ of matrices (..., m, n) with the thin SVD P D Qᵀ; null directions are left out."""
+    if not matrices.numel():
+        return matrices
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    return (left * significant(values, *matrices.shape[-2:]).unsqueeze(-2)) @ right
+
+
+class Exact:
+    """Full decompositions by LAPACK or cuSOLVER."""
+
+    truncated_svd = staticmethod(truncated_svd)
+    polar = staticmethod(polar)

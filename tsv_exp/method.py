@@ -1,0 +1,160 @@
+"""A merging method as its YAML in conf/method describes it."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pkgutil import resolve_name
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from tsv_exp.config import conf_dir
+from tsv_exp.errors import UserError
+from tsv_exp.layers import Representation
+from tsv_exp.linalg import Algebra
+from tsv_exp.task_vectors import Layer, TaskVectors
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Alpha:
+    """The scaling α: its default without data, and the grid stop · i / steps, i = 1 … steps."""
+
+    default: float = 1.0
+    stop: float = 1.0
+    steps: int = 1
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The values to choose from; a single one is fixed."""
+        return tuple(self.stop * i / self.steps for i in range(1, self.steps + 1))
+
+
+@dataclass(frozen=True)
+class Tune:
+    """A parameter that every task chooses by its own validation accuracy at α = 1, with `function` as the method."""
+
+    parameter: str
+    values: tuple[float, ...]
+    function: Function
+
+
+@dataclass(frozen=True)
+class Method:
+    """What differs between methods; everything else treats them alike.
+
+    Args:
+        name: of its YAML.
+        function: deltas (T, *shape), **params -> the merged layer; with `prepare` it takes what that returns instead.
+        prepare: (stream, **params) -> keyword arguments of the function, after passes over all layers.
+        others: what happens to layers that are not matrices; the function itself where its YAML says `layers: all`.
+        alpha: the scaling.
+        tune: a parameter chosen per task.
+        params: of `prepare` where there is one, else of the function.
+    """
+
+    name: str
+    function: Function
+    others: Function
+    prepare: Function | None = None
+    alpha: Alpha = Alpha()
+    tune: Tune | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, name: str) -> "Method":
+        """The method of conf/method/<name>.yaml.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        folder = conf_dir() / "method"
+        known = sorted(path.stem for path in folder.glob("*.yaml"))
+        if name not in known:
+            raise UserError(f"unknown method {name!r}; choose from: {', '.join(known)}")
+        return cls.from_config(OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"), resolve=True))
+
+    @classmethod
+    def from_config(cls, config: Any) -> "Method":
+        """The method that a mapping with the keys of conf/method describes; keys of its own are its parameters.
+
+        Raises:
+            UserError: a key is missing or has a value that does not fit, or a function cannot be imported.
+        """
+        keys = dict(OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config)
+        name = str(keys.pop("name", "without a name"))
+        if "_target_" not in keys:
+            raise UserError(f"method {name}: its YAML has no _target_; name its function there")
+        function = _function(name, keys.pop("_target_"))
+        prepare = keys.pop("prepare", None)
+        scope = keys.pop("layers", "all")
+        if scope not in ("all", "matrices"):
+            raise UserError(f"method {name}: layers={scope}; choose from: all, matrices")
+        others = keys.pop("others", "tsv_exp.methods.weight_average")
+        alpha, tune = keys.pop("alpha", None) or {}, keys.pop("tune", None)
+        try:
+            tuned = tune and Tune(tune["parameter"], tuple(tune["values"]), _function(name, tune["function"]))
+            scaling = Alpha(**alpha)
+        except (TypeError, KeyError) as error:
+            raise UserError(
+                f"method {name}: alpha or tune in its YAML is not as conf/method documents it: {error}"
+            ) from error
+        return cls(
+            name=name,
+            function=function,
+            others=function if scope == "all" else _function(name, others),
+            prepare=prepare and _function(name, prepare),
+            alpha=scaling,
+            tune=tuned,
+            params=keys,
+        )
+
+    def with_params(self, **params: Any) -> "Method":
+        """The method with other values of its parameters.
+
+        Raises:
+            UserError: one of them is not a key of its YAML.
+        """
+        for key in params:
+            if key not in self.params:
+                known = ", ".join(self.params) or "none"
+                raise UserError(f"method {self.name} has no parameter {key!r}; it has: {known}")
+        return replace(self, params={**self.params, **params})
+
+    def tuner(self, value: float) -> "Method":
+        """The method by which the tasks judge one value of the tuned parameter."""
+        assert self.tune is not None
+        return replace(
+            self,
+            function=self.tune.function,
+            others=self.tune.function,
+            prepare=None,
+            tune=None,
+            params={self.tune.parameter: value},
+        )
+
+    def tuned(self, values: Sequence[float]) -> "Method":
+        """The method with the tuned parameter that each task chose."""
+        assert self.tune is not None
+        return self.with_params(**{self.tune.parameter: list(values)})
+
+    def bind(self, stream: TaskVectors, algebra: Algebra) -> Callable[[Layer], Representation]:
+        """The function of one layer: global statistics taken, parameters filled in, decompositions by `algebra`."""
+        arguments = dict(self.prepare(stream, **self.params) if self.prepare else self.params)
+        if "algebra" in inspect.signature(self.function).parameters:
+            arguments["algebra"] = algebra
+
+        def merged(layer: Layer) -> Representation:
+            if layer.matrix or self.others is self.function:
+                return self.function(layer.deltas, **arguments)
+            return self.others(layer.deltas)
+
+        return merged
+
+
+def _function(method: str, path: Any) -> Function:
+    try:
+        return resolve_name(str(path))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"method {method}: cannot import {path!r} ({error}); give package.module.function") from error

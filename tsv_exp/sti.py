@@ -1,0 +1,37 @@
+"""Singular Task Interference (arXiv 2412.00081, section 3.3)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tsv_exp.config import Engine
+from tsv_exp.engine import algebra
+from tsv_exp.linalg import Algebra, Exact
+from tsv_exp.methods import concatenated, tsv_c
+from tsv_exp.task_vectors import TaskVectors, Weights
+
+
+def interference(
+    base: Weights, finetuned: Mapping[str, Weights], rank_fraction: float | None = None, *, engine: Engine | None = None
+) -> dict[str, float]:
+    """The interference of every matrix layer, name -> STI.
+
+    Args:
+        base: the pre-trained weights.
+        finetuned: the fine-tuned weights by task.
+        rank_fraction: components kept per task as a share of min(m, n); None is floor(min(m, n) / T).
+        engine: how decompositions are computed, and which 2-D layers are not matrices.
+    """
+    engine = engine or Engine()
+    stream = TaskVectors(base, finetuned, tuple(engine.exclude)).watched("measuring interference")
+    return {
+        layer.name: layer_interference(layer.deltas, rank_fraction, algebra(engine)) for layer in stream if layer.matrix
+    }
+
+
+def layer_interference(deltas: Tensor, rank_fraction: float | None = None, algebra: Algebra = Exact()) -> float:  # noqa: B008
+    """STI of one layer's deltas (T, m, n): ‖(UᵀU − I) Σ (VᵀV − I)‖₁, entrywise, of the concatenated rank-k factors."""
+    u, s, vh = concatenated(tsv_c(deltas, rank_fraction, algebra=algebra))
+    identity = torch.eye(len(s), dtype=s.dtype, device=s.device)
+    return float((((u.mT @ u - identity) * s) @ (vh @ vh.mT - identity)).abs().sum())

@@ -1,0 +1,121 @@
+"""Task vectors τ_i = θ_ft_i − θ_pre (arXiv 2212.04089, section 2), one layer of all tasks at a time."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property, reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsv_exp.errors import UserError
+from tsv_exp.progress import track
+
+Weights = Mapping[str, Tensor]
+
+
+class Layer(NamedTuple):
+    """The deltas (T, *shape) of one parameter over T tasks; `matrix` says whether it has task singular vectors."""
+
+    name: str
+    deltas: Tensor
+    matrix: bool
+
+
+@dataclass(frozen=True)
+class TaskVectors:
+    """A re-iterable stream of layers; holds one layer × T at a time, so base and models may be lazy readers.
+
+    Integer and boolean buffers are not part of it. Half-precision weights give float32 deltas.
+
+    Args:
+        base: the pre-trained weights θ_pre.
+        finetuned: the fine-tuned weights θ_ft_i by task, with the shapes of `base`.
+        exclude: patterns of 2-D parameters that are not matrices in the sense of the methods.
+        device: where deltas are computed; None keeps each on the device of its base weight.
+        description: of the progress bar that an iteration shows; None shows none.
+
+    Raises:
+        UserError: no model, a parameter missing or unknown in one of them; and, on reaching a layer, a shape that
+            differs or a value that is NaN or infinite.
+    """
+
+    base: Weights
+    finetuned: Mapping[str, Weights]
+    exclude: Sequence[str] = ("*text_projection*",)
+    device: torch.device | str | None = None
+    description: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.finetuned:
+            raise UserError("there is no fine-tuned model to merge; give at least one")
+        for task, model in self.finetuned.items():
+            for name in self.names:
+                if name not in model:
+                    raise UserError(f"model {task!r} lacks the tensor {name!r} of the base; it is another architecture")
+            for name in model:
+                if name not in self.base and model[name].is_floating_point():
+                    raise UserError(
+                        f"model {task!r} has a tensor {name!r} that the base lacks; it is another architecture"
+                    )
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The floating-point parameters, in the order of the base."""
+        return tuple(name for name, weight in self.base.items() if weight.is_floating_point())
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks in the order of the deltas' first axis."""
+        return tuple(self.finetuned)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The widest dtype of the deltas."""
+        return reduce(torch.promote_types, (self.base[name].dtype for name in self.names), torch.float32)
+
+    @property
+    def size(self) -> int:
+        """The number of floating-point entries of one flattened task vector."""
+        return sum(self.base[name].numel() for name in self.names)
+
+    def watched(self, description: str | None) -> "TaskVectors":
+        """The same stream under a progress bar."""
+        return replace(self, description=description)
+
+    def is_matrix(self, name: str) -> bool:
+        """Whether a parameter is 2-D and its name matches none of the excluded patterns."""
+        return self.base[name].dim() == 2 and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Layer]:
+        names = self.names if self.description is None else track(self.names, self.description)
+        return (self.layer(name) for name in names)
+
+    def layer(self, name: str) -> Layer:
+        """One layer; its deltas are new tensors, the weights stay as they are."""
+        weight = self.base[name]
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        start = weight.detach().to(self.device, dtype)
+        deltas = torch.empty((len(self.finetuned), *weight.shape), dtype=dtype, device=start.device)
+        for task, model, delta in zip(self.tasks, self.finetuned.values(), deltas, strict=True):
+            end = model[name].detach()
+            if end.shape != weight.shape:
+                shapes = f"{tuple(end.shape)} in model {task!r} and {tuple(weight.shape)} in the base"
+                raise UserError(f"tensor {name!r} has shape {shapes}; they must be the same architecture")
+            torch.sub(end.to(start.device, dtype), start, out=delta)
+        # A sum is not finite if an entry is not; the exact check is needed only then.
+        if not deltas.sum().isfinite() and not deltas.isfinite().all():
+            self._blame(name)
+        return Layer(name, deltas, self.is_matrix(name))
+
+    def _blame(self, name: str) -> None:
+        if not self.base[name].isfinite().all():
+            raise UserError(f"tensor {name!r} of the base holds NaN or infinite values; the file is damaged")
+        for task, model in self.finetuned.items():
+            if not model[name].isfinite().all():
+                raise UserError(f"tensor {name!r} of model {task!r} holds NaN or infinite values; leave that model out")
+        raise UserError(f"the task vectors overflow at tensor {name!r}; convert the weights to float64 first")
