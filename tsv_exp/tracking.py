@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from tsv_exp.errors import UserError
-from tsv_exp.report.formats import alpha
 from tsv_exp.report.runs import from_results
+from tsv_exp.report.sheets import alpha
 from tsv_exp.report.tables import Group, columns, single
-from tsv_exp.report.write import Report, write_pictures
+from tsv_exp.report.write import Report
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +53,17 @@ class WandbTracker(Tracker):
         """Track one run: config, accuracies, the α curve and timings."""
         with self._run("run", str(results.get("method")), folder, group, config) as run:
             run.define_metric("validation/*", step_metric="alpha")
-            for point in results["validation"]:
+            for point in results.get("validation") or ():
                 run.log({"alpha": point["alpha"], **_flat("validation", point)})
             final = {name: results[name] for name in ("status", "error", "alpha", "stored_bytes") if name in results}
-            run.summary.update({**final, **_flat("test", results["test"]), **_flat("seconds", results["seconds"])})
+            run.summary.update(
+                {**final, **_flat("test", results.get("test") or {}), **_flat("seconds", results.get("seconds") or {})}
+            )
             if group is None and results["status"] == "ok":
                 groups = [single(from_results(results, folder))]
                 _log_tables(run, groups)
                 with TemporaryDirectory() as pictures:
-                    _log_files(run, write_pictures(groups, Path(pictures), kinds=("png",)))
+                    _log_files(run, _pictures(groups, Path(pictures)))
 
     def log_report(self, report: Report, folder: Path, group: str) -> None:
         """Track a sweep's tables, pictures and page as one more run of its group."""
@@ -109,6 +111,12 @@ def _log_tables(run: Any, groups: Sequence[Group]) -> None:
             figures = [figure(row) for _, figure in columns(group)]
             table.add_data(row.label, *(f and round(100 * f.mean, 2) for f in figures), alpha(row), row.size)
         run.log({f"table/{group.title}": table})
+
+
+def _pictures(groups: Sequence[Group], folder: Path) -> list[Path]:
+    from tsv_exp.report.pictures import draw_pictures
+
+    return [path for picture in draw_pictures(groups, folder, kinds=("png",)) for path in picture.paths]
 
 
 def _log_files(run: Any, paths: Sequence[Path]) -> None:

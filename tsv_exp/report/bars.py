@@ -1,32 +1,16 @@
-"""The pictures that a set of runs supports, as matplotlib figures by name."""
+"""Bars: accuracy per method, on average and per task."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import isnan, nan
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from tsv_exp.report.style import INK, PER_TASK, REFERENCE, SINGLE, figure
+from tsv_exp.report.style import INK, PER_TASK, REFERENCE, SINGLE, entitle, figure
 from tsv_exp.report.tables import Estimate, Group, Row
 
 KINDS = {SINGLE: "one merged model", PER_TASK: "weights per task", REFERENCE: "base model"}
-
-
-def draw(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
-    """File name (without ending) and figure of every picture that the data supports."""
-    for group in groups:
-        rows = [row for row in group.rows if row.cells]
-        if rows:
-            yield f"average-{slug(group)}", averages(group, rows)
-        if rows and len(group.tasks) > 1:
-            yield f"tasks-{slug(group)}", per_task(group, rows)
-
-
-def slug(group: Group) -> str:
-    """The group's part of a file name."""
-    names = dict.fromkeys((group.model, group.family, str(len(group.tasks))))
-    return "-".join("".join(c if c.isalnum() else "-" for c in name) for name in names if name)
 
 
 def averages(group: Group, rows: Sequence[Row]) -> Figure:
@@ -74,11 +58,10 @@ def _bars(axes: Axes, rows: Sequence[Row], values: Sequence[Estimate | None]) ->
         )
     axes.set_yticks(range(len(rows)), [row.label for row in rows])
     axes.set_xlim(0, 115)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xticks(range(0, 101, 25))
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
-    if not axes.yaxis_inverted():
-        axes.invert_yaxis()
 
 
 def _kind(row: Row) -> str:
@@ -86,7 +69,7 @@ def _kind(row: Row) -> str:
 
 
 def _finish(fig: Figure, rows: Sequence[Row], title: str) -> None:
-    fig.suptitle(title, fontweight="bold")
+    entitle(fig, title)
     used = dict.fromkeys(_kind(row) for row in rows)
     handles = [Patch(color=colour, label=label) for colour, label in KINDS.items() if colour in used]
-    fig.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))

@@ -76,6 +76,16 @@ class Runs:
     problems: tuple[Problem, ...]
     replaced: int = 0
 
+    @property
+    def summary(self) -> str:
+        """How many runs stand behind the figures, in one line."""
+        parts = [f"{len(self.finished)} finished runs"]
+        if self.problems:
+            parts.append(f"{len(self.problems)} without figures")
+        if self.replaced:
+            parts.append(f"{self.replaced} older runs of the same cells left out")
+        return ", ".join(parts)
+
 
 def read_runs(folders: Iterable[Path | str]) -> Runs:
     """Every run below `folders`; a file that cannot be read is a problem, and the others go on.

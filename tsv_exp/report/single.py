@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tsv_exp.report import formats
+from tsv_exp.report import sheets
 from tsv_exp.report.runs import from_results
 from tsv_exp.report.tables import Estimate, single
 
@@ -23,13 +23,13 @@ def run_table(results: Mapping[str, Any]) -> str:
     lines = ["| task | accuracy | normalized |", "| --- | ---: | ---: |"]
     for task in cell.tasks:
         normalized = Estimate(cell.test["normalized"][task])
-        lines.append(f"| {task} | {formats.percent(row.task(task))} | {formats.percent(normalized)} |")
-    lines.append(f"| **average** | **{formats.percent(row.average)}** | **{formats.percent(row.normalized)}** |")
+        lines.append(f"| {task} | {sheets.percent(row.task(task))} | {sheets.percent(normalized)} |")
+    lines.append(f"| **average** | **{sheets.percent(row.average)}** | **{sheets.percent(row.normalized)}** |")
     origin = "chosen on validation" if cell.validation else "given"
     params = ", ".join(f"{name} {value}" for name, value in cell.params.items() if value is not None) or "none"
     facts = [
-        f"- α {formats.alpha(row)} ({origin})",
-        f"- stored size {formats.size(row)} of one full checkpoint per task",
+        f"- α {sheets.alpha(row)} ({origin})",
+        f"- stored size {sheets.size(row)} of one full checkpoint per task",
         f"- parameters: {params}; seed {cell.seed}",
     ]
     return title + "\n".join([*lines, "", *facts]) + "\n"

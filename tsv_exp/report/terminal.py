@@ -1,45 +1,41 @@
-"""The combined table in the terminal: the task columns give way where the terminal is too narrow for them."""
+"""Sheets in the terminal: the columns on the left give way where it is too narrow for them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from rich.console import Console, RenderableType
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from tsv_exp.report.formats import alpha, cells, legend, note, size
-from tsv_exp.report.tables import Group, columns
+from tsv_exp.report.sheets import Sheet
 
-STYLES = {1: "bold", 2: "underline"}
-
-
-def show(groups: Sequence[Group], console: Console) -> None:
-    """Print the table of every group."""
-    for group in groups:
-        for part in _parts(group, console.width):
-            console.print(part)
+STYLES = ("", "bold", "underline")
+AVERAGES = 4  # the last columns of a group's sheet: average, normalized, α, size
 
 
-def _parts(group: Group, width: int) -> Iterator[RenderableType]:
-    table = _table(group, range(len(columns(group))))
-    if table.__rich_measure__(Console(width=1000), Console(width=1000).options).maximum > width:
-        table = _table(group, range(len(group.tasks), len(columns(group))))
-        yield table
-        yield Text("Per-task figures: table.md, or a wider terminal.", style="dim")
-    else:
-        yield table
-    yield Text(legend(group), style="dim")
+def show(sheets: Sequence[Sheet], console: Console) -> None:
+    """Print every sheet with its legend."""
+    for sheet in sheets:
+        table = _table(sheet, 0)
+        if Measurement.get(console, console.options.update(max_width=10_000), table).maximum > console.width:
+            table = _table(sheet, max(0, len(sheet.headings) - AVERAGES))
+        console.print(table)
+        if len(table.columns) <= len(sheet.headings):
+            console.print("Per-task figures: table.md, or a wider terminal.", style="dim")
+        for line in sheet.lines:
+            if line.note:
+                console.print(f"{line.label}: {line.note}", markup=False, highlight=False)
+        console.print(sheet.legend, style="dim", highlight=False)
+        console.print()
 
 
-def _table(group: Group, shown: range) -> Table:
-    headings = [heading for heading, _ in columns(group)]
-    table = Table(title=group.title, title_justify="left", title_style="bold")
+def _table(sheet: Sheet, first: int) -> Table:
+    """The sheet from its column `first` on."""
+    table = Table(title=sheet.title, title_justify="left", title_style="bold")
     table.add_column("method", no_wrap=True)
-    for heading in [*(headings[i] for i in shown), "α", "size"]:
+    for heading in sheet.headings[first:]:
         table.add_column(heading, justify="right", no_wrap=True)
-    notes = any(note(row) for row in group.rows)
-    if notes:
-        table.add_column("note", max_width=30)
-    for row, figures in cells(group):
-        texts = [Text(figures[i][0], style=STYLES.get(figures[i][1] or 0, "")) for i in shown]
-        table.add_row(row.label, *texts, alpha(row), size(row), *[note(row)] * notes)
+    for line in sheet.lines:
+        texts = [Text(entry.text, STYLES[entry.place]) for entry in line.entries[first:]]
+        table.add_row(Text(line.label), *texts)
     return table

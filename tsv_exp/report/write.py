@@ -1,60 +1,62 @@
 """A report on disk: tables, pictures and one page."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tsv_exp.files import atomic
-from tsv_exp.report import formats
+from tsv_exp.report import data, formats
+from tsv_exp.report.comparison import comparison_sheets
 from tsv_exp.report.runs import Runs, read_runs
+from tsv_exp.report.sheets import Sheet, group_sheet, overview_sheets
 from tsv_exp.report.tables import Group, build_groups
-
-# without date and version, the same runs give the same files
-UNDATED: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}}
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was read, the tables made of it, and the files written."""
+    """What was read, the tables made of it, and the files written, the page first."""
 
     runs: Runs
     groups: tuple[Group, ...]
+    sheets: tuple[Sheet, ...]
     paths: tuple[Path, ...]
 
 
-def write_report(folders: Iterable[Path | str], out: Path | str) -> Report:
-    """Read all runs below `folders` and write table.md, .csv, .tex, report.json and plots/ into `out`.
+def write_report(folders: Iterable[Path | str], out: Path | str, published: str | None = None) -> Report:
+    """Read all runs below `folders`; write report.html, table.md, .csv, .tex, report.json and plots/ into `out`.
+
+    Args:
+        folders: run folders, sweeps, or folders of them.
+        out: made where it is missing; the files of an earlier report are replaced.
+        published: compare with the figures of this family of checkpoints; None: of the family that was measured.
 
     Raises:
-        UserError: a folder does not exist or holds no runs; `out` cannot be written.
+        UserError: a folder does not exist or holds no runs; nothing was published for these models; `out` cannot be
+            written.
     """
+    # matplotlib and jinja2 take longer to import than everything above together
+    from tsv_exp.report.page import render
+    from tsv_exp.report.pictures import draw_pictures
+
+    out = Path(out)
     runs = read_runs(folders)
     groups = build_groups(runs)
-    out = Path(out)
+    sheets = (*map(group_sheet, groups), *comparison_sheets(groups, published), *overview_sheets(groups))
     texts = {
-        "table.md": formats.markdown(groups),
-        "table.csv": formats.comma_separated(groups),
-        "table.tex": formats.latex(groups),
-        "report.json": json.dumps(formats.machine_readable(groups, runs), indent=1, ensure_ascii=False),
+        "table.md": formats.markdown(sheets),
+        "table.csv": data.comma_separated(groups),
+        "table.tex": formats.latex(sheets),
+        "report.json": json.dumps(data.plain(groups, runs), indent=1, ensure_ascii=False),
     }
     for name, text in texts.items():
-        with atomic(out / name) as path:
-            path.write_text(text, encoding="utf-8")
-    return Report(runs, groups, (*(out / name for name in texts), *write_pictures(groups, out / "plots")))
+        _write(out / name, text)
+    pictures = draw_pictures(groups, out / "plots")
+    _write(out / "report.html", render(runs, sheets, pictures))
+    drawn = (path for picture in pictures for path in picture.paths)
+    return Report(runs, groups, sheets, (out / "report.html", *(out / name for name in texts), *drawn))
 
 
-def write_pictures(groups: Sequence[Group], out: Path, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
-    """Draw what the groups support into the folder `out`, each picture in every kind."""
-    # matplotlib takes longer to import than everything else here together
-    from tsv_exp.report.plots import draw
-    from tsv_exp.report.style import styled
-
-    paths = []
-    with styled():
-        for name, figure in draw(groups):
-            for kind in kinds:
-                paths.append(out / f"{name}.{kind}")
-                with atomic(paths[-1]) as path:
-                    figure.savefig(path, format=kind, dpi=160, transparent=kind == "svg", metadata=UNDATED[kind])
-    return paths
+def _write(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

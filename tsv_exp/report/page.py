@@ -1,0 +1,24 @@
+"""The report as one self-contained HTML page."""
+
+from collections.abc import Sequence
+
+from jinja2 import Environment, PackageLoader
+
+from tsv_exp.report.pictures import Picture
+from tsv_exp.report.runs import Runs
+from tsv_exp.report.sheets import Sheet
+
+
+def render(runs: Runs, sheets: Sequence[Sheet], pictures: Sequence[Picture]) -> str:
+    """The page: sections with their tables and pictures, then the runs without figures and their reasons."""
+    environment = Environment(loader=PackageLoader("tsv_exp.report", "."), autoescape=True)
+    # pictures come in the order of a page, which is read from its top: first what spans several task sets
+    titles = dict.fromkeys([*(picture.section for picture in pictures), *(sheet.section for sheet in sheets)])
+    sections = [
+        (title, [s for s in sheets if s.section == title], [p for p in pictures if p.section == title])
+        for title in titles
+    ]
+    models = dict.fromkeys(cell.model for cell in runs.finished)
+    title = f"Merging results: {', '.join(models)}" if models else "Merging results"
+    template = environment.get_template("page.html")
+    return template.render(title=title, summary=runs.summary, problems=runs.problems, sections=sections)
