@@ -21,7 +21,7 @@ class Algebra(Protocol):
 
 
 def significant(singular_values: Tensor, m: int, n: int) -> Tensor:
-    """Which of the descending singular values (..., r) of m × n matrices exceed max(m, n) · eps · σ_1, and so rounding."""
+    """Which of the descending singular values (..., r) of m × n matrices exceed rounding: max(m, n) · eps · σ_1."""
     eps = torch.finfo(singular_values.dtype).eps
     return singular_values > max(m, n) * eps * singular_values[..., :1]
 

@@ -142,7 +142,7 @@ class Method:
     def bind(self, stream: TaskVectors, algebra: Algebra) -> Callable[[Layer], Representation]:
         """The function of one layer: global statistics taken, parameters filled in, decompositions by `algebra`."""
         arguments = dict(self.prepare(stream, **self.params) if self.prepare else self.params)
-        if "algebra" in inspect.signature(self.function).parameters:
+        if _accepts(self.function, "algebra"):
             arguments["algebra"] = algebra
 
         def merged(layer: Layer) -> Representation:
@@ -151,6 +151,13 @@ class Method:
             return self.others(layer.deltas)
 
         return merged
+
+
+def _accepts(function: Function, parameter: str) -> bool:
+    try:
+        return parameter in inspect.signature(function).parameters
+    except ValueError:  # a built-in function without a signature
+        return False
 
 
 def _function(method: str, path: Any) -> Function:

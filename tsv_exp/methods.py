@@ -1,7 +1,8 @@
 """The merging methods: pure functions on the deltas (T, *shape) of one layer over T tasks.
 
 A function returns the merged task vector before α: a tensor (*shape) shared by all tasks, a tensor (T, *shape) or
-low-rank factors with one entry per task, or a masked vector. conf/method/<name>.yaml names the function and its parameters.
+low-rank factors with one entry per task, or a masked vector. conf/method/<name>.yaml names the function and
+its parameters.
 """
 
 import math

@@ -1,0 +1,54 @@
+"""Small models to merge: every kind of parameter, with task vectors of a decaying spectrum."""
+
+import torch
+
+
+def matrix(m, n, generator, power=0.7, rank=None, dtype=torch.float64):
+    """A random m × n matrix with singular values j^-power, of the given rank."""
+    r = min(m, n)
+    u, _ = torch.linalg.qr(torch.randn(m, r, generator=generator, dtype=torch.float64))
+    v, _ = torch.linalg.qr(torch.randn(n, r, generator=generator, dtype=torch.float64))
+    s = torch.arange(1, r + 1, dtype=torch.float64) ** -power
+    s[r if rank is None else rank :] = 0
+    return (u * s @ v.T).to(dtype)
+
+
+SHAPES = {
+    "tall.weight": (40, 24),
+    "wide.weight": (20, 36),
+    "square.weight": (30, 30),
+    "thin.weight": (3, 50),
+    "text_projection": (12, 12),
+    "conv.weight": (6, 3, 4, 4),
+    "norm.bias": (17,),
+    "scale": (),
+}
+
+
+def zoo(tasks=4, dtype=torch.float64, seed=0):
+    """base, finetuned: with an integer buffer and a frozen matrix."""
+    g = torch.Generator().manual_seed(seed)
+    base = {k: torch.randn(shape, generator=g, dtype=torch.float64).to(dtype) for k, shape in SHAPES.items()}
+    base |= {"frozen.weight": torch.randn(9, 8, generator=g).to(dtype), "position_ids": torch.arange(5)}
+    finetuned = {}
+    for t in range(tasks):
+        model = {}
+        for name, weight in base.items():
+            if name in ("frozen.weight", "position_ids"):
+                model[name] = weight.clone()
+            elif weight.dim() == 2:
+                model[name] = (weight.double() + matrix(*weight.shape, g)).to(dtype)
+            else:
+                model[name] = (weight.double() + 0.1 * torch.randn(weight.shape, generator=g, dtype=torch.float64)).to(
+                    dtype
+                )
+        finetuned[f"task{t}"] = model
+    return base, finetuned
+
+
+def close(got, expected, tolerance):
+    """Relative Frobenius error of every tensor, with the names as they are."""
+    assert got.keys() == expected.keys()
+    for name, tensor in expected.items():
+        error = float((got[name].double() - tensor).norm())
+        assert error <= tolerance * max(float(tensor.norm()), 1e-30), f"{name}: {error / float(tensor.norm())}"

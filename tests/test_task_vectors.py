@@ -1,0 +1,49 @@
+import pytest
+import torch
+from models import zoo
+
+from tsv_exp import UserError
+from tsv_exp.task_vectors import TaskVectors
+
+
+def test_layers_of_the_stream():
+    base, finetuned = zoo(3, torch.bfloat16)
+    stream = TaskVectors(base, finetuned)
+    assert stream.tasks == ("task0", "task1", "task2")
+    layers = {layer.name: layer for layer in stream}
+    assert "position_ids" not in layers
+    assert {name for name, layer in layers.items() if layer.matrix} == {
+        "tall.weight", "wide.weight", "square.weight", "thin.weight", "frozen.weight",
+    }  # fmt: skip
+    for name, layer in layers.items():
+        assert layer.deltas.dtype == torch.float32
+        assert torch.equal(layer.deltas[2], finetuned["task2"][name].float() - base[name].float())
+    assert [layer.name for layer in stream] == list(layers), "a second iteration gives the same"
+
+
+def test_exclude_patterns():
+    base, finetuned = zoo(1)
+    stream = TaskVectors(base, finetuned, exclude=("*.weight",))
+    assert [layer.name for layer in stream if layer.matrix] == ["text_projection"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("culprit", ["base", "task1"])
+def test_values_that_are_not_finite_name_tensor_and_model(value, culprit):
+    base, finetuned = zoo(2)
+    (base if culprit == "base" else finetuned[culprit])["conv.weight"][0, 0, 0, 0] = value
+    with pytest.raises(UserError, match=rf"'conv.weight' of .*{culprit}"):
+        list(TaskVectors(base, finetuned))
+
+
+def test_models_of_another_architecture():
+    base, finetuned = zoo(2)
+    for model, message in (
+        ({k: v for k, v in base.items() if k != "scale"}, "lacks the tensor 'scale'"),
+        (base | {"extra": torch.ones(1)}, "'extra' that the base lacks"),
+        (base | {"norm.bias": torch.ones(3)}, "'norm.bias' has shape"),
+    ):
+        with pytest.raises(UserError, match=message):
+            list(TaskVectors(base, finetuned | {"odd": model}))
+    without_buffer = {k: v for k, v in base.items() if k != "position_ids"}
+    list(TaskVectors(base, {"old": without_buffer, "new": base | {"counter": torch.tensor(3)}}))
