@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ from typing import Any
 import yaml
 
 from tsv_exp.errors import UserError
+from tsv_exp.report.planned import PLAN, missing_runs
 
 RESULTS = "results.json"
+# what reading a file of unexpected content raises
+MALFORMED = (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
 # the keys of a method's YAML that are none of its parameters
-NOT_PARAMETERS = {"_target_", "name", "prepare", "layers", "alpha", "tune"}
+NOT_PARAMETERS = {"_target_", "name", "prepare", "layers", "others", "alpha", "tune"}
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,10 @@ def read_runs(folders: Iterable[Path | str]) -> Runs:
     problems: list[Problem] = []
     replaced = 0
     roots = [Path(folder) for folder in folders]
-    for order, folder in enumerate(_run_folders(roots)):
+    for order, folder in enumerate(_holding(roots, lambda below, files: RESULTS in files or ".hydra" in below)):
         try:
             cell = replace(_read(folder), order=order)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        except MALFORMED as error:
             problems.append(Problem(folder, f"{_source(folder)} cannot be read: {_reason(error)}"))
             continue
         if cell.error is not None:
@@ -112,18 +115,24 @@ def read_runs(folders: Iterable[Path | str]) -> Runs:
         replaced += known is not None
         if known is None or _written(cell) >= _written(known):
             finished[cell.key] = cell
+    for sweep in _holding(roots, lambda below, files: PLAN in files):
+        try:
+            problems += [Problem(sweep, f"missing: no run of {overrides}") for overrides in missing_runs(sweep)]
+        except MALFORMED as error:
+            problems.append(Problem(sweep, f"{PLAN} cannot be read: {_reason(error)}"))
     if not finished and not problems:
         where = ", ".join(map(str, roots)) or "nothing"
         raise UserError(f"no runs ({RESULTS} or .hydra) below {where}; give the folder of a run or a sweep")
     return Runs(tuple(finished.values()), tuple(unsuccessful), tuple(problems), replaced)
 
 
-def _run_folders(folders: Iterable[Path]) -> Iterator[Path]:
+def _holding(folders: Iterable[Path], wanted: Callable[[list[str], list[str]], bool]) -> Iterator[Path]:
+    """The folders at or below `folders` of which the names of subfolders and files are `wanted`, each once."""
     seen: set[Path] = set()
     for root in folders:
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; give the folder of a run or a sweep")
-        found = [Path(at) for at, below, files in os.walk(root) if RESULTS in files or ".hydra" in below]
+        found = [Path(at) for at, below, files in os.walk(root) if wanted(below, files)]
         for folder in sorted(found, key=_natural):
             if folder.resolve() not in seen:
                 seen.add(folder.resolve())
@@ -194,19 +203,21 @@ def _number(value: Any, name: str) -> None:
 
 
 def _unfinished(folder: Path) -> Cell:
-    """A run without results: still running, or killed. Its composed config says what it was to be."""
-    config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
-    tasks = config.get("tasks")
-    method = config["method"]
+    """A run without results: still running, or killed. What Hydra composed says what it was to be."""
+    composed = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
+    choices = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))["hydra"]["runtime"][
+        "choices"
+    ]
+    tasks = composed.get("tasks")
     return Cell(
         folder,
         "unfinished",
-        model=str(config["model"]["name"]),
+        model=str(choices["model"]),
         tasks=tuple(tasks) if isinstance(tasks, list) else (),
         count=_count(tasks),
-        method=str(method["name"]),
-        params={name: value for name, value in method.items() if name not in NOT_PARAMETERS},
-        seed=config.get("seed") or 0,
+        method=str(choices["method"]),
+        params={name: value for name, value in composed["method"].items() if name not in NOT_PARAMETERS},
+        seed=composed.get("seed") or 0,
         error="no results yet: still running, or killed",
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
+from tsv_exp.report.published import alpha_remark
 from tsv_exp.report.tables import Estimate, Group, Row, columns
 
 MISSING = "–"
@@ -75,9 +76,9 @@ def group_sheet(group: Group) -> Sheet:
         ]
         last = Entry(alpha(row), value=row.alphas[0] if row.alphas else None), Entry(size(row), value=row.size)
         lines.append(Line(row.label, (*entries, *last), note(row) if row.error or len(counts) > 1 else ""))
-    return Sheet(
-        group.title, group.title, (*(heading for heading, _ in figures), "α", "size"), tuple(lines), legend(counts)
-    )
+    headings = (*(heading for heading, _ in figures), "α", "size")
+    explanation = f"{legend(counts)} {alpha_remark(group.family)}".rstrip()
+    return Sheet(group.title, group.title, headings, tuple(lines), explanation)
 
 
 def overview_sheets(groups: Sequence[Group]) -> list[Sheet]:

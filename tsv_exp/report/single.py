@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tsv_exp.report import sheets
+from tsv_exp.report.published import alpha_remark
 from tsv_exp.report.runs import from_results
 from tsv_exp.report.tables import Estimate, single
 
@@ -28,7 +29,7 @@ def run_table(results: Mapping[str, Any]) -> str:
     origin = "chosen on validation" if cell.validation else "given"
     params = ", ".join(f"{name} {value}" for name, value in cell.params.items() if value is not None) or "none"
     facts = [
-        f"- α {sheets.alpha(row)} ({origin})",
+        f"- α {sheets.alpha(row)} ({origin}) {alpha_remark(cell.family)}".rstrip(),
         f"- stored size {sheets.size(row)} of one full checkpoint per task",
         f"- parameters: {params}; seed {cell.seed}",
     ]

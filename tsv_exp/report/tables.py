@@ -155,7 +155,8 @@ def _counterpart(cell: Cell, finished: Mapping[Any, list[Cell]]) -> Any:
     """The finished setting that a cell without figures was a run of, else its own."""
     for setting, others in finished.items():
         first = others[0]
-        if first.method == cell.method and (not cell.params or first.params == cell.params):
+        alike = all(first.params.get(name, value) == value for name, value in cell.params.items())
+        if first.method == cell.method and alike:
             return setting
     return cell.setting
 
