@@ -15,7 +15,7 @@ KINDS = {SINGLE: "one merged model", PER_TASK: "weights per task", REFERENCE: "b
 
 def averages(group: Group, rows: Sequence[Row]) -> Figure:
     """Horizontal bars: the average over the tasks per method, absolute and normalized."""
-    fig = figure(9, 1.3 + 0.3 * len(rows))
+    fig = figure(9, 1.9 + 0.3 * len(rows))
     left, right = fig.subplots(1, 2, sharey=True)
     _bars(left, rows, [row.average for row in rows])
     _bars(right, rows, [row.normalized for row in rows])
@@ -31,7 +31,7 @@ def per_task(group: Group, rows: Sequence[Row]) -> Figure:
     """One panel of horizontal bars per task."""
     across = min(4, len(group.tasks))
     down = -(-len(group.tasks) // across)
-    fig = figure(2.6 * across + 1.2, (0.7 + 0.21 * len(rows)) * down + 0.4)
+    fig = figure(2.6 * across + 1.2, (0.7 + 0.21 * len(rows)) * down + 0.9)
     panels = fig.subplots(down, across, sharey=True, squeeze=False).flat
     for task, axes in zip(group.tasks, panels, strict=False):
         _bars(axes, rows, [row.task(task) for row in rows])
