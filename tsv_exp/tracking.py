@@ -51,7 +51,8 @@ class WandbTracker(Tracker):
 
     def log_run(self, results: Mapping[str, Any], config: Mapping[str, Any], folder: Path, group: str | None) -> None:
         """Track one run: config, accuracies, the α curve and timings."""
-        with self._run("run", str(results.get("method")), folder, group, config) as run:
+        name = str(results.get("method"))
+        with _harmless("run", folder), self._run("run", name, folder, group, config) as run:
             run.define_metric("validation/*", step_metric="alpha")
             for point in results.get("validation") or ():
                 run.log({"alpha": point["alpha"], **_flat("validation", point)})
@@ -67,39 +68,43 @@ class WandbTracker(Tracker):
 
     def log_report(self, report: Report, folder: Path, group: str) -> None:
         """Track a sweep's tables, pictures and page as one more run of its group."""
-        with self._run("report", "report", folder, group, {}) as run:
+        with _harmless("report", folder), self._run("report", "report", folder, group, {}) as run:
             _log_tables(run, report.groups)
             _log_files(run, report.paths)
 
     @contextmanager
     def _run(self, kind: str, name: str, folder: Path, group: str | None, config: Mapping[str, Any]) -> Iterator[Any]:
-        """A run of this project, finished whatever happens; what goes wrong is one line of warning."""
-        try:
-            import wandb
+        """A run of this project, finished whatever happens."""
+        import wandb
 
-            # system metrics, console and git are of no use for a run that is over; they cost more than the rest
-            quiet = wandb.Settings(
-                silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True
-            )
-            run = wandb.init(
-                project=self.project,
-                entity=self.entity,
-                mode=self.mode,
-                dir=folder,
-                group=group,
-                job_type=kind,
-                name=name,
-                config=dict(config),
-                reinit="create_new",
-                settings=quiet,
-            )
-            try:
-                yield run
-            finally:
-                run.finish()
-        except Exception as error:  # noqa: BLE001  (whatever a service does, the results on disk stand)
-            reason = " ".join(str(error).split()) or type(error).__name__
-            log.warning("tracking: the %s of %s was not tracked: %s", kind, folder, reason)
+        # system metrics, console and git are of no use for a run that is over, and cost more than the rest
+        quiet = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True)
+        run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            mode=self.mode,
+            dir=folder,
+            group=group,
+            job_type=kind,
+            name=name,
+            config=dict(config),
+            reinit="create_new",
+            settings=quiet,
+        )
+        try:
+            yield run
+        finally:
+            run.finish()
+
+
+@contextmanager
+def _harmless(kind: str, folder: Path) -> Iterator[None]:
+    """What goes wrong inside is one line of warning."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  (whatever a service does, the results on disk stand)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        log.warning("tracking: the %s in %s was not tracked: %s", kind, folder, reason)
 
 
 def _log_tables(run: Any, groups: Sequence[Group]) -> None:
