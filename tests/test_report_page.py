@@ -75,7 +75,14 @@ def test_the_page_is_whole_and_self_contained(sweep: Path, tmp_path: Path) -> No
 def test_everything_named_is_there(sweep: Path, tmp_path: Path) -> None:
     report = write_report([sweep], tmp_path / "out")
     names = {path.relative_to(tmp_path / "out").as_posix() for path in report.paths}
-    assert {"report.html", "table.md", "table.csv", "table.tex", "report.json", "plots/average-tiny-4.png"} <= names
+    assert {
+        "report.html",
+        "table.md",
+        "table.csv",
+        "table.tex",
+        "report.json",
+        "plots/average-tiny-4-tasks.png",
+    } <= names
     on_disk = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert on_disk == names
 

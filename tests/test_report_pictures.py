@@ -39,9 +39,9 @@ def rank_sweep() -> list[dict[str, Any]]:
 
 def test_one_fixed_run_supports_only_bars(tmp_path: Path) -> None:
     groups = groups_of(tmp_path, results("weight_average", curve={}))
-    assert list(drawn(groups)) == ["average-tiny-4", "tasks-tiny-4"]
+    assert list(drawn(groups)) == ["average-tiny-4-tasks", "tasks-tiny-4-tasks"]
     assert list(drawn(groups_of(tmp_path / "one", results(accuracy=(0.5,), tasks=("Clock",), curve={})))) == [
-        "average-tiny-1"
+        "average-tiny-clock"
     ]
 
 
@@ -51,10 +51,10 @@ def test_failed_runs_draw_nothing(tmp_path: Path) -> None:
 
 def test_bars_are_the_accuracies(tmp_path: Path) -> None:
     figures = drawn(groups_of(tmp_path, results("ties", (0.5, 0.6, 0.7, 0.8)), results("tsv_m")))
-    left, right = figures["average-tiny-4"].axes
+    left, right = figures["average-tiny-4-tasks"].axes
     assert [bar.get_width() for bar in left.patches] == pytest.approx([65, 75])
     assert [bar.get_width() for bar in right.patches] == pytest.approx([65 / 0.95, 75 / 0.95])
-    panels = figures["tasks-tiny-4"].axes
+    panels = figures["tasks-tiny-4-tasks"].axes
     assert [axes.get_title(loc="left") for axes in panels] == list(TASKS)
     assert [bar.get_width() for bar in panels[1].patches] == pytest.approx([60, 80])
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["ties", "tsv_m"]
@@ -64,7 +64,7 @@ def test_curves_are_means_over_seeds_with_the_chosen_alpha_marked(tmp_path: Path
     seeds = [results(curve={1.0: 0.5, 2.0: 0.8}), results(curve={1.0: 0.7, 2.0: 0.9}, seed=1)]
     groups = groups_of(tmp_path, *seeds, results("ties", curve={}))
     assert curve(groups[0].rows[0]) == pytest.approx({1.0: 0.6, 2.0: 0.85})
-    line, star, _ = drawn(groups)["alpha-tiny-4"].axes[0].lines
+    line, star, _ = drawn(groups)["alpha-tiny-4-tasks"].axes[0].lines
     assert line.get_xydata() == approx([[1.0, 60], [2.0, 85]])
     assert star.get_xydata() == approx([[2.0, 85]])
 
@@ -75,8 +75,8 @@ def test_a_rank_sweep_gives_a_line_and_a_map(tmp_path: Path) -> None:
         "tsv_m": [0.1, 0.5]
     }
     figures = drawn(groups)
-    assert list(figures["rank-tiny-4"].axes[0].lines[0].get_xdata()) == [0.1, 0.5]
-    heat, _ = figures["alpha-rank-tiny-4-tsv-m"].axes
+    assert list(figures["rank-tiny-4-tasks"].axes[0].lines[0].get_xdata()) == [0.1, 0.5]
+    heat, _ = figures["alpha-rank-tiny-4-tasks-tsv-m"].axes
     assert np.array(heat.images[0].get_array()) == approx([[50, 70], [90, 60]])
     assert heat.lines[0].get_xydata() == approx([[0, 1]])
 

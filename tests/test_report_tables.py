@@ -182,3 +182,14 @@ def test_the_table_of_one_run() -> None:
     assert "rank_fraction 0.1; seed 0" in text
     assert "(given)" in run_table(results(curve={}))
     assert run_table(failed("ties", "no memory")).endswith("\n\nFailed: no memory\n")
+
+
+def test_task_sets_of_one_size_are_told_apart(tmp_path: Path) -> None:
+    contents = [results(accuracy=(0.5, 0.5), tasks=tasks) for tasks in (TASKS[:2], TASKS[2:])]
+    groups = groups_of(tmp_path, *contents, results(), results(accuracy=(0.5,), tasks=TASKS[:1]))
+    assert [group.title for group in groups] == [
+        "tiny, Digits, Greek",
+        "tiny, Shapes, Clock",
+        "tiny, 4 tasks",
+        "tiny, Digits",
+    ]

@@ -79,7 +79,7 @@ def test_a_single_run_is_read_back(tmp_path: Path) -> None:
     ]
     assert content["data"] == [["tsv_m", 90.0, 80.0, 70.0, 60.0, 75.0, 78.95, "1", 0.25]]
     names = {path.name for path in tmp_path.glob("wandb/offline-run-*/files/media/images/**/*.png")}
-    assert {name.split("_")[0] for name in names} >= {"average-tiny-4", "alpha-tiny-4"}
+    assert {name.split("_")[0] for name in names} >= {"average-tiny-4-tasks", "alpha-tiny-4-tasks"}
 
 
 def test_a_sweep_is_a_group_and_its_report_one_more_run(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Which pictures a set of runs supports."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from matplotlib.figure import Figure
@@ -10,21 +11,20 @@ from tsv_exp.report.tables import Group, Row
 
 def draw(groups: Sequence[Group]) -> Iterator[tuple[str, str, Figure]]:
     """Section (a group's title, or its source), file name and figure of every picture that the data supports."""
-    for nested in _nested(groups):
-        yield (
-            nested[0].source,
-            f"number-of-tasks-{_slug(nested[0].model, nested[0].family)}",
-            curves.against_tasks(nested),
-        )
-    for group in groups:
-        rows = [row for row in group.rows if row.cells]
-        if rows:
-            for name, figure in _of_group(group, rows):
-                yield group.title, name, figure
+    for source in dict.fromkeys(group.source for group in groups):
+        mine = [group for group in groups if group.source == source]
+        nested = _nested(mine)
+        if len(nested) > 1:
+            yield source, f"number-of-tasks-{_slug(source)}", curves.against_tasks(nested)
+        for group in mine:
+            rows = [row for row in group.rows if row.cells]
+            if rows:
+                for name, figure in _of_group(group, rows):
+                    yield group.title, name, figure
 
 
 def _of_group(group: Group, rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
-    name = _slug(group.model, group.family, str(len(group.tasks)))
+    name = _slug(group.title)
     yield f"average-{name}", bars.averages(group, rows)
     if len(group.tasks) > 1:
         yield f"tasks-{name}", bars.per_task(group, rows)
@@ -38,16 +38,12 @@ def _of_group(group: Group, rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]
         yield f"alpha-rank-{name}-{_slug(family)}", curves.alpha_rank_map(group, family, members)
 
 
-def _slug(*names: str) -> str:
-    """Distinct names as one part of a file name."""
-    parts = ("".join(c if c.isalnum() else "-" for c in name).strip("-") for name in dict.fromkeys(names) if name)
-    return "-".join(parts)
+def _slug(text: str) -> str:
+    """A text as part of a file name of bounded length."""
+    return re.sub(r"\W+|_", "-", text).strip("-")[:200].lower()
 
 
-def _nested(groups: Sequence[Group]) -> Iterator[list[Group]]:
-    """Per model the groups whose tasks begin the longest list of tasks, where there are several; ascending."""
-    for source in dict.fromkeys(group.source for group in groups):
-        mine = sorted((group for group in groups if group.source == source), key=lambda group: len(group.tasks))
-        nested = [group for group in mine if group.tasks == mine[-1].tasks[: len(group.tasks)]]
-        if len(nested) > 1:
-            yield nested
+def _nested(groups: Sequence[Group]) -> list[Group]:
+    """Those groups whose tasks begin the longest list of tasks, ascending."""
+    ascending = sorted(groups, key=lambda group: len(group.tasks))
+    return [group for group in ascending if group.tasks == ascending[-1].tasks[: len(group.tasks)]]

@@ -98,7 +98,7 @@ def _overview(source: str, groups: Sequence[Group]) -> Sheet:
     for label in labels:
         entries = [_both(known.get(label), place.get(label, 0)) for known, place in zip(rows, places, strict=True)]
         lines.append(Line(label, tuple(entries)))
-    headings = tuple(f"{len(group.tasks)} tasks" for group in groups)
+    headings = tuple(group.task_set for group in groups)
     explanation = (
         "Average test accuracy over the tasks in percent, and in parentheses relative to the fine-tuned models. "
         "Best single merged model bold, second underlined."

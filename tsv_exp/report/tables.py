@@ -8,6 +8,8 @@ from typing import Any
 
 from tsv_exp.report.runs import Cell, Runs
 
+Home = tuple[str, str, tuple[str, ...]]  # model, family of checkpoints, tasks
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -78,12 +80,12 @@ class Group:
     family: str
     tasks: tuple[str, ...]
     rows: tuple[Row, ...]
+    task_set: str
 
     @property
     def title(self) -> str:
-        """What is measured, for headings."""
-        several = f"{len(self.tasks)} tasks" if len(self.tasks) != 1 else self.tasks[0]
-        return f"{self.source}, {several}"
+        """What is measured, for headings; no two groups of a report share it."""
+        return f"{self.source}, {self.task_set}"
 
     @property
     def source(self) -> str:
@@ -101,7 +103,8 @@ class Group:
 
 def single(cell: Cell) -> Group:
     """The table of one cell."""
-    return Group(cell.model, cell.family, cell.tasks, (Row(cell.method, cell.method, cell.params, (cell,)),))
+    home = cell.model, cell.family, cell.tasks
+    return Group(*home, (Row(cell.method, cell.method, cell.params, (cell,)),), _name(home, [home]))
 
 
 def columns(group: Group) -> list[tuple[str, Callable[[Row], Estimate | None]]]:
@@ -114,15 +117,22 @@ def build_groups(runs: Runs) -> tuple[Group, ...]:
     """Groups and rows in the order of first appearance; a failed cell fails its row only where no seed finished."""
     done = {cell.setting[:2] for cell in runs.finished}
     labels = _labels(c.setting for c in (*runs.finished, *(c for c in runs.unsuccessful if c.setting[:2] not in done)))
-    members: dict[tuple[str, str, tuple[str, ...]], list[Cell]] = {}
+    members: dict[Home, list[Cell]] = {}
     for cell in sorted((*runs.finished, *runs.unsuccessful), key=lambda cell: cell.order):
         home = _home(cell, runs.finished)
         if home is not None:
             members.setdefault(home, []).append(cell)
-    return tuple(Group(*home, tuple(_rows(cells, labels))) for home, cells in members.items())
+    return tuple(Group(*home, tuple(_rows(cells, labels)), _name(home, members)) for home, cells in members.items())
 
 
-def _home(cell: Cell, finished: Sequence[Cell]) -> tuple[str, str, tuple[str, ...]] | None:
+def _name(home: Home, others: Iterable[Home]) -> str:
+    """How a task set is called: by its size, by its tasks where another has that size too."""
+    model, family, tasks = home
+    alike = [other for other in others if other[:2] == (model, family) and len(other[2]) == len(tasks)]
+    return f"{len(tasks)} tasks" if len(alike) == 1 and len(tasks) > 1 else ", ".join(tasks)
+
+
+def _home(cell: Cell, finished: Sequence[Cell]) -> Home | None:
     """The group of a cell; one that ended before its task names were known joins one with as many tasks."""
     if cell.error is None:
         return cell.model, cell.family, cell.tasks
