@@ -48,7 +48,7 @@ def _latex(sheet: Sheet) -> str:
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{escape(sheet.title)}. {escape(sheet.legend)}}}",
+            rf"\caption{{{escape(sheet.title)}. {escape(sheet.legend)}}}\par\smallskip",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{l{'r' * len(sheet.headings)}}}",
             r"\toprule",
