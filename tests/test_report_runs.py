@@ -32,8 +32,15 @@ def test_reads_any_set_of_folders_in_natural_order(tmp_path: Path) -> None:
         ("[]", "list indices"),
         ('{"error": null}', "'status' is missing"),
         (json.dumps(results() | {"status": "perhaps"}), "status is 'perhaps'"),
-        (json.dumps(results() | {"test": {}}), "'accuracy' is missing"),
-        (json.dumps(results(accuracy=(0.1, 0.2, float("nan"), 0.3))), "test.accuracy.Shapes is nan, not a number"),
+        (json.dumps(results() | {"test": {}}), "'mean_accuracy' is missing"),
+        (json.dumps(results() | {"tasks": 4}), "tasks is 4, not a list of names"),
+        (json.dumps(results(alpha="1")), "alpha is '1', not a number"),
+        (json.dumps(results() | {"validation": [{"alpha": 1.0}]}), "'mean_normalized' is missing"),
+        (json.dumps(results() | {"params": 3}), "'int' object is not iterable"),
+        (
+            json.dumps(results(accuracy=(0.1, 0.2, float("nan"), 0.3))),
+            "test.mean_accuracy is nan, not a number from 0 up",
+        ),
     ],
 )
 def test_corrupt_results_cost_only_themselves(tmp_path: Path, content: str, reason: str) -> None:
@@ -94,7 +101,7 @@ def test_of_two_runs_of_a_cell_the_later_counts(tmp_path: Path) -> None:
     runs = read_runs([tmp_path])
     assert [cell.test["accuracy"]["Clock"] for cell in runs.finished] == [0.9]
     assert runs.replaced == 1
-    assert runs.summary == "1 finished runs, 1 older runs of the same cells left out"
+    assert runs.summary == "1 finished run, 1 older run of the same cells left out"
 
 
 def test_settings_differ_by_parameters_and_given_alpha(tmp_path: Path) -> None:

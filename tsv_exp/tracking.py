@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from tsv_exp.errors import UserError
-from tsv_exp.report.runs import from_results
+from tsv_exp.report.cells import from_results
 from tsv_exp.report.sheets import alpha
 from tsv_exp.report.tables import Group, columns, single
 from tsv_exp.report.write import Report

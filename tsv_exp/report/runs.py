@@ -1,61 +1,20 @@
 """Run folders in, cells out: what finished, what failed, what is still running, what cannot be read."""
 
-import json
-import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tsv_exp.errors import UserError
+from tsv_exp.report.cells import RESULTS, Cell, read_cell
 from tsv_exp.report.planned import PLAN, missing_runs
 
-RESULTS = "results.json"
 # what reading a file of unexpected content raises
-MALFORMED = (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
-# the keys of a method's YAML that are none of its parameters
-NOT_PARAMETERS = {"_target_", "name", "prepare", "layers", "others", "alpha", "tune"}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of one setting on one task set with one seed; accuracies are fractions.
-
-    `alpha` was given where `validation` is empty, and chosen on validation otherwise; `size` is what is stored to serve
-    all tasks relative to one full checkpoint per task.
-    """
-
-    folder: Path
-    status: str  # ok | failed | unfinished
-    model: str
-    tasks: tuple[str, ...]
-    method: str
-    error: str | None = None
-    seed: int = 0
-    family: str = ""
-    params: Mapping[str, Any] = field(default_factory=dict)
-    per_task: bool = False
-    alpha: float | None = None
-    validation: tuple[Mapping[str, Any], ...] = ()
-    test: Mapping[str, Any] = field(default_factory=dict)
-    size: float | None = None
-    count: int = 0  # of tasks: known even where their names are not
-    order: int = 0  # in which the runs were found
-
-    @property
-    def setting(self) -> tuple[str, str, float | None]:
-        """What is compared: the method, its parameters, and α where it was given rather than chosen."""
-        given = None if self.validation else self.alpha
-        return self.method, json.dumps(self.params, sort_keys=True, default=str), given
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """Two cells with the same key are two runs of the same thing."""
-        return self.model, self.family, self.tasks, self.setting, self.seed
+MALFORMED = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, yaml.YAMLError)
 
 
 @dataclass(frozen=True)
@@ -82,11 +41,11 @@ class Runs:
     @property
     def summary(self) -> str:
         """How many runs stand behind the figures, in one line."""
-        parts = [f"{len(self.finished)} finished runs"]
+        parts = [_number(len(self.finished), "finished run")]
         if self.problems:
             parts.append(f"{len(self.problems)} without figures")
         if self.replaced:
-            parts.append(f"{self.replaced} older runs of the same cells left out")
+            parts.append(f"{_number(self.replaced, 'older run')} of the same cells left out")
         return ", ".join(parts)
 
 
@@ -103,9 +62,10 @@ def read_runs(folders: Iterable[Path | str]) -> Runs:
     roots = [Path(folder) for folder in folders]
     for order, folder in enumerate(_holding(roots, lambda below, files: RESULTS in files or ".hydra" in below)):
         try:
-            cell = replace(_read(folder), order=order)
+            cell = replace(read_cell(folder), order=order)
         except MALFORMED as error:
-            problems.append(Problem(folder, f"{_source(folder)} cannot be read: {_reason(error)}"))
+            source = RESULTS if (folder / RESULTS).exists() else ".hydra"
+            problems.append(Problem(folder, f"{source} cannot be read: {_reason(error)}"))
             continue
         if cell.error is not None:
             unsuccessful.append(cell)
@@ -126,10 +86,10 @@ def read_runs(folders: Iterable[Path | str]) -> Runs:
     return Runs(tuple(finished.values()), tuple(unsuccessful), tuple(problems), replaced)
 
 
-def _holding(folders: Iterable[Path], wanted: Callable[[list[str], list[str]], bool]) -> Iterator[Path]:
-    """The folders at or below `folders` of which the names of subfolders and files are `wanted`, each once."""
+def _holding(roots: Iterable[Path], wanted: Callable[[list[str], list[str]], bool]) -> Iterator[Path]:
+    """The folders at or below `roots` of which the names of subfolders and files are `wanted`, each once."""
     seen: set[Path] = set()
-    for root in folders:
+    for root in roots:
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; give the folder of a run or a sweep")
         found = [Path(at) for at, below, files in os.walk(root) if wanted(below, files)]
@@ -144,83 +104,13 @@ def _natural(path: Path) -> list[Any]:
     return [[int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)] for name in path.parts]
 
 
-def _source(folder: Path) -> str:
-    return RESULTS if (folder / RESULTS).exists() else ".hydra/config.yaml"
+def _written(cell: Cell) -> float:
+    return (cell.folder / RESULTS).stat().st_mtime
 
 
 def _reason(error: Exception) -> str:
     return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
 
 
-def _written(cell: Cell) -> float:
-    return (cell.folder / RESULTS).stat().st_mtime
-
-
-def _read(folder: Path) -> Cell:
-    if not (folder / RESULTS).exists():
-        return _unfinished(folder)
-    results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    if results["status"] not in ("ok", "failed"):
-        raise ValueError(f"status is {results['status']!r}, neither 'ok' nor 'failed'")
-    return from_results(results, folder)
-
-
-def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
-    """The cell of one results.json.
-
-    Raises:
-        KeyError, ValueError, TypeError: a finished run lacks a figure, or it is not a number.
-    """
-    tasks = results.get("tasks")
-    common: dict[str, Any] = {
-        "folder": folder,
-        "status": results["status"],
-        "model": str(results.get("model") or "unknown model"),
-        "tasks": tuple(tasks) if isinstance(tasks, list) else (),
-        "count": _count(tasks),
-        "method": str(results.get("method") or "unknown method"),
-        "seed": results.get("seed") or 0,
-        "family": str((results.get("checkpoints") or {}).get("family") or ""),
-        "params": results.get("params") or {},
-        "alpha": results.get("alpha"),
-        "validation": tuple(results.get("validation") or ()),
-    }
-    if results["status"] == "failed":
-        return Cell(**common, error=" ".join(str(results.get("error") or "failed without a message").split()))
-    test = results["test"]
-    for name in common["tasks"]:
-        _number(test["accuracy"][name], f"test.accuracy.{name}")
-    for name in ("mean_accuracy", "mean_normalized"):
-        _number(test[name], f"test.{name}")
-    full = results.get("checkpoint_bytes")
-    size = results["stored_bytes"] / (len(common["tasks"]) * full) if full else None
-    return Cell(**common, test=test, per_task=bool(results.get("per_task")), size=size)
-
-
-def _number(value: Any, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}, not a number")
-
-
-def _unfinished(folder: Path) -> Cell:
-    """A run without results: still running, or killed. What Hydra composed says what it was to be."""
-    composed = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
-    choices = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))["hydra"]["runtime"][
-        "choices"
-    ]
-    tasks = composed.get("tasks")
-    return Cell(
-        folder,
-        "unfinished",
-        model=str(choices["model"]),
-        tasks=tuple(tasks) if isinstance(tasks, list) else (),
-        count=_count(tasks),
-        method=str(choices["method"]),
-        params={name: value for name, value in composed["method"].items() if name not in NOT_PARAMETERS},
-        seed=composed.get("seed") or 0,
-        error="no results yet: still running, or killed",
-    )
-
-
-def _count(tasks: Any) -> int:
-    return len(tasks) if isinstance(tasks, list) else int(tasks or 0)
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tsv_exp.report import sheets
+from tsv_exp.report.cells import from_results
 from tsv_exp.report.published import alpha_remark
-from tsv_exp.report.runs import from_results
 from tsv_exp.report.tables import Estimate, single
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from tsv_exp.report.runs import Cell, Runs
+from tsv_exp.report.cells import Cell
+from tsv_exp.report.runs import Runs
 
 Home = tuple[str, str, tuple[str, ...]]  # model, family of checkpoints, tasks
 

@@ -1,0 +1,134 @@
+"""One run folder -> one cell: its results, its failure, or what it was to be."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RESULTS = "results.json"
+# the keys of a method's YAML that are none of its parameters
+NOT_PARAMETERS = {"_target_", "name", "prepare", "layers", "others", "alpha", "tune"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of one setting on one task set with one seed; accuracies are fractions.
+
+    `alpha` was given where `validation` is empty, and chosen on validation otherwise; `size` is what is stored to serve
+    all tasks relative to one full checkpoint per task.
+    """
+
+    folder: Path
+    status: str  # ok | failed | unfinished
+    model: str
+    tasks: tuple[str, ...]
+    method: str
+    error: str | None = None  # None: finished
+    seed: int = 0
+    family: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    per_task: bool = False
+    alpha: float | None = None
+    validation: tuple[Mapping[str, Any], ...] = ()
+    test: Mapping[str, Any] = field(default_factory=dict)
+    size: float | None = None
+    count: int = 0  # of tasks: known even where their names are not
+    order: int = 0  # in which the runs were found
+
+    @property
+    def setting(self) -> tuple[str, str, float | None]:
+        """What is compared: the method, its parameters, and α where it was given rather than chosen."""
+        given = None if self.validation else self.alpha
+        return self.method, json.dumps(self.params, sort_keys=True, default=str), given
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Two cells with the same key are two runs of the same thing."""
+        return self.model, self.family, self.tasks, self.setting, self.seed
+
+
+def read_cell(folder: Path) -> Cell:
+    """The cell of a run folder.
+
+    Raises:
+        OSError, ValueError, TypeError, KeyError, AttributeError, YAMLError: a file is not there or not as it should be.
+    """
+    if (folder / RESULTS).exists():
+        return from_results(json.loads((folder / RESULTS).read_text(encoding="utf-8")), folder)
+    return _unfinished(folder)
+
+
+def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
+    """The cell of one results.json.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: something is missing, or not of the kind it should be.
+    """
+    status = results["status"]
+    if status not in ("ok", "failed"):
+        raise ValueError(f"status is {status!r}, neither 'ok' nor 'failed'")
+    tasks = results.get("tasks")
+    common: dict[str, Any] = {
+        "folder": folder,
+        "status": status,
+        "model": str(results.get("model") or "unknown model"),
+        "tasks": _names(tasks),
+        "count": _count(tasks),
+        "method": str(results.get("method") or "unknown method"),
+        "seed": int(results.get("seed") or 0),
+        "family": str((results.get("checkpoints") or {}).get("family") or ""),
+        "params": dict(results.get("params") or {}),
+    }
+    if status == "failed":
+        return Cell(**common, error=" ".join(str(results.get("error") or "failed without a message").split()))
+    if not common["tasks"]:
+        raise ValueError(f"tasks is {tasks!r}, not a list of names")
+    test, validation = results["test"], tuple(results["validation"])
+    figures = {"alpha": results["alpha"], "stored_bytes": results["stored_bytes"]}
+    figures |= {f"test.{name}": test[name] for name in ("mean_accuracy", "mean_normalized", "standard_error")}
+    figures |= {f"test.accuracy.{name}": test["accuracy"][name] for name in common["tasks"]}
+    figures |= {f"test.normalized.{name}": test["normalized"][name] for name in common["tasks"]}
+    for at, point in enumerate(validation):
+        figures |= {f"validation.{at}.{name}": point[name] for name in ("alpha", "mean_normalized")}
+    for name, value in figures.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {value!r}, not a number from 0 up")
+    full = results.get("checkpoint_bytes")
+    return Cell(
+        **common,
+        alpha=results["alpha"],
+        validation=validation,
+        test=test,
+        per_task=bool(results.get("per_task")),
+        size=results["stored_bytes"] / (common["count"] * int(full)) if full else None,
+    )
+
+
+def _unfinished(folder: Path) -> Cell:
+    """A run without results: still running, or killed. What Hydra composed says what it was to be."""
+    config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
+    hydra = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
+    choices = hydra["hydra"]["runtime"]["choices"]
+    return Cell(
+        folder,
+        "unfinished",
+        model=str(choices["model"]),
+        tasks=_names(config.get("tasks")),
+        count=_count(config.get("tasks")),
+        method=str(choices["method"]),
+        params={name: value for name, value in config["method"].items() if name not in NOT_PARAMETERS},
+        seed=int(config.get("seed") or 0),
+        error="no results yet: still running, or killed",
+    )
+
+
+def _names(tasks: Any) -> tuple[str, ...]:
+    return tuple(map(str, tasks)) if isinstance(tasks, list) else ()
+
+
+def _count(tasks: Any) -> int:
+    return tasks if isinstance(tasks, int) else len(_names(tasks))
