@@ -84,7 +84,7 @@ def test_a_rank_sweep_gives_a_line_and_a_map(tmp_path: Path) -> None:
 def test_other_parameters_separate_rank_sweeps(tmp_path: Path) -> None:
     contents = [results(params={"rank_fraction": r, "kind": kind}) for kind in "ab" for r in (0.1, 0.2)]
     (group,) = groups_of(tmp_path, *contents, results(params={"rank_fraction": None, "kind": "a"}))
-    assert {key: len(rows) for key, rows in ranks(group.rows).items()} == {"tsv_m (kind: a)": 2, "tsv_m (kind: b)": 2}
+    assert {key: len(rows) for key, rows in ranks(group.rows).items()} == {"tsv_m (kind a)": 2, "tsv_m (kind b)": 2}
 
 
 def test_accuracy_against_nested_task_sets_only(tmp_path: Path) -> None:

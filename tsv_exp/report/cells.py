@@ -90,6 +90,8 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
     test, validation = results["test"], tuple(results["validation"])
     figures = {"alpha": results["alpha"], "stored_bytes": results["stored_bytes"]}
     figures |= {f"test.{name}": test[name] for name in ("mean_accuracy", "mean_normalized", "standard_error")}
+    if "standard_error_normalized" in test:
+        figures["test.standard_error_normalized"] = test["standard_error_normalized"]
     figures |= {f"test.accuracy.{name}": test["accuracy"][name] for name in common["tasks"]}
     figures |= {f"test.normalized.{name}": test["normalized"][name] for name in common["tasks"]}
     for at, point in enumerate(validation):

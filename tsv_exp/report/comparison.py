@@ -37,9 +37,8 @@ def _sheet(group: Group, family: str) -> Sheet:
         f"{about(family)} {MISSING}: nobody published it."
     )
     headings = (*group.tasks, "average")
-    return Sheet(
-        group.title, f"{group.title}: measured beside published", headings, tuple(lines), legend, sortable=False
-    )
+    title = f"{group.title}: measured beside published"
+    return Sheet(group.title, title, headings, tuple(lines), legend, least=1, sortable=False)
 
 
 def _lines(group: Group, row: Row, family: str) -> list[Line]:

@@ -1,6 +1,5 @@
 """Lines and maps: accuracy against α, rank fraction and the number of tasks."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tsv_exp.report.style import INK, entitle, figure, legend_beside, line_styles
-from tsv_exp.report.tables import Group, Row
+from tsv_exp.report.tables import Group, Row, label
 
 RANK = "rank_fraction"
 ON_VALIDATION = "validation accuracy relative\nto fine-tuned (%)"
@@ -29,18 +28,18 @@ def curve(row: Row) -> dict[float, float]:
 
 def ranks(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by what they have in common but the rank fraction, where that takes several values; ascending."""
-    alike: dict[str, list[Row]] = {}
+    families: dict[str, list[Row]] = {}
     for row in rows:
-        others = {name: value for name, value in row.params.items() if name != RANK and value is not None}
-        if row.params.get(RANK) is not None:
-            key = row.method + (f" ({json.dumps(others)[1:-1]})".replace('"', "") if _varies(row, rows, others) else "")
-            alike.setdefault(key, []).append(row)
-    return {key: sorted(m, key=lambda row: row.params[RANK]) for key, m in alike.items() if len(m) > 1}
+        alike = [_others(other) for other in rows if other.method == row.method]
+        if isinstance(row.params.get(RANK), int | float):
+            varying = _others(row) if any(others != _others(row) for others in alike) else {}
+            families.setdefault(label(row.method, varying), []).append(row)
+    return {name: sorted(m, key=lambda row: row.params[RANK]) for name, m in families.items() if len(m) > 1}
 
 
-def _varies(row: Row, rows: Sequence[Row], others: Mapping[str, Any]) -> bool:
-    same = (other for other in rows if other.method == row.method)
-    return any({k: v for k, v in o.params.items() if k != RANK and v is not None} != others for o in same)
+def _others(row: Row) -> dict[str, Any]:
+    *_, given = row.cells[0].setting
+    return {**{name: value for name, value in row.params.items() if name != RANK}, "α": given}
 
 
 def against_alpha(group: Group, rows: Sequence[Row]) -> Figure:
@@ -103,21 +102,18 @@ def alpha_rank_map(group: Group, name: str, rows: Sequence[Row]) -> Figure:
 
 def against_tasks(groups: Sequence[Group]) -> Figure:
     """Average accuracy against the number of merged tasks, absolute and normalized; groups in ascending order."""
-    labels = list(dict.fromkeys(row.label for group in groups for row in group.rows))
-    found = {
-        label: [(len(g.tasks), row) for g in groups for row in g.rows if row.label == label and row.cells]
-        for label in labels
-    }
-    lines = {label: points for label, points in found.items() if len(points) > 1}
+    points: dict[str, list[tuple[int, Row]]] = {}
+    for group in groups:
+        for row in group.rows:
+            points.setdefault(row.label, []).extend([(len(group.tasks), row)] if row.cells else [])
+    lines = {name: found for name, found in points.items() if len(found) > 1}
     fig = figure(11, max(4.2, 0.6 + 0.24 * len(lines)))
     left, right = fig.subplots(1, 2, sharey=True)
     styles = line_styles(list(lines))
-    for label, points in lines.items():
-        counts = [count for count, _ in points]
-        left.plot(counts, [100 * row.average.mean for _, row in points if row.average], label=label, **styles[label])
-        right.plot(
-            counts, [100 * row.normalized.mean for _, row in points if row.normalized], label=label, **styles[label]
-        )
+    for name, found in lines.items():
+        counts = [count for count, _ in found]
+        for axes, values in ((left, [row.average for _, row in found]), (right, [row.normalized for _, row in found])):
+            axes.plot(counts, [100 * value.mean for value in values if value], label=name, **styles[name])
     for axes, title in ((left, "absolute"), (right, "normalized by the fine-tuned models")):
         _finish(axes, "number of tasks", "average test accuracy (%)" if axes is left else "", legend=axes is right)
         axes.set_xticks([len(group.tasks) for group in groups])

@@ -7,6 +7,7 @@ from tsv_exp.report.published import alpha_remark
 from tsv_exp.report.tables import Estimate, Group, Row, columns
 
 MISSING = "–"
+AVERAGES = 4  # the columns of a group beside its tasks: average, normalized, α, size
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table: `headings` stand over the entries, the lines' labels before them; `section` is its place in a page."""
+    """A table: `headings` stand over the entries, the lines' labels before them; `section` is its place in a page.
+
+    Where there is too little room, the last `least` columns are what counts.
+    """
 
     section: str
     title: str
     headings: tuple[str, ...]
     lines: tuple[Line, ...]
     legend: str
+    least: int
     sortable: bool = True
 
 
@@ -78,7 +83,7 @@ def group_sheet(group: Group) -> Sheet:
         lines.append(Line(row.label, (*entries, *last), note(row) if row.error or len(counts) > 1 else ""))
     headings = (*(heading for heading, _ in figures), "α", "size")
     explanation = f"{legend(counts)} {alpha_remark(group.family)}".rstrip()
-    return Sheet(group.title, group.title, headings, tuple(lines), explanation)
+    return Sheet(group.title, group.title, headings, tuple(lines), explanation, least=AVERAGES)
 
 
 def overview_sheets(groups: Sequence[Group]) -> list[Sheet]:
@@ -103,7 +108,7 @@ def _overview(source: str, groups: Sequence[Group]) -> Sheet:
         "Average test accuracy over the tasks in percent, and in parentheses relative to the fine-tuned models. "
         "Best single merged model bold, second underlined."
     )
-    return Sheet(source, f"{source}, by number of tasks", headings, tuple(lines), explanation)
+    return Sheet(source, f"{source}, by number of tasks", headings, tuple(lines), explanation, least=len(groups))
 
 
 def _both(row: Row | None, place: int) -> Entry:

@@ -155,11 +155,11 @@ def _rows(cells: Sequence[Cell], labels: Mapping[Any, str]) -> Iterator[Row]:
         if setting in shown:
             continue
         shown.add(setting)
-        label = labels.get(setting, cell.method)
+        name = labels.get(setting, cell.method)
         if setting in finished:
-            yield Row(label, cell.method, finished[setting][0].params, tuple(finished[setting]))
+            yield Row(name, cell.method, finished[setting][0].params, tuple(finished[setting]))
         else:
-            yield Row(label, cell.method, cell.params, (), cell.status, cell.error)
+            yield Row(name, cell.method, cell.params, (), cell.status, cell.error)
 
 
 def _counterpart(cell: Cell, finished: Mapping[Any, list[Cell]]) -> Any:
@@ -182,10 +182,11 @@ def _labels(settings: Iterable[tuple[str, str, float | None]]) -> dict[Any, str]
         varying = {k: v for k, v in mine.items() if any(other.get(k) != v for other, _ in alike)}
         if any(g != given and other == mine for other, g in alike):
             varying["α"] = "chosen" if given is None else given
-        labels[method, params, given] = _label(method, varying)
+        labels[method, params, given] = label(method, varying)
     return labels
 
 
-def _label(method: str, params: Mapping[str, Any]) -> str:
+def label(method: str, params: Mapping[str, Any]) -> str:
+    """A method with some of its parameters, as tables and pictures name it."""
     shown = ", ".join(f"{name} {value}" for name, value in params.items() if value is not None)
     return f"{method} ({shown})" if shown else method

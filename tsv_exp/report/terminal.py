@@ -10,7 +10,6 @@ from rich.text import Text
 from tsv_exp.report.sheets import Sheet
 
 STYLES = ("", "bold", "underline")
-AVERAGES = 4  # the last columns of a group's sheet: average, normalized, α, size
 
 
 def show(sheets: Sequence[Sheet], console: Console) -> None:
@@ -18,7 +17,7 @@ def show(sheets: Sequence[Sheet], console: Console) -> None:
     for sheet in sheets:
         table = _table(sheet, 0)
         if Measurement.get(console, console.options.update(max_width=10_000), table).maximum > console.width:
-            table = _table(sheet, max(0, len(sheet.headings) - AVERAGES))
+            table = _table(sheet, len(sheet.headings) - sheet.least)
         console.print(table)
         if len(table.columns) <= len(sheet.headings):
             console.print("Per-task figures: table.md, or a wider terminal.", style="dim")
