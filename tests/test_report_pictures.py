@@ -95,6 +95,7 @@ def test_accuracy_against_nested_task_sets_only(tmp_path: Path) -> None:
     assert line.get_xydata() == approx([[2, 90], [4, 75]])
     apart = results(accuracy=(0.9, 0.9), tasks=TASKS[2:])
     assert "number-of-tasks-tiny" not in drawn(groups_of(tmp_path / "apart", results(), apart))
+    assert "number-of-tasks-tiny" not in drawn(groups_of(tmp_path / "others", two, results("ties")))
 
 
 def test_pictures_on_disk_are_the_same_each_time(tmp_path: Path) -> None:

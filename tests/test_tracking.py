@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from synthetic import failed, results, write_run
 
+from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.report import write_report
 from tsv_exp.tracking import Tracker, WandbTracker
@@ -142,6 +145,12 @@ def test_interrupts_are_not_swallowed(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(wandb, "init", interrupt)
     with pytest.raises(KeyboardInterrupt):
         WandbTracker().log_run(results(), CONFIG, tmp_path, None)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("none", Tracker), ("wandb", WandbTracker)])
+def test_the_configuration_gives_the_trackers(name: str, kind: type[Tracker]) -> None:
+    config = OmegaConf.load(conf_dir() / "tracking" / f"{name}.yaml")
+    assert type(instantiate(config)) is kind
 
 
 def test_an_unknown_mode_is_refused_before_the_run() -> None:

@@ -100,25 +100,34 @@ def alpha_rank_map(group: Group, name: str, rows: Sequence[Row]) -> Figure:
     return fig
 
 
-def against_tasks(groups: Sequence[Group]) -> Figure:
-    """Average accuracy against the number of merged tasks, absolute and normalized; groups in ascending order."""
+def counts(groups: Sequence[Group]) -> dict[str, list[tuple[int, Row]]]:
+    """Number of tasks and row of every setting that finished on several of the groups, by its label; ascending.
+
+    Only groups whose tasks begin the longest list of tasks count: accuracies on other tasks would not compare.
+    """
+    ascending = sorted(groups, key=lambda group: len(group.tasks))
     points: dict[str, list[tuple[int, Row]]] = {}
-    for group in groups:
-        for row in group.rows:
-            points.setdefault(row.label, []).extend([(len(group.tasks), row)] if row.cells else [])
-    lines = {name: found for name, found in points.items() if len(found) > 1}
+    for group in ascending:
+        if group.tasks == ascending[-1].tasks[: len(group.tasks)]:
+            for row in group.rows:
+                points.setdefault(row.label, []).extend([(len(group.tasks), row)] if row.cells else [])
+    return {name: found for name, found in points.items() if len(found) > 1}
+
+
+def against_tasks(source: str, lines: Mapping[str, Sequence[tuple[int, Row]]]) -> Figure:
+    """Average accuracy against the number of merged tasks, absolute and normalized."""
     fig = figure(11, max(4.2, 0.6 + 0.24 * len(lines)))
     left, right = fig.subplots(1, 2, sharey=True)
     styles = line_styles(list(lines))
     for name, found in lines.items():
-        counts = [count for count, _ in found]
+        numbers = [number for number, _ in found]
         for axes, values in ((left, [row.average for _, row in found]), (right, [row.normalized for _, row in found])):
-            axes.plot(counts, [100 * value.mean for value in values if value], label=name, **styles[name])
+            axes.plot(numbers, [100 * value.mean for value in values if value], label=name, **styles[name])
     for axes, title in ((left, "absolute"), (right, "normalized by the fine-tuned models")):
         _finish(axes, "number of tasks", "average test accuracy (%)" if axes is left else "", legend=axes is right)
-        axes.set_xticks([len(group.tasks) for group in groups])
+        axes.set_xticks(sorted({number for found in lines.values() for number, _ in found}))
         axes.set_title(title)
-    entitle(fig, f"Number of tasks: {groups[0].source}")
+    entitle(fig, f"Number of tasks: {source}")
     return fig
 
 

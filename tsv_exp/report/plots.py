@@ -13,9 +13,9 @@ def draw(groups: Sequence[Group]) -> Iterator[tuple[str, str, Figure]]:
     """Section (a group's title, or its source), file name and figure of every picture that the data supports."""
     for source in dict.fromkeys(group.source for group in groups):
         mine = [group for group in groups if group.source == source]
-        nested = _nested(mine)
-        if len(nested) > 1:
-            yield source, f"number-of-tasks-{_slug(source)}", curves.against_tasks(nested)
+        lines = curves.counts(mine)
+        if lines:
+            yield source, f"number-of-tasks-{_slug(source)}", curves.against_tasks(source, lines)
         for group in mine:
             rows = [row for row in group.rows if row.cells]
             if rows:
@@ -41,9 +41,3 @@ def _of_group(group: Group, rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]
 def _slug(text: str) -> str:
     """A text as part of a file name of bounded length."""
     return re.sub(r"\W+|_", "-", text).strip("-")[:200].lower()
-
-
-def _nested(groups: Sequence[Group]) -> list[Group]:
-    """Those groups whose tasks begin the longest list of tasks, ascending."""
-    ascending = sorted(groups, key=lambda group: len(group.tasks))
-    return [group for group in ascending if group.tasks == ascending[-1].tasks[: len(group.tasks)]]
