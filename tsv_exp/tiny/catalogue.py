@@ -116,9 +116,7 @@ TASKS: dict[str, Subject] = {
         Style("checks", 0.05, 0.8, ground=(0.0, 0.7, 0.8)),
         upright=True,
     ),
-    "colors": Subject(
-        dict.fromkeys(PALETTE, Drawing(any_shape)), "{} object", Style("gradient", 0.08, 0.4), coloured=True
-    ),
+    "colors": Subject(dict.fromkeys(PALETTE, Drawing(any_shape)), "{} object", Style("gradient"), coloured=True),
     "hebrew": Subject(
         _letters(
             "alef bet gimel dalet he vav zayin het tet yod kaf lamed mem nun samekh ayin pe tsadi qof resh shin tav",
