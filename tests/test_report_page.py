@@ -125,6 +125,15 @@ def test_bad_input_is_one_line_and_no_success(
     assert streams.err.count("\n") == 1
 
 
+def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tsv_exp.report.cli.write_report", interrupt)
+    assert main(["x"]) == 130
+    assert capsys.readouterr().err.startswith("tsv-report: interrupted")
+
+
 def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["x", "--published", "nobody"])

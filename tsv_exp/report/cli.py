@@ -26,15 +26,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         report = write_report(options.folders, out, options.published)
     except UserError as error:
-        Console(stderr=True, soft_wrap=True).print(f"tsv-report: {error}", style="red", markup=False, highlight=False)
-        return 1
-    console = Console()
-    show(report.sheets, console)
+        return _stop(str(error), 1)
+    except KeyboardInterrupt:
+        return _stop("interrupted; what was written is whole, the rest is not there", 130)
+    console = Console(soft_wrap=True, highlight=False)
+    show(report.sheets, Console())
     for problem in report.runs.problems:
-        console.print(f"{problem.folder}: {problem.reason}", style="red", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"{problem.folder}: {problem.reason}", style="red", markup=False)
     pictures = sum(path.suffix == ".png" for path in report.paths)
     console.print(
-        f"{report.runs.summary}. Wrote {len(report.paths)} files ({pictures} pictures) to {out}", soft_wrap=True
+        f"{report.runs.summary}. Wrote {len(report.paths)} files ({pictures} pictures) to {out}", markup=False
     )
-    console.print(f"Look at {report.paths[0]}", style="bold", soft_wrap=True, highlight=False)
+    console.print(f"Look at {report.paths[0]}", style="bold", markup=False)
     return 0
+
+
+def _stop(message: str, code: int) -> int:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"tsv-report: {message}", style="red", markup=False)
+    return code
