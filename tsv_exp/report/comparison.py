@@ -34,7 +34,7 @@ def _sheet(group: Group, family: str) -> Sheet:
     lines = [line for row in group.rows for line in _lines(group, row, family)]
     legend = (
         f"Accuracy in percent, difference in points. Published figures belong to the {family} family of checkpoints: "
-        f"{about(family)} {MISSING}: nobody published it."
+        f"{about(family)} {MISSING} means that nobody published it."
     )
     headings = (*group.tasks, "average")
     title = f"{group.title}: measured beside published"

@@ -27,6 +27,11 @@ class Line:
     entries: tuple[Entry, ...]
     note: str = ""
 
+    @property
+    def only_note(self) -> bool:
+        """Whether the note is all there is."""
+        return bool(self.note) and all(entry.text == MISSING for entry in self.entries)
+
 
 @dataclass(frozen=True)
 class Sheet:
