@@ -11,17 +11,23 @@ import pytest
 from synthetic import TASKS, failed, results, write_run
 
 from tsv_exp.report import main, write_report
+from tsv_exp.report.write import Report
 
 
-@pytest.fixture
-def sweep(tmp_path: Path) -> Path:
-    folder = tmp_path / "sweep"
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "sweep"
     write_run(folder / "0", results("ties", (0.6, 0.7, 0.5, 0.4)))
     write_run(folder / "1", results("tsv_m"))
     write_run(folder / "2", failed("tsv_c", "no <memory> left"))
     write_run(folder / "3", results("tsv_m", (0.8, 0.9), tasks=TASKS[:2]))
     write_run(folder / "4", "{")
     return folder
+
+
+@pytest.fixture(scope="module")
+def report(sweep: Path) -> Report:
+    return write_report([sweep], sweep.parent / "out")
 
 
 class Reader(HTMLParser):
@@ -52,9 +58,8 @@ class Reader(HTMLParser):
             self.cells[-1] += data
 
 
-def test_the_page_is_whole_and_self_contained(sweep: Path, tmp_path: Path) -> None:
-    report = write_report([sweep], tmp_path / "out")
-    assert report.paths[0] == tmp_path / "out" / "report.html"
+def test_the_page_is_whole_and_self_contained(sweep: Path, report: Report) -> None:
+    assert report.paths[0].name == "report.html"
     text = report.paths[0].read_text(encoding="utf-8")
     page = Reader()
     page.feed(text)
@@ -72,24 +77,19 @@ def test_the_page_is_whole_and_self_contained(sweep: Path, tmp_path: Path) -> No
     assert text.count('role="img"') == sum(path.suffix == ".svg" for path in report.paths)
 
 
-def test_everything_named_is_there(sweep: Path, tmp_path: Path) -> None:
-    report = write_report([sweep], tmp_path / "out")
-    names = {path.relative_to(tmp_path / "out").as_posix() for path in report.paths}
-    assert {
-        "report.html",
-        "table.md",
-        "table.csv",
-        "table.tex",
-        "report.json",
-        "plots/average-tiny-4-tasks.png",
-    } <= names
-    on_disk = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()}
-    assert on_disk == names
+def test_everything_named_is_there(sweep: Path, report: Report) -> None:
+    out = sweep.parent / "out"
+    names = {path.relative_to(out).as_posix() for path in report.paths}
+    expected = {"report.html", "table.md", "table.csv", "table.tex", "report.json", "plots/average-tiny-4-tasks.png"}
+    assert expected <= names
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == names
 
 
-def test_a_report_beside_its_runs_can_be_made_again(sweep: Path) -> None:
-    first = {path: path.read_bytes() for path in write_report([sweep], sweep).paths}
-    assert {path: path.read_bytes() for path in write_report([sweep], sweep).paths} == first
+def test_a_report_made_again_is_the_same(sweep: Path, report: Report) -> None:
+    first = {path: path.read_bytes() for path in report.paths}
+    # the report lies among its runs, as a sweep's does
+    again = write_report([sweep.parent], sweep.parent / "out")
+    assert {path: path.read_bytes() for path in again.paths} == first
 
 
 def test_the_command_says_what_it_wrote(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +117,7 @@ def test_bad_input_is_one_line_and_no_success(
     message: str,
 ) -> None:
     monkeypatch.chdir(sweep.parent)
-    Path("empty").mkdir()
+    Path("empty").mkdir(exist_ok=True)
     assert main(arguments) == 1
     streams = capsys.readouterr()
     assert streams.out == ""
@@ -145,8 +145,8 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium (Debian's package chromium) to open the page with")
-def test_a_browser_shows_the_page_and_sorts_its_tables(sweep: Path, tmp_path: Path) -> None:
-    page = write_report([sweep], tmp_path / "out").paths[0]
+def test_a_browser_shows_the_page_and_sorts_its_tables(report: Report, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
     probe = """
     <script>
     const shown = {};
@@ -166,7 +166,7 @@ def test_a_browser_shows_the_page_and_sorts_its_tables(sweep: Path, tmp_path: Pa
     document.title = JSON.stringify(shown);
     </script>
     """
-    page.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    page.write_text(report.paths[0].read_text(encoding="utf-8").replace("</body>", f"{probe}</body>"), encoding="utf-8")
     shown = {}
     for scheme, paper in (("light", 1), ("dark", 0)):
         command = [
