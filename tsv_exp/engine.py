@@ -10,9 +10,12 @@ from torch import Tensor
 from tsv_exp import layers, linalg
 from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
+from tsv_exp.fast import Certified
 from tsv_exp.layers import Representation
 from tsv_exp.method import Method
 from tsv_exp.task_vectors import TaskVectors, Weights
+
+ALGEBRAS: dict[str, type[linalg.Algebra]] = {"auto": Certified, "exact": linalg.Exact}
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,11 @@ def merge(
     chosen = (method if isinstance(method, Method) else Method.load(method)).with_params(**params)
     stream = TaskVectors(base, finetuned, tuple(engine.exclude), device)
     function = chosen.bind(stream, algebra(engine))
-    merged: dict[str, Representation] = {}
-    for layer in stream.watched(f"merging {chosen.name}"):
-        merged[layer.name] = layers.moved(function(layer), base[layer.name].device)
+    merged = stream.watched(f"merging {chosen.name}").map(lambda layer: (layer.name, function(layer)))
     return Merged(
         method=chosen,
         tasks=stream.tasks,
-        layers=merged,
+        layers={name: layers.moved(layer, base[name].device) for name, layer in merged},
         shapes={name: base[name].shape for name in stream.names},
         itemsizes={name: base[name].element_size() for name in stream.names},
         base_bytes=sum(weight.numel() * weight.element_size() for weight in base.values()),
@@ -118,8 +119,14 @@ def merge(
 
 
 def algebra(engine: Engine) -> linalg.Algebra:
-    """The decompositions that `engine.svd` names."""
-    return linalg.Exact()
+    """The decompositions that `engine.svd` names.
+
+    Raises:
+        UserError: it names none.
+    """
+    if engine.svd not in ALGEBRAS:
+        raise UserError(f"engine.svd={engine.svd}: choose from: {', '.join(ALGEBRAS)}")
+    return ALGEBRAS[engine.svd]()
 
 
 def apply(base: Weights, merged: Merged, alpha: float = 1.0, task: str | None = None) -> dict[str, Tensor]:

@@ -50,9 +50,7 @@ def ties_statistics(stream: TaskVectors, density: float) -> Mapping[str, Any]:
         raise UserError(f"density={density}: it is the share of entries that is kept; give a number in (0, 1]")
     size = stream.size
     thresholds = kth_magnitudes(stream.watched("trimming"), size - math.floor(density * size + 1e-9))
-    votes = 0
-    for layer in stream.watched("electing signs"):
-        votes += int(_elect(_trim(layer.deltas, thresholds)).sum())
+    votes = sum(stream.watched("electing signs").map(lambda layer: int(_elect(_trim(layer.deltas, thresholds)).sum())))
     return {"thresholds": thresholds, "majority": (votes > 0) - (votes < 0)}
 
 

@@ -1,11 +1,9 @@
 """Exact order statistics of a stream that is too large to sort or copy."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from tsv_exp.task_vectors import TaskVectors
+from tsv_exp.task_vectors import Layer, TaskVectors
 
 _DIGIT = 16  # bits decided per pass
 
@@ -16,25 +14,25 @@ def kth_magnitudes(stream: TaskVectors, rank: int) -> Tensor:
     Radix selection on bits: the bits of a non-negative float, read as an integer, are in the order of the floats. Each
     pass counts the next 16 bits of the entries that share the bits already decided: two passes in float32.
     """
-    integer, width = (torch.int64, 63) if stream.dtype == torch.float64 else (torch.int32, 31)
-    tasks = len(stream.tasks)
+    dtype, tasks = stream.dtype, len(stream.tasks)
+    integer, width = (torch.int64, 63) if dtype == torch.float64 else (torch.int32, 31)
     prefix, remaining = [0] * tasks, [rank] * tasks
-    if rank:
-        for bits in range(width, 0, -_DIGIT):
-            shift = max(0, bits - _DIGIT)
-            counts = torch.zeros(tasks, 1 << (bits - shift), dtype=torch.int64)
-            for task, chunk in _magnitudes(stream, integer):
-                candidates = chunk if bits == width else chunk[chunk >> bits == prefix[task]]
-                digits = (candidates >> shift) & ((1 << (bits - shift)) - 1)
-                counts[task] += torch.bincount(digits, minlength=counts.shape[1]).cpu()
-            for task, cumulative in enumerate(counts.cumsum(1)):
-                digit = int(torch.searchsorted(cumulative, remaining[task]))
-                remaining[task] -= int(cumulative[digit - 1]) if digit else 0
-                prefix[task] = (prefix[task] << (bits - shift)) | digit
-    return torch.tensor(prefix, dtype=integer).view(stream.dtype)
+    for bits in range(width if rank else 0, 0, -_DIGIT):
+        shift = max(0, bits - _DIGIT)
+        digits = 1 << (bits - shift)
 
+        def count(layer: Layer, bits: int = bits, shift: int = shift, digits: int = digits) -> Tensor:
+            rows = []
+            for known, values in zip(
+                prefix, layer.deltas.to(dtype).reshape(tasks, -1).abs().view(integer), strict=True
+            ):
+                candidates = values if bits == width else values[values >> bits == known]
+                rows.append(torch.bincount((candidates >> shift) & (digits - 1), minlength=digits))
+            return torch.stack(rows).cpu()
 
-def _magnitudes(stream: TaskVectors, integer: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-    """Task indices and the magnitudes of one layer as integers."""
-    for layer in stream:
-        yield from enumerate(layer.deltas.to(stream.dtype).reshape(len(stream.tasks), -1).abs().view(integer))
+        counts = sum(stream.map(count), start=torch.zeros(tasks, digits, dtype=torch.int64))
+        for task, cumulative in enumerate(counts.cumsum(1)):
+            digit = int(torch.searchsorted(cumulative, remaining[task]))
+            remaining[task] -= int(cumulative[digit - 1]) if digit else 0
+            prefix[task] = prefix[task] << (bits - shift) | digit
+    return torch.tensor(prefix, dtype=integer).view(dtype)

@@ -25,9 +25,11 @@ def interference(
     """
     engine = engine or Engine()
     stream = TaskVectors(base, finetuned, tuple(engine.exclude)).watched("measuring interference")
-    return {
-        layer.name: layer_interference(layer.deltas, rank_fraction, algebra(engine)) for layer in stream if layer.matrix
-    }
+    computed = algebra(engine)
+    measured = stream.map(
+        lambda layer: (layer.name, layer_interference(layer.deltas, rank_fraction, computed) if layer.matrix else None)
+    )
+    return {name: value for name, value in measured if value is not None}
 
 
 def layer_interference(deltas: Tensor, rank_fraction: float | None = None, algebra: Algebra = Exact()) -> float:  # noqa: B008

@@ -1,18 +1,20 @@
 """Task vectors τ_i = θ_ft_i − θ_pre (arXiv 2212.04089, section 2), one layer of all tasks at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property, reduce
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from tsv_exp.errors import UserError
+from tsv_exp.parallel import in_threads
 from tsv_exp.progress import track
 
 Weights = Mapping[str, Tensor]
+Result = TypeVar("Result")
 
 
 class Layer(NamedTuple):
@@ -34,7 +36,7 @@ class TaskVectors:
         finetuned: the fine-tuned weights θ_ft_i by task, with the shapes of `base`.
         exclude: patterns of 2-D parameters that are not matrices in the sense of the methods.
         device: where deltas are computed; None keeps each on the device of its base weight.
-        description: of the progress bar that an iteration shows; None shows none.
+        description: of the progress bar that `map` shows; None shows none.
 
     Raises:
         UserError: no model, a parameter missing or unknown in one of them; and, on reaching a layer, a shape that
@@ -92,8 +94,17 @@ class TaskVectors:
         return len(self.names)
 
     def __iter__(self) -> Iterator[Layer]:
-        names = self.names if self.description is None else track(self.names, self.description)
-        return (self.layer(name) for name in names)
+        return map(self.layer, self.names)
+
+    def map(self, function: Callable[[Layer], Result], names: Sequence[str] | None = None) -> Iterator[Result]:
+        """`function` of every layer (or the named ones), in order, several layers at a time."""
+        chosen = self.names if names is None else names
+        results = in_threads(lambda name: function(self.layer(name)), chosen, self._bytes)
+        return results if self.description is None else track(results, self.description, len(chosen))
+
+    def _bytes(self, name: str) -> int:
+        # The deltas, and about as much again while they are made and worked on.
+        return 2 * len(self.finetuned) * self.base[name].numel() * self.dtype.itemsize
 
     def layer(self, name: str) -> Layer:
         """One layer; its deltas are new tensors, the weights stay as they are."""

@@ -1,0 +1,100 @@
+import pytest
+import textbook
+import torch
+from models import matrix
+
+from tsv_exp import fast, linalg
+from tsv_exp.methods import tsv_m
+
+TASKS, SHAPE = 4, (200, 128)
+
+
+def deltas(make, seed=0, shape=SHAPE, tasks=TASKS):
+    g = torch.Generator().manual_seed(seed)
+    return torch.stack([make(*shape, g) for _ in range(tasks)]).float()
+
+
+def shared_part(m, n, g):
+    """Tasks that are nearly dependent: one matrix and a hundredth of another."""
+    return matrix(m, n, torch.Generator().manual_seed(7)) + 0.01 * matrix(m, n, g)
+
+
+def cluster_at_the_cut(m, n, g):
+    r = min(m, n)
+    u, v = (torch.linalg.qr(torch.randn(size, r, generator=g, dtype=torch.float64)).Q for size in (m, n))
+    s = torch.arange(1, r + 1, dtype=torch.float64) ** -0.5
+    s[20:32] = s[26] * torch.linspace(1.0001, 1, 12)  # kept whole by k = 32: clustered, yet unique
+    return u * s @ v.T
+
+
+SPECTRA = {
+    "slow": lambda m, n, g: matrix(m, n, g, power=0.5),
+    "real": lambda m, n, g: matrix(m, n, g, power=0.8),
+    "steep": lambda m, n, g: matrix(m, n, g, power=1.5),
+    "very steep": lambda m, n, g: matrix(m, n, g, power=2),
+    "noise": lambda m, n, g: torch.randn(m, n, generator=g, dtype=torch.float64),
+    "rank 5": lambda m, n, g: matrix(m, n, g, rank=5),
+    "tiny norm": lambda m, n, g: 1e-30 * matrix(m, n, g),
+    "cluster": cluster_at_the_cut,
+    "dependent": shared_part,
+}
+
+
+def errors(x, algebra):
+    expected = textbook.tsv_m([{"w": d.double()} for d in x], eps=2**-23)["w"]
+    return [
+        float((tsv_m(x, algebra=a).double() - expected).norm() / expected.norm()) for a in (algebra, linalg.Exact())
+    ]
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (128, 200), (128, 128)])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_as_accurate_as_float32_allows(spectrum, shape):
+    certified, exact = errors(deltas(SPECTRA[spectrum], shape=shape), fast.Certified())
+    assert certified <= max(1e-4, 3 * exact)
+
+
+def test_the_usual_spectra_need_no_fallback():
+    algebra = fast.Certified()
+    tsv_m(deltas(SPECTRA["real"]), algebra=algebra)
+    assert (algebra.total, algebra.fallbacks) == (TASKS + 2, 0)
+
+
+def test_a_repeated_value_wider_than_a_block_is_noticed():
+    g = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(size, 128, generator=g)).Q for size in SHAPE)
+    s = torch.cat([torch.ones(30), torch.full((98,), 0.5)])
+    x = (u * s @ v.mT).unsqueeze(0)
+    found = fast.Certified().truncated_svd(x, 32)
+    torch.testing.assert_close(found.s[0, :30], s[:30], atol=1e-5, rtol=0)
+
+
+def test_a_wrong_result_is_not_certified(monkeypatch):
+    x = deltas(SPECTRA["real"])
+    # The space of the smallest components: good residuals, orthonormal, and not what was asked for.
+    monkeypatch.setattr(fast, "_krylov", lambda g, width, dimension: torch.linalg.eigh(g).eigenvectors[..., :width])
+    monkeypatch.setattr(fast, "_BULK", 10.0)
+    monkeypatch.setattr(fast, "_PASSES", 1)
+    algebra = fast.Certified()
+    found = algebra.truncated_svd(x, 12)
+    assert algebra.fallbacks == TASKS
+    torch.testing.assert_close(found.s, torch.linalg.svdvals(x)[:, :12], atol=1e-5, rtol=0)
+
+
+def test_a_wrong_polar_factor_is_not_certified(monkeypatch):
+    x = deltas(SPECTRA["real"])[0]
+    monkeypatch.setattr(fast, "gram", lambda x: 1.01 * x.mT @ x)
+    algebra = fast.Certified()
+    torch.testing.assert_close(algebra.polar(x), linalg.polar(x), atol=1e-5, rtol=0)
+    assert algebra.fallbacks == 1
+
+
+def test_the_same_on_every_run_and_with_any_number_of_tasks_at_once():
+    x = deltas(SPECTRA["noise"])
+    together, alone = fast.Certified().truncated_svd(x, 16), fast.Certified().truncated_svd(x[2:3], 16)
+    assert all(torch.equal(a[2], b[0]) for a, b in zip(together, alone, strict=True))
+
+
+def test_float64_is_exact():
+    x = deltas(SPECTRA["slow"]).double()
+    assert torch.equal(fast.Certified().truncated_svd(x, 8).u, linalg.truncated_svd(x, 8).u)

@@ -1,0 +1,207 @@
+"""Fast decompositions in float32 that certify their result, or hand the matrix over to the exact ones.
+
+The top k of n singular components (k ≪ n) come from a block Krylov space of the Gram matrix (Golub & Underwood 1977,
+Musco & Musco, arXiv 1504.05477), mended by Rayleigh-Ritz steps on the matrix itself, since a float32 Gram matrix loses
+the small components of a steep spectrum; where that does not suffice, from a float64 Gram matrix. The polar factor
+comes from an eigendecomposition of a float64 Gram matrix.
+Nearly all of the work is matrix products; every step is batched and runs on any device.
+"""
+
+import logging
+from dataclasses import dataclass
+from threading import Lock
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsv_exp import linalg
+from tsv_exp.layers import LowRank
+
+log = logging.getLogger(__name__)
+_lock = Lock()
+
+_EPS = torch.finfo(torch.float32).eps
+_BLOCK = 16  # columns per Krylov step: small blocks reach higher powers of the Gram matrix at equal dimension
+_PASSES = 4  # Rayleigh-Ritz steps before giving up
+_ANGLE = 1e-5  # root mean square angle (radians) between found and true singular vectors, estimated from residuals
+_RESIDUAL = 6 * _EPS  # relative to σ_1: what a backward stable float32 decomposition leaves
+_BULK = 3e-3  # first angle above which Krylov spaces do not pay: no decay near the cut, or too steep for float32
+_ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes
+_GAP = 1.01  # how far above the last kept eigenvalue a missed one would be noticed
+
+
+@dataclass
+class Certified:
+    """Truncated decompositions and polar factors of float32 matrices; `fallbacks` of `total` were computed exactly."""
+
+    total: int = 0
+    fallbacks: int = 0
+
+    def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
+        """The top k singular components, as `linalg.truncated_svd`."""
+        m, n = matrices.shape[-2:]
+        self._count(total=matrices[..., 0, 0].numel())
+        if matrices.dtype != torch.float32 or not 0 < k <= min(m, n) // 3 or min(m, n) < 6 * _BLOCK:
+            return linalg.truncated_svd(matrices, k)
+        if m < n:
+            u, s, vh = self._leading(matrices.mT, k)
+            return LowRank(vh.mT, s, u.mT)
+        return self._leading(matrices, k)
+
+    def _leading(self, matrices: Tensor, k: int) -> LowRank:
+        *batch, m, n = matrices.shape
+        flat = matrices.reshape(-1, m, n)
+        u, s, vh = flat.new_zeros(len(flat), m, k), flat.new_zeros(len(flat), k), flat.new_zeros(len(flat), k, n)
+        # A processor's cache holds one matrix; a graphics card wants them all at once.
+        rows = flat.flatten(1).any(1).nonzero().flatten()
+        for chosen in rows.split(1 if flat.device.type == "cpu" else max(1, len(rows))):
+            found, good = leading(flat[chosen], k)
+            u[chosen], s[chosen], vh[chosen] = found
+            for i in chosen[~good].tolist():
+                self._count(fallbacks=1)
+                log.info("a %d × %d matrix could not be certified and is decomposed exactly", m, n)
+                u[i], s[i], vh[i] = linalg.truncated_svd(flat[i], k)
+        return LowRank(u.view(*batch, m, k), s.view(*batch, k), vh.view(*batch, k, n))
+
+    def polar(self, matrices: Tensor) -> Tensor:
+        """The polar factor of a matrix, as `linalg.polar`."""
+        if matrices.dtype != torch.float32 or matrices.dim() != 2 or not matrices.numel():
+            return linalg.polar(matrices)
+        self._count(total=1)
+        wide = matrices.shape[0] < matrices.shape[1]
+        factor, good = gram_polar(matrices.mT if wide else matrices)
+        if good:
+            return factor.mT if wide else factor
+        self._count(fallbacks=1)
+        log.info("a %d × %d polar factor could not be certified and is computed exactly", *matrices.shape)
+        return linalg.polar(matrices)
+
+    def _count(self, total: int = 0, fallbacks: int = 0) -> None:
+        with _lock:  # layers are merged by several threads
+            self.total += total
+            self.fallbacks += fallbacks
+
+
+class _Ritz(NamedTuple):
+    """Approximate singular components (b, ·, l) of matrices; λ = s² in float64, the residual xᵀu − s v of every one."""
+
+    u: Tensor
+    s: Tensor
+    v: Tensor
+    residual: Tensor
+    keep: Tensor
+
+
+def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
+    """The top k components of matrices (b, m, n), m ≥ n, none of them zero, and which of the b are certified."""
+    scale = matrices.flatten(1).abs().amax(1)[:, None, None]
+    x = matrices / scale
+    gram_matrix = gram(x)
+    n, width = x.shape[-1], min(x.shape[-1], k + k // 4 + _BLOCK)
+    dimension = 7 * k // 2 + 3 * _BLOCK
+    ritz = _ritz(x, _krylov(gram_matrix, width, dimension)) if dimension < 3 * n // 4 else None
+    if ritz is None or float(_angles(ritz, k).max()) > _BULK:
+        ritz = _ritz(x, torch.linalg.eigh(gram(x.double())).eigenvectors.flip(-1)[..., :width].float())
+    for _ in range(_PASSES - 1):
+        if bool(_accurate(ritz, k).all()):
+            break
+        image = ritz.residual + ritz.v * ritz.s.float().unsqueeze(-2)  # = xᵀu: half a subspace iteration is done
+        ritz = _ritz(x, torch.linalg.qr(image).Q)
+    u, v, keep = ritz.u[..., :k], ritz.v[..., :k], ritz.keep[:, :k]
+    factors = LowRank(u * keep.unsqueeze(-2), ritz.s[:, :k].float() * keep, (v * keep.unsqueeze(-2)).mT)
+    good = _accurate(ritz, k) & _orthonormal(factors) & _complete(x, gram_matrix, factors)
+    return LowRank(factors.u, factors.s * scale[..., 0], factors.vh), good
+
+
+def gram(x: Tensor, block: int = 256) -> Tensor:
+    """xᵀx of matrices (..., m, n), computing only the blocks on and above the diagonal."""
+    n = x.shape[-1]
+    product = x.new_empty(*x.shape[:-2], n, n)
+    for i in range(0, n, block):
+        row = x[..., i : i + block].mT @ x[..., i:]
+        product[..., i : i + block, i:] = row
+        product[..., i:, i : i + block] = row.mT
+    return product
+
+
+def _krylov(g: Tensor, width: int, dimension: int) -> Tensor:
+    """The top `width` Ritz vectors of symmetric matrices (b, n, n) in a block Krylov space, fully reorthogonalized."""
+    batch, n, _ = g.shape
+    basis, image = g.new_empty(batch, n, dimension), g.new_empty(batch, n, dimension)
+    # A fixed start, so that the same weights give the same merge.
+    block = torch.randn(n, _BLOCK, generator=torch.Generator().manual_seed(0)).to(g).expand(batch, -1, -1)
+    for start in range(0, dimension, _BLOCK):
+        stop = min(start + _BLOCK, dimension)
+        for _ in range(2 if start else 0):  # once is not enough in floating point, twice is (Kahan)
+            block = block - basis[..., :start] @ (basis[..., :start].mT @ block)
+        basis[..., start:stop] = torch.linalg.qr(block[..., : stop - start]).Q
+        block = image[..., start:stop] = g @ basis[..., start:stop]
+    projected = basis.mT @ image
+    vectors = torch.linalg.eigh((projected + projected.mT) / 2).eigenvectors
+    return basis @ vectors.flip(-1)[..., :width]
+
+
+def _ritz(x: Tensor, basis: Tensor) -> _Ritz:
+    """Rayleigh-Ritz: the singular components of x restricted to an orthonormal basis (b, n, l), squared in float64."""
+    image = (x @ basis).double()
+    values, rotation = torch.linalg.eigh(image.mT @ image)
+    s, rotation = values.flip(-1).clamp(min=0).sqrt(), rotation.flip(-1)
+    keep = s > max(x.shape[-2:]) * _EPS * s[:, :1]
+    u = ((image @ rotation) / torch.where(keep, s, 1).unsqueeze(-2)).float()
+    v = basis @ rotation.float()
+    return _Ritz(u, s, v, x.mT @ u - v * s.float().unsqueeze(-2), keep)
+
+
+def _residuals(ritz: _Ritz, k: int) -> Tensor:
+    """Norms (b, k) of the residuals of the kept components, relative to σ_1."""
+    return ritz.residual[..., :k].norm(dim=-2).double() * ritz.keep[:, :k] / ritz.s[:, :1]
+
+
+def _angles(ritz: _Ritz, k: int) -> Tensor:
+    """Estimated root mean square angle (b,) of the k vectors: residual of the Gram matrix over the gap to the rest."""
+    s = ritz.s / ritz.s[:, :1]
+    gap = (s[:, :k].square() - s[:, -1:].square()).clamp(min=_EPS**2)
+    return (s[:, :k] * _residuals(ritz, k) / gap).square().mean(1).sqrt()
+
+
+def _accurate(ritz: _Ritz, k: int) -> Tensor:
+    return (_angles(ritz, k) < _ANGLE) | (_residuals(ritz, k).amax(1) < _RESIDUAL)
+
+
+def _orthonormal(factors: LowRank) -> Tensor:
+    """Whether the kept vectors on both sides are orthonormal (b,)."""
+    identity = torch.diag_embed((factors.s > 0).float())
+    errors = [(side - identity).abs().flatten(1).amax(1) for side in (gram(factors.u), gram(factors.vh.mT))]
+    return (errors[0] < _ORTHOGONAL) & (errors[1] < _ORTHOGONAL)
+
+
+def _complete(x: Tensor, gram_matrix: Tensor, factors: LowRank) -> Tensor:
+    """Whether nothing larger than the kept components was missed (b,).
+
+    Sylvester's law of inertia: τI − (G − V Λ Vᵀ) has a Cholesky factor exactly if the rest of the spectrum is below τ.
+    Where the spectrum is steep the rest is computed from what is left of x, beyond the rounding of G.
+    """
+    values = factors.s.double().square()
+    first, last = values[:, 0], values[:, -1]
+    if bool((last < 1e-4 * first).any()):
+        rest = gram(torch.baddbmm(x, factors.u * factors.s.unsqueeze(-2), factors.vh, alpha=-1))
+        noise = (max(x.shape[-2:]) * _EPS) ** 2
+    else:
+        rest = gram_matrix - (factors.vh.mT * values.float().unsqueeze(-2)) @ factors.vh
+        noise = 16 * _EPS
+    shift = torch.maximum(_GAP * last + noise * first, 2 * noise * first).float()
+    identity = torch.eye(x.shape[-1], device=x.device)
+    return torch.linalg.cholesky_ex(shift[:, None, None] * identity - rest).info == 0
+
+
+def gram_polar(x: Tensor) -> tuple[Tensor, bool]:
+    """polar(x) = x (xᵀx)^(−1/2) of a matrix (m, n), m ≥ n, without null directions, and whether it is certified."""
+    values, vectors = torch.linalg.eigh(gram(x.double()))
+    keep = values > (max(x.shape) * _EPS) ** 2 * values[-1]
+    inverse_root = (vectors * torch.where(keep, values, torch.inf).rsqrt()) @ vectors.mT
+    factor = x @ inverse_root.float()
+    probe = torch.randn(x.shape[1], _BLOCK, generator=torch.Generator().manual_seed(0)).to(x)
+    kept = (vectors[:, keep] @ (vectors[:, keep].mT @ probe.double())).float()
+    error = (factor.mT @ (factor @ probe) - kept).norm() / probe.norm()
+    return factor, bool(error < _ORTHOGONAL)

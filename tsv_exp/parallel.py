@@ -1,0 +1,37 @@
+"""Many independent computations, one processor thread each: better than many threads in each, and the same result."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+BUDGET = 1 << 30  # bytes in flight beyond the first item
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], size: Callable[[Item], int], budget: int = BUDGET
+) -> Iterator[Result]:
+    """`function` of every item, in order, by as many workers as torch may use threads; each of them uses one.
+
+    No more items are in work than fit `budget` bytes by their `size`, so memory does not grow with the machine. What is
+    computed does not depend on the number of workers.
+    """
+    threads = torch.get_num_threads()
+    pending: deque[tuple[Future[Result], int]] = deque()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for item in items:
+            need = size(item)
+            while pending and (len(pending) > threads or sum(used for _, used in pending) + need > budget):
+                yield pending.popleft()[0].result()
+            pending.append((pool.submit(function, item), need))
+        while pending:
+            yield pending.popleft()[0].result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # the matrix library's setting is shared by all threads of the process
