@@ -1,0 +1,81 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tsv_exp.checkpoints.readers import read
+from tsv_exp.errors import UserError
+
+WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.float16)}
+
+
+def _same(found: object, wanted: dict[str, Tensor] = WEIGHTS) -> bool:
+    return dict(found).keys() == wanted.keys() and all(torch.equal(dict(found)[name], wanted[name]) for name in wanted)
+
+
+def test_every_format_gives_the_same_tensors(tmp_path: Path) -> None:
+    save_file(WEIGHTS, tmp_path / "one.safetensors")
+    torch.save(WEIGHTS, tmp_path / "one.pt")
+    torch.save({"state_dict": WEIGHTS}, tmp_path / "wrapped.bin")
+    torch.save(WEIGHTS, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+    for name in ("one.safetensors", "one.pt", "wrapped.bin", "legacy.pth"):
+        assert _same(read(tmp_path / name)), name
+
+
+def test_shards_and_hub_folders(tmp_path: Path) -> None:
+    for name, weight in WEIGHTS.items():
+        save_file({name: weight}, tmp_path / f"{name}.safetensors")
+    index = {"weight_map": {name: f"{name}.safetensors" for name in WEIGHTS}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert _same(read(tmp_path))
+    assert read(tmp_path).digest == read(tmp_path / "model.safetensors.index.json").digest
+
+
+def test_digest_follows_the_content(tmp_path: Path) -> None:
+    save_file(WEIGHTS, tmp_path / "a.safetensors")
+    save_file(WEIGHTS, tmp_path / "b.safetensors")
+    save_file({"a.weight": torch.zeros(1)}, tmp_path / "c.safetensors")
+    first, second, other = (read(tmp_path / f"{name}.safetensors").digest for name in "abc")
+    assert first == second != other
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pt"])
+def test_truncated_files(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    big = {"w": torch.randn(100, 100)}
+    save_file(big, path) if path.suffix == ".safetensors" else torch.save(big, path)
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(UserError, match=rf"{name}.*truncated"):
+        read(path)
+
+
+class Evil:
+    ran = False
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return setattr, (Evil, "ran", True)
+
+
+def test_pickled_code_does_not_run(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
+    torch.save({"w": Evil()}, tmp_path / "evil.pt")
+    for name in ("module.pt", "evil.pt"):
+        with pytest.raises(UserError, match=rf"{name}.*more than tensors"):
+            read(tmp_path / name)
+    assert not Evil.ran
+
+
+def test_what_is_no_checkpoint(tmp_path: Path) -> None:
+    torch.save({"w": 3}, tmp_path / "number.pt")
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    for name in ("number.pt", "notes.txt", "absent.pt", "empty.pt", "model.safetensors.index.json"):
+        with pytest.raises(UserError, match=name):
+            read(tmp_path / name)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(UserError, match="bare"):
+        read(tmp_path / "bare")

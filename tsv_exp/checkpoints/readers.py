@@ -1,0 +1,155 @@
+"""Checkpoint files as lazy mappings name -> tensor: memory-mapped, read when asked for, never unpickled code."""
+
+import hashlib
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tsv_exp import files
+from tsv_exp.errors import UserError
+
+SUFFIXES = (".safetensors", ".safetensors.index.json", ".pt", ".pth", ".bin")
+HUB_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")  # in order of preference
+
+
+class Reader(Mapping[str, Tensor]):
+    """One checkpoint; `digest` identifies its content without reading tensors one by one."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor] | None = None):
+        self.path = path
+        self._tensors = tensors or {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 of what is stored."""
+        return file_digest(self.path)
+
+
+class Safetensors(Reader):
+    """One .safetensors file; tensors are views of the mapped file."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        try:
+            self._file = safe_open(path, framework="pt")
+            self._names = dict.fromkeys(self._file.keys())
+        except (OSError, SafetensorError) as error:
+            raise _damaged(path, error) from error
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class Shards(Reader):
+    """The files that a model.safetensors.index.json lists."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        try:
+            listed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+            self._places = {str(name): str(place) for name, place in listed.items()}
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise _damaged(path, error) from error
+        self._shards = {place: Safetensors(path.parent / place) for place in sorted(set(self._places.values()))}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._shards[self._places[name]][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the shards' own digests."""
+        return files.digest([shard.digest for shard in self._shards.values()])
+
+
+def read(path: Path | str) -> Reader:
+    """A checkpoint file, or a folder that holds one model in the hub's layout.
+
+    Raises:
+        UserError: there is none, it is damaged, of an unknown format, or a pickle that holds more than tensors.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _inside(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    if path.name.endswith(".index.json"):
+        return Shards(path)
+    if path.suffix == ".safetensors":
+        return Safetensors(path)
+    if path.suffix in SUFFIXES:
+        return Reader(path, _unpickled(path))
+    raise UserError(f"{path}: not a checkpoint; expected one of {', '.join(SUFFIXES)}")
+
+
+def _inside(folder: Path) -> Path:
+    for name in HUB_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder}: no checkpoint in this folder; expected one of {', '.join(HUB_NAMES)}")
+
+
+def _unpickled(path: Path) -> Mapping[str, Tensor]:
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"PK"
+    if zipped and not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: the file is truncated; download or copy it again")
+    try:
+        # Only the zip format can be mapped; older files are read whole.
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: holds more than tensors (a pickled object), which could run code, or is damaged; "
+            "save the model's state_dict() and give that"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UserError(f"{path}: expected a state dict (names to tensors); save the model's state_dict()")
+    return {str(name): value.detach() for name, value in found.items()}
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"{path}: truncated or damaged ({reason}); download or copy it again")
+
+
+def file_digest(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file; the hub's cache names large files by it."""
+    name = path.resolve().name
+    if re.fullmatch("[0-9a-f]{64}", name):
+        return name
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
