@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property, reduce
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,15 @@ from tsv_exp.progress import track
 
 Weights = Mapping[str, Tensor]
 Result = TypeVar("Result")
+
+
+@runtime_checkable
+class KnowsDeltas(Protocol):
+    """Weights that know their difference from the base better than subtraction in their dtype would give it."""
+
+    def delta(self, name: str, dtype: torch.dtype) -> Tensor | None:
+        """The difference of one parameter in `dtype`, or None where there is none."""
+        ...
 
 
 class Layer(NamedTuple):
@@ -113,6 +122,10 @@ class TaskVectors:
         start = weight.detach().to(self.device, dtype)
         deltas = torch.empty((len(self.finetuned), *weight.shape), dtype=dtype, device=start.device)
         for task, model, delta in zip(self.tasks, self.finetuned.values(), deltas, strict=True):
+            if isinstance(model, KnowsDeltas):
+                known = model.delta(name, dtype)
+                delta.copy_(known) if known is not None else delta.zero_()
+                continue
             end = model[name].detach()
             if end.shape != weight.shape:
                 shapes = f"{tuple(end.shape)} in model {task!r} and {tuple(weight.shape)} in the base"
@@ -125,8 +138,17 @@ class TaskVectors:
 
     def _blame(self, name: str) -> None:
         if not self.base[name].isfinite().all():
-            raise UserError(f"tensor {name!r} of the base holds NaN or infinite values; the file is damaged")
+            raise UserError(
+                f"tensor {name!r} of the base{_file(self.base)} holds NaN or infinite values; it is damaged"
+            )
         for task, model in self.finetuned.items():
             if not model[name].isfinite().all():
-                raise UserError(f"tensor {name!r} of model {task!r} holds NaN or infinite values; leave that model out")
+                raise UserError(
+                    f"tensor {name!r} of model {task!r}{_file(model)} holds NaN or infinite values; leave it out"
+                )
         raise UserError(f"the task vectors overflow at tensor {name!r}; convert the weights to float64 first")
+
+
+def _file(weights: Weights) -> str:
+    path = getattr(weights, "path", None)
+    return f" ({path})" if path else ""

@@ -1,0 +1,191 @@
+"""How fast TSV-M merges ViT-B-32 image encoders, against the textbook procedure (full SVDs), paired in one process.
+
+    OMP_NUM_THREADS=2 python benchmarks/merge_speed.py --tasks 8 --spectrum zoo --pairs 3 --out merge_speed.json
+
+The layer shapes are the encoder's; the task matrices have a spectrum of one's choice: `zoo` is the mean spectrum of the
+embedded benchmark's fine-tuned models, stretched to size, as measured when this was written.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Lock
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+import tsv_exp
+from tsv_exp import fast
+from tsv_exp.config import Engine
+
+BLOCK = {"attn.in_proj_weight": (2304, 768), "attn.out_proj.weight": (768, 768)}
+BLOCK |= {"mlp.c_fc.weight": (3072, 768), "mlp.c_proj.weight": (768, 3072)}
+OTHERS = {"conv1.weight": (768, 3, 32, 32), "positional_embedding": (50, 768), "proj": (768, 512)}
+# Singular values relative to the largest, at these shares of their number.
+ZOO = {0.0: 1, 0.01: 0.83, 0.05: 0.36, 0.1: 0.19, 0.125: 0.155, 0.1875: 0.116, 0.25: 0.095, 0.4: 0.07}
+ZOO |= {0.5: 0.058, 0.75: 0.038, 0.99: 0.02, 1.0: 0.015}
+
+
+def spectrum(kind: str, count: int) -> Tensor:
+    """`count` descending values: `zoo`, or a power law j^-kind."""
+    if kind != "zoo":
+        return torch.arange(1, count + 1) ** -float(kind)
+    shares, values = torch.tensor(list(ZOO)), torch.tensor(list(ZOO.values())).log()
+    points = torch.linspace(0, 1, count)
+    right = torch.searchsorted(shares, points).clamp(1, len(shares) - 1)
+    weight = (points - shares[right - 1]) / (shares[right] - shares[right - 1])
+    return torch.lerp(values[right - 1], values[right], weight).exp()
+
+
+def models(tasks: int, blocks: int, kind: str) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """A base of zeros, and fine-tuned models whose matrices have the spectrum and random singular vectors."""
+    g = torch.Generator().manual_seed(0)
+    shapes = {f"blocks.{i}.{name}": shape for i in range(blocks) for name, shape in BLOCK.items()} | OTHERS
+    orthonormal: dict[int, Tensor] = {}
+
+    def vectors(rows: int, columns: int) -> Tensor:
+        """Random orthonormal columns: one decomposition per size, then signs, an order and a reflection of its own."""
+        if (rows, columns) not in orthonormal:
+            orthonormal[rows, columns] = torch.linalg.qr(torch.randn(rows, columns, generator=g)).Q
+        q = orthonormal[rows, columns][:, torch.randperm(columns, generator=g)]
+        q = q * (torch.randint(0, 2, (rows, 1), generator=g) * 2 - 1)
+        w = torch.nn.functional.normalize(torch.randn(rows, 1, generator=g), dim=0)
+        return q - 2 * w @ (w.mT @ q)
+
+    def delta(shape: tuple[int, ...]) -> Tensor:
+        if len(shape) != 2:
+            return torch.randn(shape, generator=g) * 1e-3
+        r = min(shape)
+        return (vectors(shape[0], r) * spectrum(kind, r)) @ vectors(shape[1], r).mT
+
+    base = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    return base, {f"task{t}": {name: delta(shape) for name, shape in shapes.items()} for t in range(tasks)}
+
+
+def reference(base: Mapping[str, Tensor], finetuned: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> dict:
+    """The textbook procedure: full SVDs of every task matrix and of both concatenations."""
+    merged = {}
+    for name, weight in base.items():
+        deltas = [model[name].to(dtype) - weight.to(dtype) for model in finetuned.values()]
+        if weight.dim() != 2:
+            merged[name] = torch.stack(deltas).mean(0)
+            continue
+        k = min(weight.shape) // len(deltas)
+        parts = [torch.linalg.svd(delta, full_matrices=False) for delta in deltas]
+        u, s, vh = (
+            torch.cat([part[i][..., :k] if i < 2 else part[i][:k] for part in parts], d)
+            for i, d in enumerate((1, 0, 0))
+        )
+        (pu, _, qu), (pv, _, qv) = (torch.linalg.svd(x, full_matrices=False) for x in (u, vh))
+        merged[name] = (pu @ qu * s) @ (pv @ qv)
+    return merged
+
+
+class Stages:
+    """Seconds of processor time inside functions of `fast`, summed over threads."""
+
+    NAMES = ("gram", "_krylov", "_ritz", "_complete", "_orthonormal", "gram_polar")
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._lock = Lock()
+
+    def watch(self, stack: ExitStack) -> None:
+        for name in self.NAMES:
+            stack.enter_context(patch.object(fast, name, self._timed(name, getattr(fast, name))))
+
+    def _timed(self, name: str, function: Callable) -> Callable:
+        def timed(*args: object, **kwargs: object) -> object:
+            start = time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                with self._lock:
+                    self.seconds[name] += time.thread_time() - start
+
+        return timed
+
+
+def rate(dtype: torch.dtype) -> float:
+    """Flops per second of square matrix products, the best of ten."""
+    a = torch.randn(2048, 2048, dtype=dtype)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 2 * 2048**3 / min(times)
+
+
+def floor(tasks: int, blocks: int) -> tuple[float, float]:
+    """Flops in float32 and float64 of the products that the method cannot do without (half of a Gram matrix each)."""
+    single = double = 0.0
+    for m, n in BLOCK.values():
+        large, small = max(m, n), min(m, n)
+        k = small // tasks
+        width = tasks * k
+        single += tasks * (large * small**2 + 4 * large * small * k)  # Gram matrices, images and vectors
+        double += (m + n) * width**2 + 2 * 2 * width**3  # two Gram matrices and inverse roots
+        single += 2 * (m + n) * width**2 + 2 * m * n * width  # two polar factors and their product
+    return blocks * single, blocks * double
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--spectrum", default="zoo", help="zoo, or the exponent of a power law such as 0.5")
+    parser.add_argument("--pairs", type=int, default=3, help="measurements, each of both procedures")
+    parser.add_argument("--accuracy", action="store_true", help="compare one block with float64 too")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    base, finetuned = models(args.tasks, args.blocks, args.spectrum)
+    ours, theirs, stages = [], [], Stages()
+    with ExitStack() as stack:
+        stages.watch(stack)
+        for _ in range(args.pairs):
+            start = time.perf_counter()
+            merged = tsv_exp.merge(base, finetuned, "tsv_m", engine=Engine(exclude=["proj", "positional_embedding"]))
+            ours.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            expected = reference(base, finetuned, torch.float32)
+            theirs.append(time.perf_counter() - start)
+    rates = {dtype: rate(dtype) for dtype in (torch.float32, torch.float64)}
+    single, double = floor(args.tasks, args.blocks)
+    result = {
+        "tasks": args.tasks,
+        "blocks": args.blocks,
+        "spectrum": args.spectrum,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "seconds": statistics.median(ours),
+        "reference_seconds": statistics.median(theirs),
+        "speedup": statistics.median(b / a for a, b in zip(ours, theirs, strict=True)),
+        "all_seconds": ours,
+        "all_reference_seconds": theirs,
+        "gflops": {str(dtype): value / 1e9 for dtype, value in rates.items()},
+        "floor_seconds": single / rates[torch.float32] + double / rates[torch.float64],
+        "stage_cpu_seconds": {name: value / args.pairs for name, value in stages.seconds.items()},
+    }
+    if args.accuracy:
+        block = [name for name in base if name.startswith("blocks.0.")]
+        part = {name: base[name] for name in block}, {t: {n: m[n] for n in block} for t, m in finetuned.items()}
+        exact, tau = reference(*part, torch.float64), merged.vector()
+        result["error"] = {n: float((tau[n] - exact[n]).norm() / exact[n].norm()) for n in block}
+        result["reference_error"] = {n: float((expected[n] - exact[n]).norm() / exact[n].norm()) for n in block}
+    text = json.dumps(result, indent=1)
+    print(text)
+    if args.out:
+        args.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
