@@ -21,10 +21,11 @@ class LowRank(NamedTuple):
 
 
 class Masked(NamedTuple):
-    """One vector (*shape) for all tasks and a boolean mask (T, *shape) for each."""
+    """One vector (*shape) for all tasks, a boolean mask (T, *shape) and where wanted a factor (T,) for each."""
 
     vector: Tensor
     masks: Tensor
+    scales: Tensor | None = None
 
 
 # A plain tensor is (*shape) where it is shared by all tasks, (T, *shape) where there is one per task.
@@ -42,14 +43,15 @@ def moved(layer: Representation, device: torch.device) -> Representation:
     """The layer on another device."""
     if isinstance(layer, Tensor):
         return layer.to(device)
-    return type(layer)(*(part.to(device) for part in layer))
+    return layer._replace(**{name: part.to(device) for name, part in layer._asdict().items() if part is not None})
 
 
 def delta(layer: Representation, shape: torch.Size, task: int | None = None) -> Tensor:
     """The merged task matrix (*shape) of a task (an index), or of a shared layer."""
     if isinstance(layer, Masked):
         assert task is not None
-        return layer.vector * layer.masks[task]
+        masked = layer.vector * layer.masks[task]
+        return masked if layer.scales is None else masked * layer.scales[task].to(masked)
     if isinstance(layer, LowRank):
         return (LowRank(*(factor[task] for factor in layer)) if per_task(layer, shape) else layer).dense()
     return layer[task] if per_task(layer, shape) else layer
@@ -58,8 +60,8 @@ def delta(layer: Representation, shape: torch.Size, task: int | None = None) -> 
 def stored_bytes(layer: Representation, shape: torch.Size, itemsize: int) -> int:
     """The bytes that a layer takes on disk with `itemsize` bytes per number.
 
-    Entries that are all zero cost nothing, a mask costs one bit per entry, low-rank factors cost the components that
-    are there, and never more than the dense matrix.
+    Entries that are all zero cost nothing, a mask costs one bit per entry (its factor is one number for the whole model
+    and not counted), low-rank factors cost the components that are there, and never more than the dense matrix.
     """
     dense = shape.numel() * itemsize
     if isinstance(layer, Masked):

@@ -98,7 +98,7 @@ def consensus_ta(deltas: Tensor, threshold: int = 2, lambda_: float | Sequence[f
         threshold: how many masks must keep an entry.
         lambda_: λ of the masks, one number or one per task.
     """
-    total, masks = tall_mask(deltas, lambda_)
+    total, masks, _ = tall_mask(deltas, lambda_)
     return total * (masks.sum(0) >= threshold)
 
 
