@@ -9,10 +9,10 @@ from torch import Tensor
 from tsv_exp.progress import track
 from tsv_exp.tiny.catalogue import PRETRAINING_ONLY, TASKS, TEMPLATES, Subject, draw
 from tsv_exp.tiny.network import ALIASES
-from tsv_exp.tiny.render import PALETTE, Style, render
+from tsv_exp.tiny.render import PALETTE, Style, Texture, render
 
 CHUNK = 500  # pictures that share one look
-TEXTURES = ("plain", "gradient", "checks", "clouds", "stripes")
+TEXTURES: tuple[Texture, ...] = ("plain", "gradient", "checks", "clouds", "stripes")
 
 
 @dataclass(frozen=True)

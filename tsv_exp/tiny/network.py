@@ -17,7 +17,7 @@ BASE = Path(__file__).parent / "base.safetensors"
 CONTEXT = 12  # tokens of a text, start and end included
 ALIASES = 20  # alias words of either kind
 EMBEDDING = 64
-VISION = {"layers": 4, "width": 160, "head_width": 32, "patch_size": 7, "image_size": IMAGE, "mlp_ratio": 4.0}
+VISION = {"layers": 2, "width": 256, "head_width": 32, "patch_size": 7, "image_size": IMAGE, "mlp_ratio": 4.0}
 TEXT = {"width": 64, "heads": 2, "layers": 2, "context_length": CONTEXT}
 
 

@@ -23,9 +23,9 @@ class Recipe:
     """AdamW, linear warm-up, cosine decay; the loss is CLIP's, with equal captions as positives of each other."""
 
     images: int = 60_000
-    steps: int = 1700
+    steps: int = 1100
     batch_size: int = 256
-    lr: float = 2e-3
+    lr: float = 1.5e-3
     weight_decay: float = 0.05
     warmup: int = 60
     seed: int = 0
