@@ -1,1 +1,1 @@
-"""Weights in: lazy readers of the formats in use, and the mapping of other libraries' names."""
+"""Weights in and out: lazy readers of the formats in use, other libraries' names, a sharded writer."""

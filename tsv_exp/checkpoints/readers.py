@@ -17,7 +17,13 @@ from tsv_exp import files
 from tsv_exp.errors import UserError
 
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".pt", ".pth", ".bin")
-HUB_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")  # in order of preference
+HUB_NAMES = (  # in order of preference
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 class Reader(Mapping[str, Tensor]):
@@ -66,7 +72,7 @@ class Safetensors(Reader):
 
 
 class Shards(Reader):
-    """The files that a model.safetensors.index.json lists."""
+    """The files that an index such as model.safetensors.index.json lists."""
 
     def __init__(self, path: Path):
         super().__init__(path)
@@ -75,7 +81,7 @@ class Shards(Reader):
             self._places = {str(name): str(place) for name, place in listed.items()}
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise _damaged(path, error) from error
-        self._shards = {place: Safetensors(path.parent / place) for place in sorted(set(self._places.values()))}
+        self._shards = {place: read(path.parent / place) for place in sorted(set(self._places.values()))}
 
     def __getitem__(self, name: str) -> Tensor:
         return self._shards[self._places[name]][name]

@@ -1,0 +1,75 @@
+import json
+
+import pytest
+import torch
+from models import matrix, zoo
+from safetensors.torch import save_file
+
+from tsv_exp import UserError, merge
+from tsv_exp.checkpoints.sources import open_weights
+from tsv_exp.task_vectors import TaskVectors
+
+
+def adapter(folder, generator, base, rank=3, **config):
+    folder.mkdir()
+    tensors = {}
+    for module in ("square", "tall"):
+        m, n = base[f"{module}.weight"].shape
+        for side, shape in (("A", (rank, n)), ("B", (m, rank))):
+            tensors[f"base_model.model.{module}.lora_{side}.weight"] = torch.randn(shape, generator=generator)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"r": rank, "lora_alpha": 6, **config}))
+    return tensors
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_adapters(tmp_path, rslora):
+    base, _ = zoo(1, torch.bfloat16)
+    tensors = adapter(tmp_path / "a", torch.Generator().manual_seed(0), base, use_rslora=rslora)
+    model = open_weights(tmp_path / "a", base)
+    product = tensors["base_model.model.tall.lora_B.weight"] @ tensors["base_model.model.tall.lora_A.weight"]
+    delta = TaskVectors(base, {"a": model}).layer("tall.weight").deltas[0]
+    torch.testing.assert_close(delta, product * (6 / 3**0.5 if rslora else 2))
+    torch.testing.assert_close(model["tall.weight"], base["tall.weight"].float() + delta)
+    assert torch.equal(model["conv.weight"], base["conv.weight"])
+    assert not TaskVectors(base, {"a": model}).layer("wide.weight").deltas.any()
+    merged = merge(base, {"a": model, "b": dict(base)}, rank_fraction=0.5).vector()
+    torch.testing.assert_close(merged["tall.weight"], delta, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"bias": "all"}, "biases"),
+        ({"r": None}, "does not describe"),
+        ({"fan_in_fan_out": True}, "shape"),
+    ],
+)
+def test_adapters_of_other_kinds_are_refused(tmp_path, config, message):
+    base = {"square.weight": matrix(6, 6, torch.Generator()), "tall.weight": torch.zeros(9, 5)}
+    adapter(tmp_path / "a", torch.Generator().manual_seed(0), base, **config)
+    with pytest.raises(UserError, match=message):
+        open_weights(tmp_path / "a", base)
+
+
+def test_an_adapter_needs_its_base(tmp_path):
+    base, _ = zoo(1)
+    adapter(tmp_path / "a", torch.Generator().manual_seed(0), base)
+    with pytest.raises(UserError, match="give the model that it belongs to"):
+        open_weights(tmp_path / "a")
+    with pytest.raises(UserError, match=r"no parameter 'tall.weight'|no parameter 'square.weight'"):
+        open_weights(tmp_path / "a", {"other": torch.ones(1)})
+
+
+def test_what_is_neither_a_path_nor_a_hub_id():
+    for source in ("nowhere/model.safetensors", "a/b/c", "model"):
+        with pytest.raises(UserError, match=source):
+            open_weights(source)
+
+
+def test_values_that_are_not_finite_name_the_file(tmp_path):
+    base, _ = zoo(1)
+    save_file(base | {"norm.bias": torch.full((17,), float("nan"))}, tmp_path / "bad.safetensors")
+    with pytest.raises(UserError, match=r"'norm.bias' of model 'x' \(.*bad.safetensors\)"):
+        merge(base, {"x": open_weights(tmp_path / "bad.safetensors")})

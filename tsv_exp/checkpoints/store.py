@@ -1,0 +1,131 @@
+"""Merged task vectors on disk: shared tensors, low-rank factors per task, masks at one bit per entry."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsv_exp import layers
+from tsv_exp.checkpoints.readers import read
+from tsv_exp.engine import Merged
+from tsv_exp.errors import UserError
+from tsv_exp.layers import LowRank, Masked, Representation
+from tsv_exp.method import Method
+from tsv_exp.task_vectors import Weights
+
+DESCRIPTION = "merged.json"
+STEM = "merged"
+
+
+def encode(
+    name: str, layer: Representation, shape: torch.Size, tasks: Iterable[str], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The tensors that hold one layer, in `dtype`; zeros are left out."""
+    tasks = list(tasks)
+    tensors: dict[str, Tensor] = {}
+    if isinstance(layer, Masked):
+        if layer.vector.any():
+            tensors[f"{name}/vector"] = layer.vector.to(dtype)
+            for task, mask in zip(tasks, layer.masks, strict=True):
+                tensors[f"{name}/{task}/mask"] = torch.from_numpy(np.packbits(mask.cpu().reshape(-1).numpy()))
+        return tensors
+    shared = not layers.per_task(layer, shape)
+    for index, task in [(None, "")] if shared else list(enumerate(tasks)):
+        key = name if shared else f"{name}/{task}"
+        if isinstance(layer, LowRank):
+            u, s, vh = layer if index is None else (part[index] for part in layer)
+            kept = s != 0
+            if int(kept.sum()) * (sum(shape) + 1) <= shape.numel():
+                if kept.any():
+                    parts = {"u": u[:, kept], "s": s[kept], "vh": vh[kept]}
+                    tensors |= {f"{key}/{part}": value.to(dtype) for part, value in parts.items()}
+                continue
+        tau = layers.delta(layer, shape, index)
+        if tau.any():
+            tensors[f"{key}/delta"] = tau.to(dtype)
+    return tensors
+
+
+def decode(
+    name: str, shape: torch.Size, tasks: list[str], stored: Weights, per_task: bool, dtype: torch.dtype
+) -> Representation:
+    """The layer that `encode` wrote."""
+    if f"{name}/vector" in stored:
+        masks = [np.unpackbits(stored[f"{name}/{task}/mask"].numpy(), count=shape.numel()) for task in tasks]
+        return Masked(stored[f"{name}/vector"].to(dtype), torch.from_numpy(np.stack(masks)).bool().view(-1, *shape))
+    keys = [f"{name}/{task}" for task in tasks] if per_task else [name]
+    if any(f"{key}/delta" in stored for key in keys) or not any(f"{key}/s" in stored for key in keys):
+        parts = [_dense(key, shape, stored, dtype) for key in keys]
+        return torch.stack(parts) if per_task and any(part.any() for part in parts) else parts[0]
+    rank = max(len(stored[f"{key}/s"]) for key in keys if f"{key}/s" in stored)
+    factors = LowRank(
+        *(torch.zeros(len(keys), *size, dtype=dtype) for size in ((shape[0], rank), (rank,), (rank, shape[1])))
+    )
+    for i, key in enumerate(keys):
+        if f"{key}/s" in stored:
+            k = len(stored[f"{key}/s"])
+            factors.u[i, :, :k], factors.s[i, :k], factors.vh[i, :k] = (
+                stored[f"{key}/{part}"] for part in ("u", "s", "vh")
+            )
+    return factors if per_task else LowRank(*(part[0] for part in factors))
+
+
+def _dense(key: str, shape: torch.Size, stored: Weights, dtype: torch.dtype) -> Tensor:
+    if f"{key}/delta" in stored:
+        return stored[f"{key}/delta"].to(dtype)
+    if f"{key}/s" in stored:
+        return LowRank(*(stored[f"{key}/{part}"].to(dtype) for part in ("u", "s", "vh"))).dense()
+    return torch.zeros((), dtype=dtype).expand(shape)
+
+
+def describe(method: Method, tasks: Iterable[str], base: Mapping[str, Tensor]) -> str:
+    """The JSON text that lies beside the tensors: everything of a merge but its layers."""
+    return json.dumps(
+        {
+            "method": method.name,
+            "params": dict(method.params),
+            "tasks": list(tasks),
+            "base_bytes": sum(weight.numel() * weight.element_size() for weight in base.values()),
+            "layers": {
+                name: {"shape": list(weight.shape), "dtype": str(weight.dtype).removeprefix("torch.")}
+                for name, weight in base.items()
+                if weight.is_floating_point()
+            },
+        },
+        indent=1,
+    )
+
+
+def load_merged(folder: Path | str) -> Merged:
+    """The merged task vectors that tsv-merge wrote for a method with a model per task; for `tsv_exp.apply`.
+
+    Raises:
+        UserError: the folder does not hold such a merge.
+    """
+    folder = Path(folder)
+    index = folder / f"{STEM}.safetensors.index.json"
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text())
+        tasks, described = description["tasks"], description["layers"]
+        method = Method.load(description["method"]).with_params(**description["params"])
+        base_bytes = int(description["base_bytes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} holds no merge by task ({error}); tsv-merge method=tsv_c writes one") from error
+    stored = read(index if index.is_file() else folder / f"{STEM}.safetensors")
+    dtypes = {name: getattr(torch, entry["dtype"]) for name, entry in described.items()}
+    shapes = {name: torch.Size(entry["shape"]) for name, entry in described.items()}
+    by_task = {key.rpartition("/")[0].rpartition("/")[0] for key in stored if key.count("/") > 1}
+    return Merged(
+        method=method,
+        tasks=tuple(tasks),
+        layers={
+            name: decode(name, shape, tasks, stored, name in by_task, torch.promote_types(dtypes[name], torch.float32))
+            for name, shape in shapes.items()
+        },
+        shapes=shapes,
+        itemsizes={name: dtype.itemsize for name, dtype in dtypes.items()},
+        base_bytes=base_bytes,
+    )

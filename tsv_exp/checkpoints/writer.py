@@ -1,0 +1,128 @@
+"""Sharded safetensors, one file at a time: finished files survive a crash and are verified before they are kept."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tsv_exp.errors import UserError
+from tsv_exp.files import atomic
+
+STATE = ".tsv-merge"  # beside the result: what it is made of, and the digest of every finished file
+_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+}  # fmt: skip
+_CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
+_WEIGHTS = ("*.index.json", "adapter_config.json", "merged.json")
+
+
+def shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Names in order, cut where the sum of their sizes would exceed `limit` bytes."""
+    files: list[list[str]] = [[]]
+    used = 0
+    for name, size in sizes.items():
+        if files[-1] and used + size > limit:
+            files.append([])
+            used = 0
+        files[-1].append(name)
+        used += size
+    return files
+
+
+class Output:
+    """A folder of weights under way.
+
+    Args:
+        folder: where the files go.
+        stem: of their names: <stem>.safetensors, or <stem>-00001-of-00002.safetensors and an index.
+        count: of files.
+        recipe: digest of everything that the content depends on.
+
+    Raises:
+        UserError: the folder holds something else.
+    """
+
+    def __init__(self, folder: Path, stem: str, count: int, recipe: str) -> None:
+        self.folder, self.stem, self._recipe = folder, stem, recipe
+        numbers = [f"-{i + 1:05}-of-{count:05}" for i in range(count)] if count > 1 else [""]
+        self.files = [folder / f"{stem}{number}.safetensors" for number in numbers]
+
+    def prepare(self) -> None:
+        """Make the folder, or recognize it as an interrupted run of the same recipe."""
+        marker = self.folder / STATE / "recipe"
+        if (
+            self.folder.exists()
+            and any(self.folder.iterdir())
+            and not (marker.is_file() and marker.read_text() == self._recipe)
+        ):
+            raise UserError(f"out={self.folder} holds something else already; remove it or choose another folder")
+        with atomic(marker) as path:
+            path.write_text(self._recipe)
+
+    def finished(self, file: Path) -> bool:
+        """Whether a file is there with the content that it was written with."""
+        record = self.folder / STATE / f"{file.name}.sha256"
+        return file.is_file() and record.is_file() and _sha256(file) == record.read_text()
+
+    def write(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Write one file, then the record that it is finished."""
+        with atomic(file) as path:
+            save(path, tensors)
+            sha256 = _sha256(path)
+        with atomic(self.folder / STATE / f"{file.name}.sha256") as path:
+            path.write_text(sha256)
+
+    def finish(self, source: Path | None) -> int:
+        """Write the index and copy the configuration files of the folder `source`; returns the size in bytes."""
+        total = sum(file.stat().st_size for file in self.files)
+        if len(self.files) > 1:
+            where = {name: file.name for file in self.files for name in header(file) if name != "__metadata__"}
+            with atomic(self.folder / f"{self.stem}.safetensors.index.json") as path:
+                path.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2))
+        if source and source.is_dir():
+            for file in _matching(source, _CONFIGURATION):
+                if file not in _matching(source, _WEIGHTS):
+                    shutil.copyfile(file, self.folder / file.name)
+        return total
+
+
+def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors in the safetensors format, straight from their memory."""
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 64)  # aligned data can be mapped as they are
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def header(path: Path) -> dict[str, object]:
+    """The header of a safetensors file."""
+    with path.open("rb") as file:
+        return dict(json.loads(file.read(int.from_bytes(file.read(8), "little"))))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    found: Iterable[Path] = (file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
+    return sorted(set(found))
