@@ -31,6 +31,8 @@ def encode(
             tensors[f"{name}/vector"] = layer.vector.to(dtype)
             for task, mask in zip(tasks, layer.masks, strict=True):
                 tensors[f"{name}/{task}/mask"] = torch.from_numpy(np.packbits(mask.cpu().reshape(-1).numpy()))
+            if layer.scales is not None:
+                tensors[f"{name}/scales"] = layer.scales
         return tensors
     shared = not layers.per_task(layer, shape)
     for index, task in [(None, "")] if shared else list(enumerate(tasks)):
@@ -55,7 +57,8 @@ def decode(
     """The layer that `encode` wrote."""
     if f"{name}/vector" in stored:
         masks = [np.unpackbits(stored[f"{name}/{task}/mask"].numpy(), count=shape.numel()) for task in tasks]
-        return Masked(stored[f"{name}/vector"].to(dtype), torch.from_numpy(np.stack(masks)).bool().view(-1, *shape))
+        packed = torch.from_numpy(np.stack(masks)).bool().view(-1, *shape)
+        return Masked(stored[f"{name}/vector"].to(dtype), packed, stored.get(f"{name}/scales"))
     keys = [f"{name}/{task}" for task in tasks] if per_task else [name]
     if any(f"{key}/delta" in stored for key in keys) or not any(f"{key}/s" in stored for key in keys):
         parts = [_dense(key, shape, stored, dtype) for key in keys]

@@ -1,0 +1,148 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from models import close, zoo
+from safetensors.torch import load_file, save_file
+
+from tsv_exp import UserError, apply, merge
+from tsv_exp.checkpoints.readers import read
+from tsv_exp.checkpoints.store import load_merged
+from tsv_exp.merge_files import parse, run
+
+PER_TASK = ["individual", "tsv_c", "tall_mask"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """base, finetuned and the words that name their files: one per format."""
+    base, finetuned = zoo(3, torch.float32)
+    (tmp_path / "base").mkdir()
+    save_file(base, tmp_path / "base" / "model.safetensors")
+    (tmp_path / "base" / "config.json").write_text("{}")
+    save_file(finetuned["task0"], tmp_path / "task0.safetensors")
+    for task in ("task1", "task2"):
+        torch.save(finetuned[task], tmp_path / f"{task}.pt")
+    models = ",".join(str(tmp_path / name) for name in ("task0.safetensors", "task1.pt", "task2.pt"))
+    return base, finetuned, [f"base={tmp_path / 'base'}", f"models=[{models}]", f"out={tmp_path / 'out'}"]
+
+
+def same(folder, expected, dtype=torch.float32):
+    weights = read(folder)
+    assert set(weights) == set(expected)
+    for name, tensor in expected.items():
+        wanted = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        assert torch.equal(weights[name], wanted), name
+
+
+@pytest.mark.parametrize("method", ["tsv_m", "ties", "consensus_ta"])
+def test_the_same_as_in_memory(files, tmp_path, method):
+    base, finetuned, words = files
+    run(parse([*words, f"method={method}", "alpha=0.7"]))
+    same(tmp_path / "out", apply(base, merge(base, finetuned, method), 0.7))
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_shards_dtype_parameters_and_named_tasks(files, tmp_path):
+    base, finetuned, words = files
+    words[1] = f"models={{a: {tmp_path / 'task0.safetensors'}, b: {tmp_path / 'task1.pt'}}}"
+    run(parse([*words, "shard_mb=0.002", "dtype=bfloat16", "rank_fraction=0.25", "exclude=['square*']"]))
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 3
+    from tsv_exp.config import Engine
+
+    pair = {"a": finetuned["task0"], "b": finetuned["task1"]}
+    same(
+        tmp_path / "out",
+        apply(base, merge(base, pair, engine=Engine(exclude=["square*"]), rank_fraction=0.25)),
+        torch.bfloat16,
+    )
+
+
+@pytest.mark.parametrize("method", PER_TASK)
+def test_methods_with_a_model_per_task(files, tmp_path, method):
+    base, finetuned, words = files
+    run(parse([*words, f"method={method}", "shard_mb=0.01"]))
+    stored, merged = load_merged(tmp_path / "out"), merge(base, finetuned, method)
+    for task in finetuned:
+        got = {k: v.double() for k, v in apply(base, stored, 1.0, task).items() if v.is_floating_point()}
+        close(got, {k: v.double() for k, v in apply(base, merged, 1.0, task).items() if k in got}, 1e-6)
+    assert (stored.stored_bytes, stored.stored_bytes_without_base) == (
+        merged.stored_bytes,
+        merged.stored_bytes_without_base,
+    )
+    on_disk = sum(file.stat().st_size for file in (tmp_path / "out").glob("*.safetensors"))
+    assert merged.stored_bytes_without_base <= on_disk <= merged.stored_bytes_without_base + 20000, (
+        "headers beside the data"
+    )
+
+
+def test_one_task_of_a_method_with_many(files, tmp_path):
+    base, finetuned, words = files
+    run(parse([*words, "method=tsv_c", "task=task1"]))
+    same(tmp_path / "out", apply(base, merge(base, finetuned, "tsv_c"), 1.0, "task1"))
+
+
+def test_finished_files_are_kept_and_damaged_ones_made_again(files, tmp_path):
+    words = [*files[2], "shard_mb=0.002"]
+    run(parse(words))
+    first, second = sorted((tmp_path / "out").glob("model-*.safetensors"))[:2]
+    content, kept = first.read_bytes(), second.stat().st_mtime_ns
+    first.write_bytes(content[:-4] + b"junk")
+    run(parse(words))
+    assert first.read_bytes() == content
+    assert second.stat().st_mtime_ns == kept
+    with pytest.raises(UserError, match="holds something else"):
+        run(parse([*words, "alpha=0.3"]))
+
+
+def test_killed_and_run_again(files, tmp_path):
+    words = [*files[2], "shard_mb=0.002"]
+    process = subprocess.Popen([sys.executable, "-m", "tsv_exp.merge_files", *words], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list((tmp_path / "out").glob("model-*")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run(parse(words))
+    same(tmp_path / "out", apply(files[0], merge(files[0], files[1]), 1.0))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_the_work_and_change_nothing(files, tmp_path, ranks):
+    words = [*files[2], "shard_mb=0.002"]
+    run(parse(words))
+    shared = [word.replace("/out", "/shared") for word in words]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    subprocess.run([*command, "-m", "tsv_exp.merge_files", *shared], check=True, env=environment, capture_output=True)
+    alone = {file.name: file.read_bytes() for file in (tmp_path / "out").glob("*.safetensors")}
+    assert alone == {file.name: file.read_bytes() for file in (tmp_path / "shared").glob("*.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method"], "name=value"),
+        (["base=x"], "models is missing"),
+        (["dtype=int8"], "dtype=int8"),
+        (["alpha=much"], "alpha=much"),
+        (["method=tsv"], "unknown method 'tsv'"),
+        (["density=0.2"], "no parameter 'density'"),
+        (["task=x"], "task=x: choose from: task0, task1, task2"),
+        (["svd=fast"], "engine.svd=fast"),
+        (["base=nowhere.safetensors"], "nowhere.safetensors"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(files, words, message):
+    given = [] if words in (["base=x"], ["method"]) else files[2]
+    with pytest.raises(UserError, match=message) as error:
+        run(parse([*given, *words]))
+    assert "\n" not in str(error.value)
+
+
+def test_the_folder_opens_in_other_libraries(files, tmp_path):
+    run(parse([*files[2], "method=weight_average"]))
+    assert set(load_file(tmp_path / "out" / "model.safetensors")) == set(files[0])

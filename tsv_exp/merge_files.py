@@ -1,0 +1,242 @@
+"""tsv-merge: weights in, merged weights out, for any architecture, a few layers at a time.
+
+    tsv-merge base=PATH 'models=[PATH,...]' out=FOLDER [method=tsv_m] [alpha=1.0] [rank_fraction=0.1] ...
+
+base, models   .safetensors or .pt files, folders in the hub's layout, hub ids (owner/name[@revision]), and for
+               models also LoRA adapters. models may name its tasks: 'models={cars: PATH, digits: PATH}'.
+out            the folder to write: sharded safetensors with an index, and the base's configuration files. Methods
+               with a model per task (tsv_c, tall_mask, ...) write their factors and masks, for tsv_exp.apply; with
+               task=NAME the whole model of that task instead.
+method, alpha  a name in conf/method; alpha defaults to what its file says. Its parameters are given by name.
+dtype          of the result: float32, bfloat16, float16; default: the base's.
+shard_mb       largest size of a file, default 512; peak memory grows with it.
+svd, exclude, device   as in the engine: auto or exact; patterns of 2-D weights that are no matrices; cpu, cuda.
+
+Stopped at any moment, the same command goes on where it was. Under torchrun the files are shared out over the ranks.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+
+from tsv_exp import files, layers
+from tsv_exp.checkpoints import store, writer
+from tsv_exp.checkpoints.sources import locate, open_weights
+from tsv_exp.config import Engine
+from tsv_exp.engine import algebra
+from tsv_exp.errors import UserError
+from tsv_exp.layers import Representation
+from tsv_exp.method import Method
+from tsv_exp.progress import bar, console
+from tsv_exp.task_vectors import Layer, TaskVectors, Weights
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+@dataclass
+class Options:
+    """The command line; what it does not know is a parameter of the method."""
+
+    base: str
+    models: dict[str, str]
+    out: Path
+    method: str = "tsv_m"
+    alpha: float | None = None
+    task: str | None = None
+    dtype: str | None = None
+    shard_mb: float = 512
+    svd: str = "auto"
+    exclude: Sequence[str] = tuple(Engine().exclude)
+    device: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+def main() -> None:
+    """Merge as the command line says; exit 0 only if all of it was done."""
+    if len(sys.argv) < 2 or {"-h", "--help"} & set(sys.argv[1:]):
+        console.print(__doc__, markup=False, highlight=False)
+        raise SystemExit(len(sys.argv) < 2)
+    try:
+        run(parse(sys.argv[1:]))
+    except UserError as error:
+        console.print(f"tsv-merge: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        console.print("tsv-merge: interrupted; the same command goes on from here")
+        raise SystemExit(130) from None
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Options from words such as base=PATH.
+
+    Raises:
+        UserError: a word is not of that form, base, models or out is missing, or a value does not fit.
+    """
+    for word in arguments:
+        if "=" not in word:
+            raise UserError(f"{word!r}: give options as name=value; tsv-merge --help lists them")
+    try:
+        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"cannot read the options: {str(error).splitlines()[0]}") from error
+    for name in ("base", "models", "out"):
+        if not given.get(name):
+            raise UserError(f"{name} is missing; tsv-merge base=PATH 'models=[PATH,PATH]' out=FOLDER")
+    models = given.pop("models")
+    if not isinstance(models, Mapping):
+        models = _named([str(model) for model in (models if isinstance(models, list) else [models])])
+    known = {name: given.pop(name) for name in list(given) if name in Options.__dataclass_fields__ and name != "params"}
+    options = Options(**known | {"models": models, "out": Path(str(given.get("out", known["out"]))), "params": given})
+    options.base, options.models = str(options.base), {str(k): str(v) for k, v in options.models.items()}
+    if options.dtype is not None and options.dtype not in DTYPES:
+        raise UserError(f"dtype={options.dtype}: choose from: {', '.join(DTYPES)}")
+    for name in ("alpha", "shard_mb"):
+        value = getattr(options, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise UserError(f"{name}={value}: give a number")
+    return options
+
+
+def _named(paths: list[str]) -> dict[str, str]:
+    """Tasks named after the last part of their path that tells them apart."""
+    for depth in range(1, 1 + max(len(Path(path).parts) for path in paths)):
+        names = ["-".join(Path(path).with_suffix("").parts[-depth:]) for path in paths]
+        if len(set(names)) == len(paths):
+            return dict(zip(names, paths, strict=True))
+    raise UserError("models: the same path is given twice; name each model once")
+
+
+def run(options: Options) -> None:
+    """Merge; raises UserError for whatever the user can mend."""
+    engine = Engine(svd=options.svd, exclude=list(options.exclude))
+    method = Method.load(options.method).with_params(**options.params)
+    alpha = method.alpha.default if options.alpha is None else float(options.alpha)
+    base = open_weights(options.base)
+    models = {task: open_weights(path, base) for task, path in options.models.items()}
+    stream = TaskVectors(base, models, tuple(engine.exclude), options.device)
+    if options.task is not None and options.task not in stream.tasks:
+        raise UserError(f"task={options.task}: choose from: {', '.join(stream.tasks)}")
+    inputs = {name: _fingerprint(path) for name, path in _sources(options).items()}
+    settings = [options.task, options.dtype, options.shard_mb, engine.svd, engine.exclude]
+    recipe = files.digest(method.name, dict(method.params), alpha, settings, inputs)
+    with _ranks() as (rank, world, wait):
+        function = method.bind(stream, algebra(engine))
+        by_task = options.task is None and _per_task(stream, function)
+        content = _content(stream, function, alpha, options, by_task)
+        parts = writer.shards({n: _size(base[n], options.dtype) for n in base}, int(options.shard_mb * 2**20))
+        output = writer.Output(options.out, store.STEM if by_task else "model", len(parts), recipe)
+        if rank == 0:
+            output.prepare()
+        wait()
+        with bar(f"merging {method.name}", sum(len(part) for part in parts)) as (progress, shown):
+            for index in _share({i: _cost(base, part) for i, part in enumerate(parts)}, rank, world):
+                if not output.finished(output.files[index]):
+                    output.write(output.files[index], content(parts[index], lambda: progress.advance(shown)))
+                else:
+                    progress.advance(shown, len(parts[index]))
+        wait()
+        if rank == 0:
+            source = locate(options.base)
+            if by_task:
+                with files.atomic(options.out / store.DESCRIPTION) as path:
+                    path.write_text(store.describe(method, stream.tasks, base))
+            size = output.finish(None if by_task else source)
+            console.print(f"{options.out}: {size / 1e6:.1f} MB in {len(parts)} files", highlight=False)
+
+
+def _content(stream: TaskVectors, function: Any, alpha: float, options: Options, by_task: bool) -> Any:
+    """names, advance -> the tensors of one file."""
+    index = stream.tasks.index(options.task) if options.task is not None else None
+
+    def encoded(layer: Layer) -> dict[str, Tensor]:
+        weight, merged = stream.base[layer.name], function(layer)
+        if by_task:
+            dtype = DTYPES[options.dtype] if options.dtype else weight.dtype
+            return store.encode(layer.name, merged, weight.shape, stream.tasks, dtype)
+        tau = layers.delta(merged, weight.shape, index)
+        dtype = DTYPES[options.dtype] if options.dtype else weight.dtype
+        return {layer.name: torch.add(weight.to(tau), tau, alpha=alpha).to("cpu", dtype)}
+
+    def tensors(names: Sequence[str], advance: Any) -> dict[str, Tensor]:
+        floating = [name for name in names if stream.base[name].is_floating_point()]
+        found: dict[str, Tensor] = {}
+        for part in stream.map(encoded, floating):
+            found |= part
+            advance()
+        if not by_task:
+            found |= {name: stream.base[name] for name in names if name not in found}
+        return found
+
+    return tensors
+
+
+def _per_task(stream: TaskVectors, function: Any) -> bool:
+    """Whether a method has a model per task, seen on its smallest matrix and its smallest other layer."""
+    smallest: dict[bool, str] = {}
+    for name in sorted(stream.names, key=lambda name: stream.base[name].numel()):
+        smallest.setdefault(stream.is_matrix(name), name)
+    results: list[tuple[Representation, torch.Size]] = [
+        (function(stream.layer(name)), stream.base[name].shape) for name in smallest.values()
+    ]
+    return any(layers.per_task(layer, shape) for layer, shape in results)
+
+
+def _size(weight: Tensor, dtype: str | None) -> int:
+    width = DTYPES[dtype].itemsize if dtype and weight.is_floating_point() else weight.element_size()
+    return weight.numel() * width
+
+
+def _cost(base: Weights, names: Sequence[str]) -> int:
+    """Work of a file, in arbitrary units: what a decomposition of every matrix takes."""
+    return sum(base[name].numel() * min(base[name].shape, default=1) for name in names)
+
+
+def _share(costs: Mapping[int, int], rank: int, world: int) -> list[int]:
+    """The files of one rank: the dearest first, each to whom has least to do so far."""
+    loads, mine = [0] * world, []
+    for index in sorted(costs, key=lambda i: (-costs[i], i)):
+        owner = loads.index(min(loads))
+        loads[owner] += costs[index]
+        if owner == rank:
+            mine.append(index)
+    return sorted(mine)
+
+
+@contextmanager
+def _ranks() -> Iterator[tuple[int, int, Any]]:
+    """Rank, number of ranks and a barrier: of torchrun, or alone."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world < 2:
+        yield 0, 1, lambda: None
+        return
+    from torch import distributed
+
+    distributed.init_process_group("gloo")
+    try:
+        yield distributed.get_rank(), world, distributed.barrier
+    finally:
+        distributed.destroy_process_group()
+
+
+def _sources(options: Options) -> dict[str, str]:
+    return {"base": options.base} | {f"model {task}": path for task, path in options.models.items()}
+
+
+def _fingerprint(source: str) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files of a source: what says that an interrupted merge may go on."""
+    path = locate(source)
+    found = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in found]
+
+
+if __name__ == "__main__":
+    main()
