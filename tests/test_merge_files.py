@@ -14,7 +14,7 @@ from tsv_exp.checkpoints.readers import read
 from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.merge_files import parse, run
 
-PER_TASK = ["individual", "tsv_c", "tall_mask"]
+PER_TASK = ["individual", "tsv_c", "tall_mask", "emr"]
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def parse(arguments: Sequence[str]) -> Options:
             raise UserError(f"{name} is missing; tsv-merge base=PATH 'models=[PATH,PATH]' out=FOLDER")
     models = given.pop("models")
     if not isinstance(models, Mapping):
-        models = _named([str(model) for model in (models if isinstance(models, list) else [models])])
+        models = named([str(model) for model in (models if isinstance(models, list) else [models])])
     known = {name: given.pop(name) for name in list(given) if name in Options.__dataclass_fields__ and name != "params"}
     options = Options(**known | {"models": models, "out": Path(str(given.get("out", known["out"]))), "params": given})
     options.base, options.models = str(options.base), {str(k): str(v) for k, v in options.models.items()}
@@ -106,7 +106,7 @@ def parse(arguments: Sequence[str]) -> Options:
     return options
 
 
-def _named(paths: list[str]) -> dict[str, str]:
+def named(paths: list[str]) -> dict[str, str]:
     """Tasks named after the last part of their path that tells them apart."""
     for depth in range(1, 1 + max(len(Path(path).parts) for path in paths)):
         names = ["-".join(Path(path).with_suffix("").parts[-depth:]) for path in paths]

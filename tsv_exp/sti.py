@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tsv_exp.config import Engine
 from tsv_exp.engine import algebra
+from tsv_exp.layers import LowRank
 from tsv_exp.linalg import Algebra, Exact
 from tsv_exp.methods import concatenated, tsv_c
 from tsv_exp.task_vectors import TaskVectors, Weights
@@ -33,7 +34,12 @@ def interference(
 
 
 def layer_interference(deltas: Tensor, rank_fraction: float | None = None, algebra: Algebra = Exact()) -> float:  # noqa: B008
-    """STI of one layer's deltas (T, m, n): ‖(UᵀU − I) Σ (VᵀV − I)‖₁, entrywise, of the concatenated rank-k factors."""
-    u, s, vh = concatenated(tsv_c(deltas, rank_fraction, algebra=algebra))
+    """STI of one layer's deltas (T, m, n)."""
+    return singular_interference(concatenated(tsv_c(deltas, rank_fraction, algebra=algebra)))
+
+
+def singular_interference(factors: LowRank) -> float:
+    """STI of the concatenated factors of all tasks: ‖(UᵀU − I) Σ (VᵀV − I)‖₁, entrywise."""
+    u, s, vh = factors
     identity = torch.eye(len(s), dtype=s.dtype, device=s.device)
     return float((((u.mT @ u - identity) * s) @ (vh @ vh.mT - identity)).abs().sum())

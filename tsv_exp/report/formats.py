@@ -27,7 +27,7 @@ def markdown(sheets: Sequence[Sheet]) -> str:
 
 def _markdown(sheet: Sheet) -> str:
     notes = any(line.note for line in sheet.lines)
-    rows = [["method", *sheet.headings, *["note"] * notes]]
+    rows = [[sheet.first, *sheet.headings, *["note"] * notes]]
     rows += [["---", *["---:"] * len(sheet.headings), *["---"] * notes]]
     for line in sheet.lines:
         texts = [MARKDOWN[entry.place].format(entry.text) for entry in line.entries]
@@ -52,7 +52,7 @@ def _latex(sheet: Sheet) -> str:
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{l{'r' * len(sheet.headings)}}}",
             r"\toprule",
-            " & ".join(escape(text) for text in ("Method", *sheet.headings)) + r" \\",
+            " & ".join(escape(text) for text in (sheet.first.capitalize(), *sheet.headings)) + r" \\",
             r"\midrule",
             *(_latex_line(line) for line in sheet.lines),
             r"\bottomrule",

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from jinja2 import Environment, PackageLoader
 
 from tsv_exp.report.pictures import Picture
-from tsv_exp.report.runs import Runs
+from tsv_exp.report.runs import Problem, Runs
 from tsv_exp.report.sheets import Sheet
 
 
-def render(runs: Runs, sheets: Sequence[Sheet], pictures: Sequence[Picture]) -> str:
+def render(
+    title: str, summary: str, sheets: Sequence[Sheet], pictures: Sequence[Picture], problems: Sequence[Problem] = ()
+) -> str:
     """The page: sections with their tables and pictures, then the runs without figures and their reasons."""
     environment = Environment(loader=PackageLoader("tsv_exp.report", "."), autoescape=True)
     # pictures come in the order of a page, which is read from its top: first what spans several task sets
@@ -18,7 +20,11 @@ def render(runs: Runs, sheets: Sequence[Sheet], pictures: Sequence[Picture]) -> 
         (title, [s for s in sheets if s.section == title], [p for p in pictures if p.section == title])
         for title in titles
     ]
-    models = dict.fromkeys(cell.model for cell in runs.finished)
-    title = f"Merging results: {', '.join(models)}" if models else "Merging results"
     template = environment.get_template("page.html")
-    return template.render(title=title, summary=runs.summary, problems=runs.problems, sections=sections)
+    return template.render(title=title, summary=summary, problems=problems, sections=sections)
+
+
+def title_of(runs: Runs) -> str:
+    """What a report of these runs is called."""
+    models = dict.fromkeys(cell.model for cell in runs.finished)
+    return f"Merging results: {', '.join(models)}" if models else "Merging results"

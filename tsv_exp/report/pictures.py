@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup, escape
+from matplotlib.figure import Figure
 
 from tsv_exp.files import atomic
 from tsv_exp.report.plots import draw
@@ -43,14 +44,16 @@ class Picture:
 
 def draw_pictures(groups: Sequence[Group], out: Path, kinds: Sequence[str] = ("png", "svg")) -> list[Picture]:
     """Draw what the groups support into the folder `out`, each picture in every kind."""
-    pictures = []
     with styled():
-        for section, name, figure in draw(groups):
-            paths = tuple(out / f"{name}.{kind}" for kind in kinds)
-            figure.draw_without_rendering()
-            figure.set_layout_engine(None)  # the layout stands; each kind would compute it again
-            for kind, path in zip(kinds, paths, strict=True):
-                with atomic(path) as temporary:
-                    figure.savefig(temporary, format=kind, dpi=160, transparent=kind == "svg", metadata=UNDATED[kind])
-            pictures.append(Picture(section, figure.get_suptitle(), paths))
-    return pictures
+        return [save_picture(section, name, figure, out, kinds) for section, name, figure in draw(groups)]
+
+
+def save_picture(section: str, name: str, figure: Figure, out: Path, kinds: Sequence[str] = ("png", "svg")) -> Picture:
+    """Write one figure into the folder `out` in every kind."""
+    paths = tuple(out / f"{name}.{kind}" for kind in kinds)
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)  # the layout stands; each kind would compute it again
+    for kind, path in zip(kinds, paths, strict=True):
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format=kind, dpi=160, transparent=kind == "svg", metadata=UNDATED[kind])
+    return Picture(section, figure.get_suptitle(), paths)

@@ -35,7 +35,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table: `headings` stand over the entries, the lines' labels before them; `section` is its place in a page.
+    """A table: `headings` stand over the entries, `first` over the lines' labels; `section` is its place in a page.
 
     Where there is too little room, the last `least` columns are what counts.
     """
@@ -47,6 +47,7 @@ class Sheet:
     legend: str
     least: int
     sortable: bool = True
+    first: str = "method"
 
 
 def percent(estimate: Estimate | None) -> str:

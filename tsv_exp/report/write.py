@@ -36,7 +36,7 @@ def write_report(folders: Iterable[Path | str], out: Path | str, published: str 
             written.
     """
     # matplotlib and jinja2 take longer to import than everything above together
-    from tsv_exp.report.page import render
+    from tsv_exp.report.page import render, title_of
     from tsv_exp.report.pictures import draw_pictures
 
     out = Path(out)
@@ -52,7 +52,7 @@ def write_report(folders: Iterable[Path | str], out: Path | str, published: str 
     for name, text in texts.items():
         _write(out / name, text)
     pictures = draw_pictures(groups, out / "plots")
-    _write(out / "report.html", render(runs, sheets, pictures))
+    _write(out / "report.html", render(title_of(runs), runs.summary, sheets, pictures, runs.problems))
     drawn = (path for picture in pictures for path in picture.paths)
     return Report(runs, groups, sheets, (out / "report.html", *(out / name for name in texts), *drawn))
 

@@ -1,0 +1,148 @@
+"""The measures of all layers, and what they add up to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsv_exp.analyze.measures import LayerMeasures, measure
+from tsv_exp.config import Engine
+from tsv_exp.engine import algebra
+from tsv_exp.errors import UserError
+from tsv_exp.methods import kept_components
+from tsv_exp.task_vectors import Layer, TaskVectors, Weights
+
+SUBSETS = 2_000_000  # more are not looked at one by one
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """T tasks: their matrix layers, and the inner products (T, T) of their whole task vectors."""
+
+    tasks: tuple[str, ...]
+    layers: tuple[LayerMeasures, ...]
+    products: Tensor
+
+    @property
+    def interference(self) -> float:
+        """STI, all layers together."""
+        return sum(layer.interference for layer in self.layers)
+
+    @property
+    def strength(self) -> float:
+        """Σσ, all layers together."""
+        return sum(layer.strength for layer in self.layers)
+
+    @property
+    def relative(self) -> float:
+        """STI / Σσ."""
+        return self.interference / self.strength if self.strength else 0.0
+
+    @property
+    def kinds(self) -> dict[str, list[LayerMeasures]]:
+        """The layers by type."""
+        found: dict[str, list[LayerMeasures]] = {}
+        for layer in self.layers:
+            found.setdefault(layer.kind, []).append(layer)
+        return found
+
+    @property
+    def cosines(self) -> Tensor:
+        """(T, T): cosine similarity of the whole task vectors."""
+        norms = self.products.diagonal().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+        return self.products / norms / norms.unsqueeze(1)
+
+    @property
+    def pairs(self) -> Tensor:
+        """(T, T): STI / Σσ of every two tasks alone, all layers together."""
+        strengths = self.strengths
+        whole = strengths + strengths.unsqueeze(1)
+        return torch.where(whole > 0, self._sum("pairs") / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0)
+
+    @property
+    def strengths(self) -> Tensor:
+        """(T,): Σσ of every task, all layers together."""
+        return self._sum("strengths")
+
+    def overlap(self, side: str) -> Tensor:
+        """(T, T): the mean over layers of the overlap `left` or `right`."""
+        return torch.stack([getattr(layer, side).double().cpu() for layer in self.layers]).mean(0)
+
+    def _sum(self, name: str) -> Tensor:
+        return torch.stack([getattr(layer, name).double().cpu() for layer in self.layers]).sum(0)
+
+
+def analyze(
+    base: Weights,
+    finetuned: Mapping[str, Weights],
+    rank_fraction: float | None = None,
+    together: int | None = None,
+    *,
+    engine: Engine | None = None,
+    device: torch.device | str | None = None,
+) -> Analysis:
+    """Measure the task vectors of models of one base, a layer at a time.
+
+    Args:
+        base: the pre-trained weights.
+        finetuned: the fine-tuned weights by task.
+        rank_fraction: components kept per task as a share of min(m, n); None is floor(min(m, n) / together).
+        together: how many tasks will be merged; None is all.
+        engine: how decompositions are computed, and which 2-D layers are not matrices.
+        device: where to compute; None is where the base lies.
+
+    Raises:
+        UserError: the models don't fit the base, or they have no matrix in common.
+    """
+    engine = engine or Engine()
+    stream = TaskVectors(base, finetuned, tuple(engine.exclude), device)
+    computed, merged = algebra(engine), together or len(finetuned)
+
+    def measured(layer: Layer) -> tuple[LayerMeasures | None, Tensor]:
+        flat = layer.deltas.reshape(len(layer.deltas), -1).double()
+        found = None
+        if layer.matrix:
+            k = kept_components(layer.deltas.shape[1:], merged, rank_fraction)
+            found = measure(layer.name, layer.deltas, k, computed)
+        return found, (flat @ flat.T).cpu()
+
+    results = list(stream.watched("measuring").map(measured))
+    layers = tuple(found for found, _ in results if found is not None)
+    if not layers:
+        raise UserError("the base has no matrix to analyze (engine.exclude names 2-D parameters that are none)")
+    return Analysis(stream.tasks, layers, sum((product for _, product in results), start=torch.zeros(()).double()))
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Tasks to merge together, and the interference of their pairs relative to their Σσ."""
+
+    tasks: tuple[str, ...]
+    score: float
+
+
+def propose(analysis: Analysis, count: int) -> list[Proposal]:
+    """Every choice of `count` tasks, the least interference first.
+
+    The score is Σ over pairs of their STI / Σ over tasks of their Σσ: for two tasks exactly STI / Σσ of their merge;
+    for more it leaves out what three and more tasks do together, so that all subsets can be compared.
+
+    Raises:
+        UserError: there are not that many tasks, or too many choices.
+    """
+    total = len(analysis.tasks)
+    if not 2 <= count <= total:
+        raise UserError(f"select={count}: there are {total} tasks to choose from; give 2 to {total}")
+    if comb(total, count) > SUBSETS:
+        raise UserError(f"select={count}: that is {comb(total, count):,} choices; give a smaller pool of tasks")
+    chosen = np.array(list(combinations(range(total), count)))
+    pairs = sum(layer.pairs.double().cpu() for layer in analysis.layers)
+    among, own = torch.as_tensor(pairs).numpy(), analysis.strengths.numpy()
+    interference = sum(among[chosen[:, i], chosen[:, j]] for i, j in combinations(range(count), 2))
+    scores = interference / np.maximum(own[chosen].sum(1), np.finfo(float).tiny)
+    order = np.argsort(scores, kind="stable")
+    return [Proposal(tuple(analysis.tasks[i] for i in chosen[at]), float(scores[at])) for at in order]

@@ -1,0 +1,68 @@
+"""tsv-analyze: interference of the tasks of a model, or of any fine-tuned models of one base."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from tsv_exp.analyze.analysis import analyze, propose
+from tsv_exp.analyze.write import summary, write_analysis
+from tsv_exp.checkpoints.sources import open_weights
+from tsv_exp.config import Engine, conf_dir
+from tsv_exp.errors import UserError
+from tsv_exp.merge_files import named
+from tsv_exp.progress import console
+from tsv_exp.report.write import Report
+from tsv_exp.task_vectors import Weights
+from tsv_exp.tasks import select
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="analyze")
+def main(cfg: DictConfig) -> None:
+    """The command: exit 0 when everything was written, else one line and 1."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        report = run(cfg, folder)
+        instantiate(cfg.tracking).log_report(report, folder, "analyze")
+    except UserError as error:
+        console.print(f"tsv-analyze: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        console.print("tsv-analyze: interrupted")
+        raise SystemExit(130) from None
+
+
+def run(cfg: DictConfig, folder: Path) -> Report:
+    """Measure what the configuration names and write it into `folder`."""
+    name, base, models = weights(cfg)
+    if cfg.select is not None and not (isinstance(cfg.select, int) and 2 <= cfg.select <= len(models)):
+        raise UserError(f"select={cfg.select}: there are {len(models)} tasks to choose from; give 2 to {len(models)}")
+    engine = Engine(svd=cfg.engine.svd, exclude=list(cfg.engine.exclude))
+    analysis = analyze(base, models, cfg.rank_fraction, cfg.select, engine=engine, device=cfg.device)
+    proposals = propose(analysis, cfg.select) if cfg.select else []
+    report = write_analysis(analysis, proposals, folder, name)
+    out = Console(soft_wrap=True, highlight=False, markup=False)
+    if proposals:
+        best = proposals[0]
+        out.print(f"Least interference among {len(proposals)} choices: {', '.join(best.tasks)} ({best.score:.4g})")
+    out.print(f"{summary(analysis)}. Wrote {len(report.paths)} files to {folder}")
+    out.print(f"Look at {report.paths[0]}", style="bold")
+    return report
+
+
+def weights(cfg: DictConfig) -> tuple[str, Weights, Mapping[str, Weights]]:
+    """A name, the base and the fine-tuned weights by task, of the model or of the checkpoints given instead."""
+    given: Any = OmegaConf.to_container(cfg.models)
+    if (cfg.base is None) != (not given):
+        raise UserError("base and models belong together: base=PATH 'models=[PATH,PATH]', or neither of them")
+    if cfg.base is None:
+        model = instantiate(cfg.model)
+        return model.name, model.base(), model.finetuned(select(model.catalogue(), cfg.tasks))
+    base = open_weights(cfg.base)
+    paths = given if isinstance(given, dict) else named([str(path) for path in given])
+    return str(cfg.base), base, {str(task): open_weights(path, base) for task, path in paths.items()}

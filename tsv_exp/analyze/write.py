@@ -1,0 +1,73 @@
+"""An analysis on disk: tables, pictures and one page."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tsv_exp.analyze import plots, tables
+from tsv_exp.analyze.analysis import Analysis, Proposal
+from tsv_exp.files import atomic
+from tsv_exp.report import formats
+from tsv_exp.report.page import render
+from tsv_exp.report.pictures import save_picture
+from tsv_exp.report.runs import Runs
+from tsv_exp.report.style import styled
+from tsv_exp.report.write import Report
+
+
+def write_analysis(analysis: Analysis, proposals: Sequence[Proposal], out: Path | str, name: str) -> Report:
+    """Write analysis.html, table.md, analysis.json, four .csv files and plots/ into `out`.
+
+    Args:
+        analysis: what was measured.
+        proposals: which tasks to merge together, the best first; may be empty.
+        out: made where it is missing.
+        name: of the model, for the title.
+
+    Raises:
+        UserError: `out` cannot be written.
+    """
+    out = Path(out)
+    sheets = tables.sheets(analysis, proposals)
+    texts = {
+        "table.md": formats.markdown(sheets),
+        "layers.csv": tables.layers_csv(analysis),
+        "tasks.csv": tables.tasks_csv(analysis),
+        "spectra.csv": tables.spectra_csv(analysis),
+        "pairs.csv": tables.pairs_csv(analysis),
+        "analysis.json": json.dumps(plain(analysis, proposals), indent=1, ensure_ascii=False),
+    }
+    with styled():
+        pictures = [save_picture(tables.SECTION, key, fig, out / "plots") for key, fig in plots.draw(analysis)]
+    texts["analysis.html"] = render(f"Interference: {name}", summary(analysis), sheets, pictures)
+    for file, text in texts.items():
+        with atomic(out / file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    drawn = (path for picture in pictures for path in picture.paths)
+    paths = (out / "analysis.html", *(out / file for file in texts if file != "analysis.html"), *drawn)
+    return Report(Runs((), (), ()), (), tuple(sheets), paths)
+
+
+def summary(analysis: Analysis) -> str:
+    """One line: what was measured, and the total."""
+    return (
+        f"{len(analysis.tasks)} tasks ({', '.join(analysis.tasks)}), {len(analysis.layers)} matrices; "
+        f"STI {analysis.interference:.4g}, relative to Σσ {analysis.relative:.4g}"
+    )
+
+
+def plain(analysis: Analysis, proposals: Sequence[Proposal] = ()) -> dict[str, Any]:
+    """The totals, in plain containers."""
+    return {
+        "tasks": list(analysis.tasks),
+        "interference": analysis.interference,
+        "strength": analysis.strength,
+        "relative": analysis.relative,
+        "layers": {layer.name: layer.interference for layer in analysis.layers},
+        "cosines": analysis.cosines.tolist(),
+        "overlap_left": analysis.overlap("left").tolist(),
+        "overlap_right": analysis.overlap("right").tolist(),
+        "pairs": analysis.pairs.tolist(),
+        "selected": list(proposals[0].tasks) if proposals else None,
+    }
