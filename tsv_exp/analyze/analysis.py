@@ -43,10 +43,15 @@ class Analysis:
         return self.interference / self.strength if self.strength else 0.0
 
     @property
+    def changed(self) -> tuple[LayerMeasures, ...]:
+        """The layers that fine-tuning changed, the only ones to take means of; all of them where it changed none."""
+        return tuple(layer for layer in self.layers if layer.spectra.any()) or self.layers
+
+    @property
     def kinds(self) -> dict[str, list[LayerMeasures]]:
-        """The layers by type."""
+        """The changed layers by type."""
         found: dict[str, list[LayerMeasures]] = {}
-        for layer in self.layers:
+        for layer in self.changed:
             found.setdefault(layer.kind, []).append(layer)
         return found
 
@@ -69,8 +74,8 @@ class Analysis:
         return self._sum("strengths")
 
     def overlap(self, side: str) -> Tensor:
-        """(T, T): the mean over layers of the overlap `left` or `right`."""
-        return torch.stack([getattr(layer, side).double().cpu() for layer in self.layers]).mean(0)
+        """(T, T): the mean over the changed layers of the overlap `left` or `right`."""
+        return torch.stack([getattr(layer, side).double().cpu() for layer in self.changed]).mean(0)
 
     def _sum(self, name: str) -> Tensor:
         return torch.stack([getattr(layer, name).double().cpu() for layer in self.layers]).sum(0)

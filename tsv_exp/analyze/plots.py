@@ -20,14 +20,15 @@ def draw(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
     """File name and figure of every picture."""
     yield "interference-by-layer", by_layer(analysis)
     yield "layers-by-tasks", layers_by_tasks(analysis)
-    yield "spectra", spectra(analysis)
+    if any(layer.spectra.any() for layer in analysis.layers):
+        yield "spectra", spectra(analysis)
     if len(analysis.tasks) > 1:
         yield "pairs", pairs(analysis)
 
 
 def by_layer(analysis: Analysis) -> Figure:
     """Bars: STI of every layer, absolute and relative to its Σσ, coloured by layer type."""
-    layers, kinds = analysis.layers, list(analysis.kinds)
+    layers, kinds = analysis.changed, list(analysis.kinds)
     fig = figure(10, 1.9 + 0.24 * len(layers))
     left, right = fig.subplots(1, 2, sharey=True)
     colours = [PALETTE[kinds.index(layer.kind) % len(PALETTE)] for layer in layers]
@@ -47,11 +48,11 @@ def by_layer(analysis: Analysis) -> Figure:
 
 def layers_by_tasks(analysis: Analysis) -> Figure:
     """Heatmaps of layers by tasks: energy kept at k, and stable rank."""
-    layers, tasks = analysis.layers, analysis.tasks
+    layers, tasks = analysis.changed, analysis.tasks
     fig = figure(3.4 + 0.75 * len(tasks), 1.9 + 0.26 * len(layers))
     left, right = fig.subplots(1, 2, sharey=True)
-    _heat(left, torch.stack([layer.energy for layer in layers]), "energy in the top k (%)", "viridis", scale=100)
-    _heat(right, torch.stack([layer.stable_rank for layer in layers]), "stable rank", "magma")
+    _heat(left, torch.stack([layer.energy for layer in layers]), "energy in the top k (share)", "viridis", ".2f")
+    _heat(right, torch.stack([layer.stable_rank for layer in layers]), "stable rank", "magma", ".2g")
     left.set_yticks(range(len(layers)), [f"{layer.name}  (k = {layer.k})" for layer in layers], fontsize=8)
     for axes in (left, right):
         axes.set_xticks(range(len(tasks)), tasks, rotation=90)
@@ -99,22 +100,22 @@ def pairs(analysis: Analysis) -> Figure:
     fig = figure(2 * side + 1.4, 2 * side + 0.4)
     panels = fig.subplots(2, 2, sharex=True, sharey=True)
     matrices = (
-        ("overlap of left singular vectors", analysis.overlap("left"), "viridis"),
-        ("overlap of right singular vectors", analysis.overlap("right"), "viridis"),
-        ("cosine similarity of task vectors", analysis.cosines, "cividis"),
-        ("STI / Σσ of the two alone", analysis.pairs, "magma"),
+        ("overlap of left singular vectors", analysis.overlap("left"), "viridis", ".2f"),
+        ("overlap of right singular vectors", analysis.overlap("right"), "viridis", ".2f"),
+        ("cosine similarity of task vectors", analysis.cosines, "cividis", ".2f"),
+        ("STI / Σσ of the two alone", analysis.pairs, "magma", ".3g"),
     )
-    for axes, (title, matrix, colours) in zip(panels.flat, matrices, strict=True):
-        _heat(axes, matrix.clone().fill_diagonal_(torch.nan), title, colours)
+    for axes, (title, matrix, colours, digits) in zip(panels.flat, matrices, strict=True):
+        _heat(axes, matrix.clone().fill_diagonal_(torch.nan), title, colours, digits)
         axes.set_xticks(range(len(tasks)), tasks, rotation=90)
         axes.set_yticks(range(len(tasks)), tasks)
     entitle(fig, "Pairs of tasks, mean over layers")
     return fig
 
 
-def _heat(axes: Axes, values: Tensor, title: str, colours: str, scale: float = 1.0) -> None:
+def _heat(axes: Axes, values: Tensor, title: str, colours: str, digits: str) -> None:
     """A heatmap with its figures written into it where there is room."""
-    shown = values.double().cpu().mul(scale)
+    shown = values.double().cpu()
     image = axes.imshow(shown.tolist(), aspect="auto", cmap=colours)
     axes.set_title(title, fontsize=9)
     axes.tick_params(length=0)
@@ -124,5 +125,5 @@ def _heat(axes: Axes, values: Tensor, title: str, colours: str, scale: float = 1
                 if value == value:
                     red, green, blue, _ = image.cmap(image.norm(value))
                     ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
-                    axes.text(x, y, f"{value:.2g}", ha="center", va="center", fontsize=6.5, color=ink)
+                    axes.text(x, y, f"{value:{digits}}", ha="center", va="center", fontsize=6.5, color=ink)
     axes.figure.colorbar(image, ax=axes, shrink=0.8)

@@ -17,7 +17,7 @@ LEGEND = (
     "STI: Singular Task Interference of the tasks' top k singular components (arXiv 2412.00081), summed over layers; "
     "Σσ: their singular values; energy at k: share of ‖Δ‖² in them; stable rank: ‖Δ‖² / σ_1²; overlap: "
     "‖U_iᵀU_j‖² / k, the mean over pairs of tasks; by chance: what random subspaces would have. "
-    "All but the sums are means over layers and tasks."
+    "All but the sums are means over layers and tasks. Matrices that no task changed are left out."
 )
 PAIRS = (
     "Cosine similarity of the whole task vectors; overlap of the spans of their top singular vectors, mean over "
@@ -27,9 +27,9 @@ PAIRS = (
 
 def sheets(analysis: Analysis, proposals: Sequence[Proposal] = ()) -> list[Sheet]:
     """By layer type, by layer, by pair of tasks, and the proposed selection."""
-    total = _line("all layers", analysis.layers)
+    total = _line("all layers", analysis.changed)
     kinds = [_line(kind, layers) for kind, layers in analysis.kinds.items()]
-    layers = [_line(layer.name, [layer]) for layer in analysis.layers]
+    layers = [_line(layer.name, [layer]) for layer in analysis.changed]
     headings = ("k", *(heading for heading, _ in COLUMNS))
     found = [
         Sheet(SECTION, "By layer type", headings, (*kinds, total), LEGEND, len(headings), first="layers"),

@@ -1,0 +1,123 @@
+"""The command on checkpoint files: what it writes, and what it says when it cannot."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from models import zoo
+from safetensors.torch import save_file
+
+from tsv_exp.analyze import plots, tables
+from tsv_exp.analyze.analysis import analyze, propose
+from tsv_exp.analyze.write import write_analysis
+from tsv_exp.report.style import styled
+
+COMMAND = [sys.executable, "-c", "from tsv_exp.analyze import main; main()"]
+
+
+def command(*words):
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def files(tmp_path):
+    base, finetuned = zoo(3, torch.float32)
+    for name, model in {"base": base, **finetuned}.items():
+        save_file(model, tmp_path / f"{name}.safetensors")
+    return tmp_path
+
+
+def test_any_checkpoints(files):
+    models = ",".join(str(files / f"task{i}.safetensors") for i in range(3))
+    done = command(f"base={files}/base.safetensors", f"models=[{models}]", "select=2", f"paths.outputs={files}/out")
+    assert done.returncode == 0, done.stderr
+    assert "Least interference among 3 choices: task" in done.stdout
+    (folder,) = (files / "out" / "analyze").iterdir()
+    found = json.loads((folder / "analysis.json").read_text())
+    base, finetuned = zoo(3, torch.float32)
+    expected = analyze(base, finetuned, together=2)
+    assert found["tasks"] == ["task0", "task1", "task2"]
+    assert found["interference"] == pytest.approx(expected.interference, rel=1e-3)
+    assert tuple(found["selected"]) == propose(expected, 2)[0].tasks
+    assert "<svg" in (folder / "analysis.html").read_text()
+    assert {path.name for path in (folder / "plots").iterdir()} == {
+        f"{name}.{kind}"
+        for name in ("interference-by-layer", "layers-by-tasks", "spectra", "pairs")
+        for kind in ("png", "svg")
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["base=nowhere.safetensors", "models=[a.pt]"], "nowhere.safetensors"),
+        (["models=[a.pt]"], "base and models belong together"),
+    ],
+)
+def test_one_clear_line_where_it_cannot(words, message, tmp_path):
+    done = command(*words, f"paths.outputs={tmp_path}")
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("tsv-analyze: ")
+    assert message in line
+
+
+def rows_of(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_tables_hold_the_measures(tmp_path):
+    base, finetuned = zoo(3)
+    analysis = analyze(base, finetuned)
+    report = write_analysis(analysis, [], tmp_path, "zoo")
+    rows = rows_of(tmp_path / "layers.csv")
+    assert {row["layer"]: float(row["STI"]) for row in rows} == pytest.approx(
+        {layer.name: layer.interference for layer in analysis.layers}
+    )
+    spectra = rows_of(tmp_path / "spectra.csv")
+    assert len(spectra) == sum(layer.spectra.numel() for layer in analysis.layers)
+    tasks = rows_of(tmp_path / "tasks.csv")
+    assert len(tasks) == 3 * len(analysis.layers)
+    pairs = rows_of(tmp_path / "pairs.csv")
+    assert [(row["task"], row["other task"]) for row in pairs] == [
+        ("task0", "task1"), ("task0", "task2"), ("task1", "task2")
+    ]  # fmt: skip
+    assert float(pairs[1]["cosine"]) == pytest.approx(float(analysis.cosines[0, 2]))
+    totals = {sheet.title: sheet.lines[-1].entries[1].value for sheet in report.sheets if "layer" in sheet.title}
+    assert list(totals.values()) == pytest.approx([analysis.interference] * 2)
+    assert all(path.is_file() for path in report.paths)
+    assert "| layers | k | STI |" in (tmp_path / "table.md").read_text()
+
+
+def test_layers_are_of_one_type_where_only_the_block_differs():
+    base, finetuned = zoo(2)
+    for model in (base, *finetuned.values()):
+        for block in range(12):
+            model[f"blocks.{block}.fc1.weight"] = model["tall.weight"].clone()
+    kinds = analyze(base, finetuned).kinds
+    assert len(kinds["blocks.*.fc1.weight"]) == 12
+
+
+def test_pictures_show_the_measures():
+    base, finetuned = zoo(3)
+    analysis = analyze(base, finetuned)
+    with styled():
+        figures = dict(plots.draw(analysis))
+    bars = figures["interference-by-layer"].axes[0].patches
+    assert [bar.get_width() for bar in bars] == pytest.approx([layer.interference for layer in analysis.changed])
+    heat = figures["pairs"].axes[0].images[0].get_array()
+    assert float(heat[0, 1]) == pytest.approx(float(analysis.overlap("left")[0, 1]))
+    line = figures["spectra"].axes[0].lines[0]
+    first = next(iter(analysis.kinds.values()))[0].spectra[0]
+    assert line.get_ydata() == pytest.approx((first / first[0]).tolist())
+
+
+def test_one_task_and_one_that_changed_nothing_can_be_drawn(tmp_path):
+    base, finetuned = zoo(1)
+    write_analysis(analyze(base, finetuned), [], tmp_path / "one", "one")
+    report = write_analysis(analyze(base, {"still": base}), [], tmp_path / "none", "none")
+    assert not any("spectra.png" in path.name for path in report.paths)
+    assert tables.sheets(analyze(base, finetuned))[0].lines
