@@ -27,6 +27,9 @@ _PASSES = 4  # Rayleigh-Ritz steps before giving up
 _ANGLE = 1e-5  # root mean square angle (radians) between found and true singular vectors, estimated from residuals
 _RESIDUAL = 6 * _EPS  # relative to σ_1: what a backward stable float32 decomposition leaves
 _BULK = 3e-3  # first angle above which Krylov spaces do not pay: no decay near the cut, or too steep for float32
+_LARGE = 256  # columns from which the float32 Gram matrix of a flat spectrum is as good as it needs to be
+_WELL_CONDITIONED = 1e-2  # ratio of the eigenvalues of a Gram matrix above which float32 keeps its inverse root
+_SAFE = 1e-9  # magnitudes between this and its inverse can be squared in float32 without scaling
 _ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes
 _GAP = 1.01  # how far above the last kept eigenvalue a missed one would be noticed
 
@@ -84,7 +87,7 @@ class Certified:
 
 
 class _Ritz(NamedTuple):
-    """Approximate singular components (b, ·, l) of matrices; λ = s² in float64, the residual xᵀu − s v of every one."""
+    """Approximate singular components (b, ·, l) of matrices; s in float64; the residual xᵀu − s v of the first k."""
 
     u: Tensor
     s: Tensor
@@ -95,19 +98,29 @@ class _Ritz(NamedTuple):
 
 def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     """The top k components of matrices (b, m, n), m ≥ n, none of them zero, and which of the b are certified."""
-    scale = matrices.flatten(1).abs().amax(1)[:, None, None]
-    x = matrices / scale
+    scale = torch.linalg.vector_norm(matrices, torch.inf, dim=(-2, -1), keepdim=True)
+    if bool(((scale > _SAFE) & (scale < 1 / _SAFE)).all()):
+        scale, x = torch.ones_like(scale), matrices
+    else:
+        x = matrices / scale
     gram_matrix = gram(x)
-    n, width = x.shape[-1], min(x.shape[-1], k + k // 4 + _BLOCK)
+    n, width = x.shape[-1], min(x.shape[-1], k + k // 2 + _BLOCK)
     dimension = 7 * k // 2 + 3 * _BLOCK
-    ritz = _ritz(x, _krylov(gram_matrix, width, dimension)) if dimension < 3 * n // 4 else None
+    ritz = None
+    if n >= _LARGE and _is_flat(gram_matrix):
+        basis = _top_eigenvectors(gram_matrix, width)
+        ritz = _ritz(x, basis[..., : k + _BLOCK], k)
+    elif dimension < 3 * n // 4:
+        basis = _krylov(gram_matrix, width, dimension)
+        ritz = _ritz(x, basis[..., : k + _BLOCK], k)
     if ritz is None or float(_angles(ritz, k).max()) > _BULK:
-        ritz = _ritz(x, torch.linalg.eigh(gram(x.double())).eigenvectors.flip(-1)[..., :width].float())
+        basis = _top_eigenvectors(gram(x.double()), width).float()
+        ritz = _ritz(x, basis[..., : k + _BLOCK], k)
     for _ in range(_PASSES - 1):
         if bool(_accurate(ritz, k).all()):
             break
-        image = ritz.residual + ritz.v * ritz.s.float().unsqueeze(-2)  # = xᵀu: half a subspace iteration is done
-        ritz = _ritz(x, torch.linalg.qr(image).Q)
+        basis = torch.linalg.qr(x.mT @ (x @ basis)).Q  # a step of subspace iteration; its extra width speeds it up
+        ritz = _ritz(x, basis, k)
     u, v, keep = ritz.u[..., :k], ritz.v[..., :k], ritz.keep[:, :k]
     factors = LowRank(u * keep.unsqueeze(-2), ritz.s[:, :k].float() * keep, (v * keep.unsqueeze(-2)).mT)
     good = _accurate(ritz, k) & _orthonormal(factors) & _complete(x, gram_matrix, factors)
@@ -123,6 +136,16 @@ def gram(x: Tensor, block: int = 256) -> Tensor:
         product[..., i : i + block, i:] = row
         product[..., i:, i : i + block] = row.mT
     return product
+
+
+def _is_flat(g: Tensor) -> bool:
+    """Whether most eigenvalues of symmetric matrices (b, n, n) are of one size, as of noise: tr(G)² > n/6 · ‖G‖²."""
+    trace = g.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return bool((trace.square() > g.shape[-1] / 6 * g.square().sum((-2, -1))).all())
+
+
+def _top_eigenvectors(g: Tensor, width: int) -> Tensor:
+    return torch.linalg.eigh(g).eigenvectors.flip(-1)[..., :width]
 
 
 def _krylov(g: Tensor, width: int, dimension: int) -> Tensor:
@@ -142,7 +165,7 @@ def _krylov(g: Tensor, width: int, dimension: int) -> Tensor:
     return basis @ vectors.flip(-1)[..., :width]
 
 
-def _ritz(x: Tensor, basis: Tensor) -> _Ritz:
+def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
     """Rayleigh-Ritz: the singular components of x restricted to an orthonormal basis (b, n, l), squared in float64."""
     image = (x @ basis).double()
     values, rotation = torch.linalg.eigh(image.mT @ image)
@@ -150,12 +173,13 @@ def _ritz(x: Tensor, basis: Tensor) -> _Ritz:
     keep = s > max(x.shape[-2:]) * _EPS * s[:, :1]
     u = ((image @ rotation) / torch.where(keep, s, 1).unsqueeze(-2)).float()
     v = basis @ rotation.float()
-    return _Ritz(u, s, v, x.mT @ u - v * s.float().unsqueeze(-2), keep)
+    residual = x.mT @ u[..., :k] - v[..., :k] * s[:, :k].float().unsqueeze(-2)
+    return _Ritz(u, s, v, residual, keep)
 
 
 def _residuals(ritz: _Ritz, k: int) -> Tensor:
     """Norms (b, k) of the residuals of the kept components, relative to σ_1."""
-    return ritz.residual[..., :k].norm(dim=-2).double() * ritz.keep[:, :k] / ritz.s[:, :1]
+    return ritz.residual.norm(dim=-2).double() * ritz.keep[:, :k] / ritz.s[:, :1]
 
 
 def _angles(ritz: _Ritz, k: int) -> Tensor:
@@ -197,11 +221,15 @@ def _complete(x: Tensor, gram_matrix: Tensor, factors: LowRank) -> Tensor:
 
 def gram_polar(x: Tensor) -> tuple[Tensor, bool]:
     """polar(x) = x (xᵀx)^(−1/2) of a matrix (m, n), m ≥ n, without null directions, and whether it is certified."""
-    values, vectors = torch.linalg.eigh(gram(x.double()))
+    values = torch.zeros(1)
+    if x.shape[0] >= 2 * x.shape[1]:  # random columns that many rows apart are nearly orthogonal: float32 suffices
+        values, vectors = torch.linalg.eigh(gram(x))
+    if not values[0] > _WELL_CONDITIONED * values[-1]:
+        values, vectors = torch.linalg.eigh(gram(x.double()))
     keep = values > (max(x.shape) * _EPS) ** 2 * values[-1]
     inverse_root = (vectors * torch.where(keep, values, torch.inf).rsqrt()) @ vectors.mT
     factor = x @ inverse_root.float()
     probe = torch.randn(x.shape[1], _BLOCK, generator=torch.Generator().manual_seed(0)).to(x)
-    kept = (vectors[:, keep] @ (vectors[:, keep].mT @ probe.double())).float()
+    kept = (vectors[:, keep] @ (vectors[:, keep].mT @ probe.to(vectors))).float()
     error = (factor.mT @ (factor @ probe) - kept).norm() / probe.norm()
     return factor, bool(error < _ORTHOGONAL)

@@ -1,0 +1,122 @@
+"""Time and peak anonymous memory (mapped pages of files not counted) of tsv-merge on synthetic checkpoints.
+
+    OMP_NUM_THREADS=2 python benchmarks/merge_memory.py --model vit --tasks 8 --methods tsv_m ties --out memory.json
+    OMP_NUM_THREADS=2 python benchmarks/merge_memory.py --model llama --tasks 4 --methods "tsv_m rank_fraction=0.0625"
+
+`vit` is the ViT-B-32 image encoder in float32 (88 M parameters), `llama` a language model of 1.2 B in bfloat16; the
+fine-tuned models differ by noise plus matrices of decaying spectrum. They are written to a temporary folder.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tsv_exp.checkpoints.writer import save
+
+VIT = {
+    "conv1.weight": (768, 3, 32, 32),
+    "positional_embedding": (50, 768),
+    "proj": (768, 512),
+    "ln_post.weight": (768,),
+}
+for i in range(12):
+    VIT |= {
+        f"blocks.{i}.attn.in_proj_weight": (2304, 768), f"blocks.{i}.attn.in_proj_bias": (2304,),
+        f"blocks.{i}.attn.out_proj.weight": (768, 768), f"blocks.{i}.attn.out_proj.bias": (768,),
+        f"blocks.{i}.mlp.c_fc.weight": (3072, 768), f"blocks.{i}.mlp.c_fc.bias": (3072,),
+        f"blocks.{i}.mlp.c_proj.weight": (768, 3072), f"blocks.{i}.mlp.c_proj.bias": (768,),
+        f"blocks.{i}.ln_1.weight": (768,), f"blocks.{i}.ln_2.weight": (768,),
+    }  # fmt: skip
+
+
+def llama(blocks: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a language model with `blocks` layers of width 2048."""
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (32000, 2048), "model.norm.weight": (2048,)}
+    for i in range(blocks):
+        linear = {"self_attn.q_proj": (2048, 2048), "self_attn.k_proj": (512, 2048), "self_attn.v_proj": (512, 2048)}
+        linear |= {"self_attn.o_proj": (2048, 2048), "mlp.gate_proj": (8192, 2048), "mlp.up_proj": (8192, 2048)}
+        linear |= {"mlp.down_proj": (2048, 8192)}
+        shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in linear.items()}
+        shapes[f"model.layers.{i}.input_layernorm.weight"] = (2048,)
+    return shapes
+
+
+def models(folder: Path, shapes: dict[str, tuple[int, ...]], tasks: int, dtype: torch.dtype) -> list[Path]:
+    """A base and `tasks` fine-tuned models as files; the base comes first."""
+    g = torch.Generator().manual_seed(0)
+
+    def delta(shape: tuple[int, ...]) -> Tensor:
+        noise = torch.randn(shape, generator=g).mul_(2e-5)
+        if len(shape) < 2:
+            return noise
+        r = 64
+        flat = (shape[0], noise[0].numel())
+        left, right = (torch.randn(size, r, generator=g) / size**0.5 for size in flat)
+        return noise + ((left * (0.3 * torch.arange(1, r + 1) ** -0.75)) @ right.mT).view(shape)
+
+    base = {name: (torch.randn(shape, generator=g) * 0.02).to(dtype) for name, shape in shapes.items()}
+    paths = [folder / f"{name}.safetensors" for name in ("base", *(f"task{t}" for t in range(tasks)))]
+    save(paths[0], base)
+    for path in paths[1:]:
+        save(path, {name: (weight + delta(tuple(weight.shape)).to(dtype)) for name, weight in base.items()})
+    return paths
+
+
+def measured(command: list[str]) -> dict[str, float]:
+    """Seconds, and the largest anonymous memory in MB, sampled every 10 ms."""
+    start, peak = time.perf_counter(), 0
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            peak = max(peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")), 0)
+        except (FileNotFoundError, ProcessLookupError):
+            break
+        time.sleep(0.01)
+    if process.wait():
+        raise SystemExit(process.stderr.read().decode() if process.stderr else process.returncode)
+    return {"seconds": time.perf_counter() - start, "peak_anonymous_mb": peak / 1024}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["vit", "llama"], default="vit")
+    parser.add_argument("--blocks", type=int, default=20, help="of the language model: 20 are 1.2 B parameters")
+    parser.add_argument("--tasks", type=int, nargs="+", default=[8])
+    parser.add_argument(
+        "--methods", nargs="+", default=["tsv_m", "ties"], help='each with its options: "ties density=0.1"'
+    )
+    parser.add_argument("--shard-mb", type=int, default=256)
+    parser.add_argument("--folder", type=Path, help="where the models are written; default: a temporary folder")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    shapes, dtype = (VIT, torch.float32) if args.model == "vit" else (llama(args.blocks), torch.bfloat16)
+    results = []
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        folder = Path(name)
+        paths = models(folder, shapes, max(args.tasks), dtype)
+        for tasks in args.tasks:
+            for number, method in enumerate(args.methods):
+                words = [f"base={paths[0]}", f"models=[{','.join(map(str, paths[1 : tasks + 1]))}]"]
+                words += [f"out={folder / f'out{tasks}-{number}'}", f"shard_mb={args.shard_mb}"]
+                options = method.split()
+                command = [sys.executable, "-m", "tsv_exp.merge_files", *words, f"method={options[0]}", *options[1:]]
+                result = {"model": args.model, "parameters": sum(torch.Size(s).numel() for s in shapes.values())}
+                result |= {"tasks": tasks, "method": method, **measured(command)}
+                result |= {"threads": int(os.environ.get("OMP_NUM_THREADS", 0)), "torch": torch.__version__}
+                print(json.dumps(result), flush=True)
+                results.append(result)
+    if args.out:
+        args.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
