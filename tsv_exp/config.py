@@ -14,9 +14,14 @@ def conf_dir() -> Path:
 
 @dataclass
 class Engine:
-    """How layers are merged: `svd` auto (fast, certified, falls back by itself) or exact; `exclude` names non-matrix 2-D layers."""
+    """How layers are merged.
+
+    `svd` auto (fast, certified, falls back by itself) or exact; `cache` off, or where singular factors are kept for the
+    next merge of the same weights: memory (of this process) or disk; `exclude` names 2-D layers that are no matrices.
+    """
 
     svd: str = "auto"
+    cache: str = "off"
     exclude: list[str] = field(default_factory=lambda: ["*text_projection*"])
 
 

@@ -1,15 +1,18 @@
 """Merging: stream the layers of task vectors through a method, and add the result to the base."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tsv_exp import layers, linalg
+from tsv_exp import files, layers, linalg
 from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
+from tsv_exp.factors import Cached, Store
 from tsv_exp.fast import Certified
 from tsv_exp.layers import Representation
 from tsv_exp.method import Method
@@ -122,11 +125,32 @@ def algebra(engine: Engine) -> linalg.Algebra:
     """The decompositions that `engine.svd` names.
 
     Raises:
-        UserError: it names none.
+        UserError: it names none, or `engine.cache` no place.
     """
     if engine.svd not in ALGEBRAS:
         raise UserError(f"engine.svd={engine.svd}: choose from: {', '.join(ALGEBRAS)}")
-    return ALGEBRAS[engine.svd]()
+    if engine.cache not in PLACES:
+        raise UserError(f"engine.cache={engine.cache}: choose from: {', '.join(PLACES)}")
+    computed, store = ALGEBRAS[engine.svd](), PLACES[engine.cache]()
+    return computed if store is None else Cached(computed, engine.svd, store)
+
+
+@cache
+def _memory() -> Store:
+    """What this process keeps."""
+    return Store()
+
+
+def _disk() -> Store:
+    return _on_disk(files.cache_dir() / "factors")
+
+
+@cache
+def _on_disk(folder: Path) -> Store:
+    return Store(folder)
+
+
+PLACES: dict[str, Callable[[], Store | None]] = {"off": lambda: None, "memory": _memory, "disk": _disk}
 
 
 def apply(base: Weights, merged: Merged, alpha: float = 1.0, task: str | None = None) -> dict[str, Tensor]:
