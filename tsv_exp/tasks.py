@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -21,11 +21,19 @@ class Task:
     source: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Indexed(Protocol):
+    """Images (N, 3, H, W) that are read or decoded when they are asked for."""
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        """The images of a slice, or of row numbers, uint8 (B, 3, H, W)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 (N, 3, H, W), in memory or memory-mapped, and labels int64 (N,)."""
+    """Images uint8 (N, 3, H, W), in memory, memory-mapped or made on demand, and labels int64 (N,)."""
 
-    images: Tensor
+    images: Tensor | Indexed
     labels: Tensor
 
     def __len__(self) -> int:

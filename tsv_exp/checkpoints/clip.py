@@ -76,8 +76,8 @@ class Renamed(Mapping[str, Tensor]):
 def clip_weights(source: Reader, where: str, base: Mapping[str, Tensor] | None = None) -> Renamed:
     """Weights of a CLIP or of its image encoder under open_clip's names (`visual.conv1.weight`, …).
 
-    Understands transformers' CLIPModel and CLIPVisionModel (with or without the prefix `vision_model.`), open_clip's own
-    names, also behind `model.`, and the image encoder alone (`conv1.weight`, …).
+    Understands transformers' CLIPModel and CLIPVisionModel (with or without the prefix `vision_model.`), open_clip's
+    own names, also behind `model.`, and the image encoder alone (`conv1.weight`, …).
 
     Args:
         source: the checkpoint.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tsv_exp import hub
 from tsv_exp.checkpoints.lora import Adapter
 from tsv_exp.checkpoints.readers import Reader, read
 from tsv_exp.errors import UserError
@@ -41,14 +42,10 @@ def locate(source: str | Path) -> Path:
     if not match or path.suffix:
         raise UserError(f"{source}: there is no such file or folder, and it is not a hub id such as owner/name")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repo, revision = match["repo"], match["revision"]
-    try:
+    with hub.failures(f"model {source}"):
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(CONFIGURATION)))
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*CONFIGURATION, "*.bin"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{source}: no such path, and the hub says: {reason}") from error
     return folder

@@ -1,0 +1,64 @@
+"""Failures of the Hugging Face hub and of the disk under a download, as one clear line."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tsv_exp.errors import UserError
+
+KEPT = "what was downloaded is kept"
+
+
+@contextmanager
+def failures(what: str) -> Iterator[None]:
+    """Turn failures of downloading `what` ("model openai/clip") into UserErrors; others go on as they are."""
+    import httpx
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        causes = list(_chain(error))
+        broken = (LocalEntryNotFoundError, ConnectionError, TimeoutError, httpx.TransportError)
+        if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
+            message = f"the disk is full; free space or set HF_HOME to another disk ({KEPT})"
+        elif any(isinstance(cause, GatedRepoError) for cause in causes):
+            message = f"gated: accept its terms at {ENDPOINT} and log in (hf auth login, or HF_TOKEN)"
+        elif any(isinstance(cause, RepositoryNotFoundError | HFValidationError) for cause in causes):
+            message = (
+                f"{ENDPOINT} has no such repository, or it is private; check the name, log in, or give a local copy"
+            )
+        elif any(isinstance(cause, RevisionNotFoundError) for cause in causes):
+            message = "there is no such revision; check the name behind @"
+        elif answers := [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]:
+            message = f"{ENDPOINT} answered {answers[0]}; try again later ({KEPT})"
+        elif any(isinstance(cause, broken) for cause in causes):
+            message = (
+                f"{ENDPOINT} cannot be reached or broke off, and there is no full local copy; "
+                f"try again ({KEPT}), or give a local copy"
+            )
+        else:
+            raise
+        raise UserError(f"{what}: {message}") from error
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An exception with all that caused it."""
+    found: list[BaseException] = []
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop(0)
+        if current is not None and current not in found:
+            found.append(current)
+            queue += [current.__cause__, current.__context__]
+    return found
