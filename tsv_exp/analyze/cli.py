@@ -42,7 +42,7 @@ def run(cfg: DictConfig, folder: Path) -> Report:
     name, base, models = weights(cfg)
     if cfg.select is not None and not (isinstance(cfg.select, int) and 2 <= cfg.select <= len(models)):
         raise UserError(f"select={cfg.select}: there are {len(models)} tasks to choose from; give 2 to {len(models)}")
-    engine = Engine(svd=cfg.engine.svd, exclude=list(cfg.engine.exclude))
+    engine = Engine(svd=cfg.engine.svd, cache=cfg.engine.cache, exclude=list(cfg.engine.exclude))
     analysis = analyze(base, models, cfg.rank_fraction, cfg.select, engine=engine, device=cfg.device)
     proposals = propose(analysis, cfg.select) if cfg.select else []
     report = write_analysis(analysis, proposals, folder, name)
