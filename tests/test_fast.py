@@ -95,6 +95,14 @@ def test_the_same_on_every_run_and_with_any_number_of_tasks_at_once():
     assert all(torch.equal(a[2], b[0]) for a, b in zip(together, alone, strict=True))
 
 
+def test_a_batch_as_a_graphics_card_takes_it_is_as_accurate():
+    x = deltas(SPECTRA["real"])
+    found, good = fast.leading(x, 12)
+    assert good.all()
+    expected = linalg.truncated_svd(x.double(), 12)
+    assert (found.dense() - expected.dense()).norm() < 1e-5 * expected.dense().norm()
+
+
 def test_float64_is_exact():
     x = deltas(SPECTRA["slow"]).double()
     assert torch.equal(fast.Certified().truncated_svd(x, 8).u, linalg.truncated_svd(x, 8).u)

@@ -1,5 +1,6 @@
 """Merging: stream the layers of task vectors through a method, and add the result to the base."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from tsv_exp.fast import Certified
 from tsv_exp.layers import Representation
 from tsv_exp.method import Method
 from tsv_exp.task_vectors import TaskVectors, Weights
+
+log = logging.getLogger(__name__)
 
 ALGEBRAS: dict[str, type[linalg.Algebra]] = {"auto": Certified, "exact": linalg.Exact}
 
@@ -109,12 +112,15 @@ def merge(
     engine = engine or Engine()
     chosen = (method if isinstance(method, Method) else Method.load(method)).with_params(**params)
     stream = TaskVectors(base, finetuned, tuple(engine.exclude), device)
-    function = chosen.bind(stream, algebra(engine))
+    decompositions = algebra(engine)
+    function = chosen.bind(stream, decompositions)
     merged = stream.watched(f"merging {chosen.name}").map(lambda layer: (layer.name, function(layer)))
+    held = {name: layers.moved(layer, base[name].device) for name, layer in merged}
+    report(decompositions)
     return Merged(
         method=chosen,
         tasks=stream.tasks,
-        layers={name: layers.moved(layer, base[name].device) for name, layer in merged},
+        layers=held,
         shapes={name: base[name].shape for name in stream.names},
         itemsizes={name: base[name].element_size() for name in stream.names},
         base_bytes=sum(weight.numel() * weight.element_size() for weight in base.values()),
@@ -133,6 +139,13 @@ def algebra(engine: Engine) -> linalg.Algebra:
         raise UserError(f"engine.cache={engine.cache}: choose from: {', '.join(PLACES)}")
     computed, store = ALGEBRAS[engine.svd](), PLACES[engine.cache]()
     return computed if store is None else Cached(computed, engine.svd, store)
+
+
+def report(used: linalg.Algebra) -> None:
+    """Log how many decompositions could not be certified and were computed exactly."""
+    counted = used.algebra if isinstance(used, Cached) else used
+    if isinstance(counted, Certified) and counted.fallbacks:
+        log.info("%d of %d decompositions were computed exactly", counted.fallbacks, counted.total)
 
 
 @cache

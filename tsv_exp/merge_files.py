@@ -32,7 +32,7 @@ from tsv_exp import files, layers
 from tsv_exp.checkpoints import store, writer
 from tsv_exp.checkpoints.sources import locate, open_weights
 from tsv_exp.config import Engine
-from tsv_exp.engine import algebra
+from tsv_exp.engine import algebra, report
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
 from tsv_exp.method import Method
@@ -129,7 +129,8 @@ def run(options: Options) -> None:
     settings = [options.task, options.dtype, options.shard_mb, engine.svd, engine.exclude]
     recipe = files.digest(method.name, dict(method.params), alpha, settings, inputs)
     with _ranks() as (rank, world, wait):
-        function = method.bind(stream, algebra(engine))
+        decompositions = algebra(engine)
+        function = method.bind(stream, decompositions)
         by_task = options.task is None and _per_task(stream, function)
         content = _content(stream, function, alpha, options, by_task)
         parts = writer.shards({n: _size(base[n], options.dtype) for n in base}, int(options.shard_mb * 2**20))
@@ -143,6 +144,7 @@ def run(options: Options) -> None:
                     output.write(output.files[index], content(parts[index], lambda: progress.advance(shown)))
                 else:
                     progress.advance(shown, len(parts[index]))
+        report(decompositions)
         wait()
         if rank == 0:
             source = locate(options.base)

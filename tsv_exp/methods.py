@@ -6,17 +6,22 @@ its parameters.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from threading import Lock
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank, Masked
 from tsv_exp.linalg import Algebra, Exact
 from tsv_exp.selection import kth_magnitudes
 from tsv_exp.task_vectors import TaskVectors
+
+_BLOCK = 1 << 14  # entries per task that are worked on at a time
 
 
 def zero_shot(deltas: Tensor) -> Tensor:
@@ -39,38 +44,62 @@ def task_arithmetic(deltas: Tensor) -> Tensor:
     return deltas.sum(0)
 
 
+Majority: TypeAlias = Callable[[], int]
+
+
 def ties_statistics(stream: TaskVectors, density: float) -> Mapping[str, Any]:
     """What TIES needs to know of the whole flattened task vectors of d entries, frozen zeros included.
 
     Returns:
         thresholds (T,): of each task the (d − floor(density · d))-th smallest magnitude.
-        majority: the sign of the sum over all entries of their elected signs.
+        majority: gives the sign of the sum over all entries of their elected signs; a pass that is only taken when
+            asked for, since sums that cancel are rare.
     """
     if not 0 < density <= 1:
         raise UserError(f"density={density}: it is the share of entries that is kept; give a number in (0, 1]")
     size = stream.size
     thresholds = kth_magnitudes(stream.watched("trimming"), size - math.floor(density * size + 1e-9))
-    votes = sum(stream.watched("electing signs").map(lambda layer: int(_elect(_trim(layer.deltas, thresholds)).sum())))
-    return {"thresholds": thresholds, "majority": (votes > 0) - (votes < 0)}
+    lock = Lock()
+
+    @cache
+    def counted() -> int:
+        votes = sum(
+            stream.map(lambda layer: sum(int(_elect(part).sum()) for part in _trimmed(layer.deltas, thresholds)))
+        )
+        return (votes > 0) - (votes < 0)
+
+    def majority() -> int:
+        with lock:  # layers are merged by several threads
+            return counted()
+
+    return {"thresholds": thresholds, "majority": majority}
 
 
-def ties(deltas: Tensor, thresholds: Tensor, majority: int) -> Tensor:
+def ties(deltas: Tensor, thresholds: Tensor, majority: Majority) -> Tensor:
     """TIES-Merging (arXiv 2306.01708, algorithm 1): trim, elect a sign per entry, mean of the entries that agree.
 
     The elected sign is that of the sum over tasks of the trimmed entries; where the sum is 0 it is the `majority`
     sign, and where that is 0 too the negative one, as in the official code.
     """
-    trimmed = _trim(deltas, thresholds)
-    elected = _elect(trimmed)
-    elected = torch.where(elected == 0, majority or -1, elected)
-    agree = trimmed * elected > 0
-    return torch.where(agree, trimmed, 0).sum(0) / agree.sum(0).clamp(min=1)
+    merged = []
+    for trimmed in _trimmed(deltas, thresholds):
+        elected = _elect(trimmed)
+        cancelled = (elected == 0) & (trimmed.abs().sum(0) > 0)
+        if cancelled.any():
+            elected[cancelled] = majority() or -1
+        agreeing = (trimmed * elected).relu_()
+        merged.append(agreeing.sum(0) * elected / agreeing.sign_().sum(0).clamp_(min=1))
+    return torch.cat(merged).view(deltas.shape[1:])
 
 
-def _trim(deltas: Tensor, thresholds: Tensor) -> Tensor:
-    """Zero all entries whose magnitude is below the threshold (T,) of their task."""
-    limits = thresholds.to(deltas).view(-1, *[1] * (deltas.dim() - 1))
-    return torch.where(deltas.abs() >= limits, deltas, 0)
+def _trimmed(deltas: Tensor, thresholds: Tensor) -> Iterator[Tensor]:
+    """The deltas, block by block (T, b) so that what is computed stays in the processor's cache, without small entries.
+
+    An entry is zero whose magnitude is below the threshold (T,) of its task.
+    """
+    below = torch.nextafter(thresholds.to(deltas), torch.tensor(-1.0).to(deltas)).tolist()  # ≥ x is > the float below x
+    for block in deltas.reshape(len(deltas), -1).split(_BLOCK if deltas.device.type == "cpu" else deltas[0].numel(), 1):
+        yield torch.stack([hardshrink(row, limit) for row, limit in zip(block, below, strict=True)])
 
 
 def _elect(trimmed: Tensor) -> Tensor:

@@ -23,11 +23,13 @@ def kth_magnitudes(stream: TaskVectors, rank: int) -> Tensor:
 
         def count(layer: Layer, bits: int = bits, shift: int = shift, digits: int = digits) -> Tensor:
             rows = []
-            for known, values in zip(
-                prefix, layer.deltas.to(dtype).reshape(tasks, -1).abs().view(integer), strict=True
-            ):
-                candidates = values if bits == width else values[values >> bits == known]
-                rows.append(torch.bincount((candidates >> shift) & (digits - 1), minlength=digits))
+            for known, values in zip(prefix, layer.deltas.to(dtype).reshape(tasks, -1), strict=True):
+                found = values.abs().view(integer)
+                if bits < width:  # others fall below 0 or beyond the last digit
+                    found = found.sub_(known << bits).clamp_(-1, 1 << bits)
+                rows.append(
+                    torch.bincount(found.bitwise_right_shift_(shift).add_(1), minlength=digits + 2)[1 : digits + 1]
+                )
             return torch.stack(rows).cpu()
 
         counts = sum(stream.map(count), start=torch.zeros(tasks, digits, dtype=torch.int64))

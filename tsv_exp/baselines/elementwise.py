@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Masked
-from tsv_exp.methods import ties, ties_statistics
+from tsv_exp.methods import Majority, ties, ties_statistics
 from tsv_exp.task_vectors import Layer, TaskVectors
 
 
@@ -56,7 +56,7 @@ def dare_ties_statistics(stream: TaskVectors, density: float, drop_rate: float, 
     return {**ties_statistics(fewer, density), "drop_rate": drop_rate, "seed": seed}
 
 
-def dare_ties(deltas: Tensor, thresholds: Tensor, majority: int, drop_rate: float, seed: int) -> Tensor:
+def dare_ties(deltas: Tensor, thresholds: Tensor, majority: Majority, drop_rate: float, seed: int) -> Tensor:
     """DARE with TIES-Merging (arXiv 2311.03099, section 3.2): TIES of the dropped and rescaled τ_i."""
     return ties(dropped(deltas, drop_rate, seed), thresholds, majority)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 from tsv_exp.linalg import Algebra, Exact, significant
-from tsv_exp.methods import concatenated, ties, ties_statistics, tsv_c
+from tsv_exp.methods import Majority, concatenated, ties, ties_statistics, tsv_c
 from tsv_exp.task_vectors import Layer, TaskVectors
 
 
@@ -90,7 +90,7 @@ def knots_ties_statistics(stream: TaskVectors, density: float) -> Mapping[str, A
     return ties_statistics(_Aligned(stream.base, stream.finetuned, stream.exclude, stream.device, bases=bases), density)
 
 
-def knots_ties(deltas: Tensor, thresholds: Tensor, majority: int) -> Tensor:
+def knots_ties(deltas: Tensor, thresholds: Tensor, majority: Majority) -> Tensor:
     """KnOTS with TIES-Merging (arXiv 2410.19735, section 4): U · TIES(Σ V_1ᵀ, …, Σ V_Tᵀ); [Δ_1 …] = U Σ [V_1 …]ᵀ."""
     u = aligned_basis(deltas)
     return u @ ties(u.mT @ deltas, thresholds, majority)

@@ -1,4 +1,4 @@
-"""LoRA adapters as PEFT writes them (arXiv 2106.09685): a model whose task vectors are known as low-rank factors."""
+"""LoRA adapters as PEFT writes them (arXiv 2106.09685): a model whose task vectors are known exactly."""
 
 import json
 import math
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from tsv_exp.errors import UserError
-from tsv_exp.layers import LowRank
 
 _KEY = re.compile(r"(base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
 
@@ -67,14 +66,6 @@ class Adapter(Mapping[str, Tensor]):
         b, a, scale = self._factors[name]
         product = b.to(dtype) @ (a.to(dtype) * scale)
         return product.mT if self._transposed else product
-
-    def factors(self, name: str, dtype: torch.dtype) -> LowRank | None:
-        """Factors u (m, r), s (r,), vh (r, n) of the delta, not orthonormal; None where there is no change."""
-        if name not in self._factors:
-            return None
-        b, a, scale = self._factors[name]
-        left, right = (a.mT, b.mT) if self._transposed else (b, a)
-        return LowRank(left.to(dtype), torch.full((left.shape[1],), scale, dtype=dtype), right.to(dtype))
 
     def __getitem__(self, name: str) -> Tensor:
         weight = self._base[name]
