@@ -12,13 +12,11 @@ KEPT = "what was downloaded is kept"
 @contextmanager
 def failures(what: str) -> Iterator[None]:
     """Turn failures of downloading `what` ("model openai/clip") into UserErrors; others go on as they are."""
-    import httpx
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -29,7 +27,6 @@ def failures(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         causes = list(_chain(error))
-        broken = (LocalEntryNotFoundError, ConnectionError, TimeoutError, httpx.TransportError)
         if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
             message = f"the disk is full; free space or set HF_HOME to another disk ({KEPT})"
         elif any(isinstance(cause, GatedRepoError) for cause in causes):
@@ -42,7 +39,7 @@ def failures(what: str) -> Iterator[None]:
             message = "there is no such revision; check the name behind @"
         elif answers := [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]:
             message = f"{ENDPOINT} answered {answers[0]}; try again later ({KEPT})"
-        elif any(isinstance(cause, broken) for cause in causes):
+        elif any(_broken(cause) for cause in causes):
             message = (
                 f"{ENDPOINT} cannot be reached or broke off, and there is no full local copy; "
                 f"try again ({KEPT}), or give a local copy"
@@ -50,6 +47,12 @@ def failures(what: str) -> Iterator[None]:
         else:
             raise
         raise UserError(f"{what}: {message}") from error
+
+
+def _broken(error: BaseException) -> bool:
+    # By name: the hub's library has changed its HTTP client twice.
+    kinds = {"LocalEntryNotFoundError", "ConnectionError", "TimeoutError", "TransportError"}
+    return any(kind.__name__ in kinds for kind in type(error).__mro__)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

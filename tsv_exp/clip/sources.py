@@ -82,10 +82,11 @@ def identity(task: Task, local: Path | None) -> str:
 
 def _table(place: str, config: str | None, split: str, where: str) -> Any:
     import datasets
-    from datasets.exceptions import DataFilesNotFoundError, DatasetBuildError
+    from datasets.exceptions import DatasetBuildError
 
-    # The pictures are kept as they are decoded; what the library reports about its steps is for its own debugging.
-    logging.getLogger("datasets").setLevel(logging.ERROR)
+    # Whatever goes wrong is raised as well, and becomes one line below.
+    for library in ("datasets", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         with hub.failures(where):
             builder = datasets.load_dataset_builder(place, name=config)
@@ -94,14 +95,11 @@ def _table(place: str, config: str | None, split: str, where: str) -> Any:
                 raise UserError(f"{where}: there is no such split; it has: {', '.join(found) or 'none'}")
             # Naming the files of one split keeps the other splits' files from being downloaded.
             return datasets.load_dataset(builder.name, data_files={split: found[split]}, split=split)
-    except (DataFilesNotFoundError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (FileNotFoundError, ValueError, DatasetBuildError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(
-            f"{where}: not laid out as data ({reason}); expected parquet files, or one folder per class"
-        ) from error
-    except DatasetBuildError as error:
-        raise UserError(
-            f"{where}: the files cannot be read ({str(error.__cause__ or error).splitlines()[0]}); fetch them again"
+            f"{where}: damaged, or not laid out as data ({reason}); expected parquet files, or one folder per class: "
+            "fetch them again, or give another copy as tasks.<name>.data=DIR"
         ) from error
 
 
