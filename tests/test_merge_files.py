@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,14 +111,27 @@ def test_killed_and_run_again(files, tmp_path):
     same(tmp_path / "out", apply(files[0], merge(files[0], files[1]), 1.0))
 
 
+def torchrun(words, ranks):
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([*command, "-m", "tsv_exp.merge_files", *words], env=environment, **quiet)
+
+
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_share_the_work_and_change_nothing(files, tmp_path, ranks):
     words = [*files[2], "shard_mb=0.002"]
     run(parse(words))
     shared = [word.replace("/out", "/shared") for word in words]
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    subprocess.run([*command, "-m", "tsv_exp.merge_files", *shared], check=True, env=environment, capture_output=True)
+    process = torchrun(shared, ranks)
+    if ranks == 3:  # one of them is killed at work: the others stop, and the same command ends as if nothing had been
+        while process.poll() is None and not (tmp_path / "shared" / ".tsv-merge" / "recipe").exists():
+            time.sleep(0.002)
+        victim = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[-1]
+        os.kill(int(victim), signal.SIGKILL)
+        assert process.wait() != 0
+        process = torchrun(shared, ranks)
+    assert process.wait() == 0
     alone = {file.name: file.read_bytes() for file in (tmp_path / "out").glob("*.safetensors")}
     assert alone == {file.name: file.read_bytes() for file in (tmp_path / "shared").glob("*.safetensors")}
 
