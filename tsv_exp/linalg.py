@@ -1,5 +1,7 @@
 """Truncated singular value decompositions and polar factors of batches of matrices, on any device."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -61,3 +63,30 @@ class Exact:
 
     truncated_svd = staticmethod(truncated_svd)
     polar = staticmethod(polar)
+
+
+@dataclass(frozen=True)
+class Factored:
+    """The decompositions of matrices that are products of thin factors: what is decomposed is r × r."""
+
+    factors: Sequence[LowRank]
+    algebra: Algebra
+
+    def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
+        """The top k components of the matrices (T, m, n) whose factors are known, as `truncated_svd`."""
+        tasks, m, n = matrices.shape
+        parts = (matrices.new_zeros(tasks, *shape) for shape in ((m, k), (k,), (k, n)))
+        found = LowRank(*parts)
+        for i, (left, scale, right) in enumerate(self.factors):
+            left, right = torch.linalg.qr(left.to(matrices).double()), torch.linalg.qr(right.to(matrices).double().mT)
+            u, s, vh = torch.linalg.svd((left.R * scale.to(left.R)) @ right.R.mT, full_matrices=False)
+            s = s.to(matrices.dtype)
+            rank = min(k, int(significant(s, m, n).sum()))
+            found.u[i, :, :rank] = (left.Q @ u[:, :rank]).to(matrices)
+            found.s[i, :rank] = s[:rank]
+            found.vh[i, :rank] = (vh[:rank] @ right.Q.mT).to(matrices)
+        return found
+
+    def polar(self, matrices: Tensor) -> Tensor:
+        """The polar factors, as `polar`."""
+        return self.algebra.polar(matrices)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp.errors import UserError
+from tsv_exp.layers import LowRank
 from tsv_exp.parallel import in_threads
 from tsv_exp.progress import track
 
@@ -25,13 +26,21 @@ class KnowsDeltas(Protocol):
         """The difference of one parameter in `dtype`, or None where there is none."""
         ...
 
+    def factors(self, name: str, dtype: torch.dtype) -> LowRank:
+        """The difference of a matrix as a product; its components are not orthonormal."""
+        ...
+
 
 class Layer(NamedTuple):
-    """The deltas (T, *shape) of one parameter over T tasks; `matrix` says whether it has task singular vectors."""
+    """The deltas (T, *shape) of one parameter over T tasks; `matrix` says whether it has task singular vectors.
+
+    `factors` are the deltas of a matrix as T products where they are known to be of low rank (adapters).
+    """
 
     name: str
     deltas: Tensor
     matrix: bool
+    factors: tuple[LowRank, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,11 @@ class TaskVectors:
         # A sum is not finite if an entry is not; the exact check is needed only then.
         if not deltas.sum().isfinite() and not deltas.isfinite().all():
             self._blame(name)
-        return Layer(name, deltas, self.is_matrix(name))
+        matrix, models = self.is_matrix(name), self.finetuned.values()
+        if not matrix:
+            return Layer(name, deltas, matrix)
+        known = [model.factors(name, dtype) for model in models if isinstance(model, KnowsDeltas)]
+        return Layer(name, deltas, matrix, tuple(known) if len(known) == len(models) else None)
 
     def _blame(self, name: str) -> None:
         if not self.base[name].isfinite().all():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp.errors import UserError
+from tsv_exp.layers import LowRank
 
 _KEY = re.compile(r"(base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
 
@@ -66,6 +67,15 @@ class Adapter(Mapping[str, Tensor]):
         b, a, scale = self._factors[name]
         product = b.to(dtype) @ (a.to(dtype) * scale)
         return product.mT if self._transposed else product
+
+    def factors(self, name: str, dtype: torch.dtype) -> LowRank:
+        """The delta as factors u (m, r), s (r,), vh (r, n), not orthonormal; r = 0 where there is no change."""
+        if name not in self._factors:
+            m, n = self._base[name].shape
+            return LowRank(*(torch.zeros(shape, dtype=dtype) for shape in ((m, 0), (0,), (0, n))))
+        b, a, scale = self._factors[name]
+        left, right = (a.mT, b.mT) if self._transposed else (b, a)
+        return LowRank(left.to(dtype), torch.full((left.shape[1],), scale, dtype=dtype), right.to(dtype))
 
     def __getitem__(self, name: str) -> Tensor:
         weight = self._base[name]

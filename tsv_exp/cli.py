@@ -1,0 +1,155 @@
+"""tsv-exp: one run, or with -m a sweep; imports torch only once the configuration is known to be sound."""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tsv_exp.config import Config, conf_dir
+from tsv_exp.errors import UserError
+from tsv_exp.files import atomic
+
+log = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+VERSIONS = ("tsv_exp", "torch", "open_clip_torch", "hydra-core")
+NOT_PARAMETERS = {"name", "_target_", "prepare", "layers", "others", "alpha", "tune"}
+
+exit_code = 0
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def main() -> int:
+    """The command: 0 only if everything that was asked for was done."""
+    global exit_code
+    exit_code = 0
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us, who make one line of them
+    sys.argv[1:] = [local_data(argument) for argument in sys.argv[1:]]
+    try:
+        _app()
+    except KeyboardInterrupt:
+        exit_code = _stop("interrupted; finished runs and everything in the cache are kept", INTERRUPTED)
+    except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
+        exit_code = _stop(one_line(error), 1)
+    return exit_code
+
+
+def local_data(argument: str) -> str:
+    """`tasks.<name>.data=DIR` as the model's option, since `tasks` itself is a number or a list."""
+    key, equals, value = argument.partition("=")
+    parts = key.split(".")
+    if equals and len(parts) == 3 and parts[0] == "tasks" and parts[2] == "data":
+        return f"++model.local_data.{parts[1]}={value}"
+    return argument
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, for a person: the innermost of our own errors, else the message without Hydra's search path."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return " ".join(str(cause).split())
+        cause = cause.__cause__
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'}: {error.strerror or error}; free space, or choose another folder"
+    text = str(error).split("\nConfig search path")[0].split("\n    full_key")[0]
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _stop(message: str, code: int) -> int:
+    from tsv_exp.progress import console
+
+    console.print(f"tsv-exp: {message}", style="red", markup=False, soft_wrap=True, highlight=False)
+    return code
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+def _app(cfg: DictConfig) -> None:
+    global exit_code
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    results = execute(cfg, folder)
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if results["status"] != "ok":
+        exit_code = 1
+    _track(cfg, results, folder, sweep)
+    if not sweep:
+        _show(results, folder)
+
+
+def execute(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Run one configuration; write results.json and table.md into `folder` whatever happens, and return the results."""
+    results: dict[str, Any] = {"status": "failed", "error": "interrupted", **described(cfg)}
+    began = time.perf_counter()
+    try:
+        if cfg.paths.cache is not None:
+            os.environ["TSV_EXP_CACHE"] = str(cfg.paths.cache)
+        from tsv_exp.run import run
+
+        results |= {**run(cfg), "status": "ok", "error": None}
+        log.info("done in %.1f s", time.perf_counter() - began)
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        results["error"] = one_line(error)
+        log.error(results["error"])
+    except Exception as error:  # noqa: BLE001 - a bug costs one run, not the sweep, and must not go unrecorded
+        results["error"] = f"unexpected {type(error).__name__}: {' '.join(str(error).split())} (see {folder}/tsv-exp.log)"
+        log.error(results["error"])
+        log.debug("traceback", exc_info=True)
+    finally:
+        _write(results, folder)
+    return results
+
+
+def described(cfg: DictConfig) -> dict[str, Any]:
+    """What results.json says of every run, also of one that fails."""
+    method = OmegaConf.to_container(cfg.method, resolve=True)
+    assert isinstance(method, dict)
+    return {
+        "seed": cfg.seed,
+        "model": HydraConfig.get().runtime.choices["model"],
+        "tasks": OmegaConf.to_container(cfg.tasks) if OmegaConf.is_config(cfg.tasks) else cfg.tasks,
+        "method": method.get("name"),
+        "params": {name: value for name, value in method.items() if name not in NOT_PARAMETERS},
+        "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in VERSIONS},
+    }
+
+
+def _write(results: Mapping[str, Any], folder: Path) -> None:
+    from tsv_exp.report import run_table
+
+    for name, text in (("results.json", json.dumps(results, indent=1, ensure_ascii=False)), ("table.md", run_table(results))):
+        with atomic(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _track(cfg: DictConfig, results: Mapping[str, Any], folder: Path, sweep: bool) -> None:
+    tracker = hydra.utils.instantiate(cfg.tracking)
+    config = OmegaConf.to_container(cfg, resolve=True)
+    tracker.log_run(results, config, folder.parent if sweep else folder, folder.parent.name if sweep else None)
+
+
+def _show(results: Mapping[str, Any], folder: Path) -> None:
+    from rich.markdown import Markdown
+
+    from tsv_exp.progress import console
+
+    if results["status"] == "ok":
+        console.print(Markdown((folder / "table.md").read_text(encoding="utf-8")))
+    console.print(f"Results: {folder}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

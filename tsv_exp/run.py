@@ -1,0 +1,118 @@
+"""The whole flow: checkpoints -> task vectors -> merge -> α on validation -> test."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from tsv_exp.alpha import Point, Policy, mean, normalized
+from tsv_exp.config import Engine
+from tsv_exp.engine import Merged, merge
+from tsv_exp.evaluate import Evaluator, device_of
+from tsv_exp.layers import LowRank
+from tsv_exp.method import Method
+from tsv_exp.models import Model
+from tsv_exp.reference import finetuned_accuracies, weights_digest
+from tsv_exp.task_vectors import Weights
+from tsv_exp.tasks import select
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """One run of a configuration: what results.json says of a finished one.
+
+    Raises:
+        UserError: something in the configuration, the checkpoints or the data is not as it must be.
+    """
+    torch.manual_seed(cfg.seed)
+    clock = Clock()
+    with clock("load"):
+        method, engine = Method.from_config(cfg.method), Engine(**cfg.engine)
+        policy: Policy = instantiate(cfg.alpha)
+        model: Model = instantiate(cfg.model)
+        tasks = select(model.catalogue(), cfg.tasks)
+        base, finetuned = model.base(), model.finetuned(tasks)
+        digests = {"base": weights_digest(base)} | {name: weights_digest(finetuned[name]) for name in finetuned}
+        evaluator = Evaluator(model, tasks, device_of(cfg.device), cfg.evaluate.precision, cfg.evaluate.batch_size)
+        best = {
+            split: finetuned_accuracies(evaluator, base, finetuned, digests, split) for split in ("validation", "test")
+        }
+    with clock("select"):
+        method, chosen = choose_per_task(method, base, finetuned, evaluator, engine)
+    with clock("merge"):
+        merged = merge(base, finetuned, method, engine=engine, device=evaluator.device)
+    with clock("select"):
+        choice = policy.choose(
+            lambda alpha: Point.of(alpha, evaluator.accuracies(merged, alpha, "validation"), best["validation"])
+        )
+    with clock("test"):
+        accuracy = evaluator.accuracies(merged, choice.alpha, "test")
+    return {
+        "tasks": list(evaluator.tasks),
+        "checkpoints": {"family": model.family, "digests": digests},
+        "checkpoint_bytes": merged.base_bytes,
+        "per_task": merged.per_task,
+        "alpha": choice.alpha,
+        "chosen": {**chosen, "rank": ranks(merged)},
+        "validation": [point.plain() for point in choice.tried],
+        "finetuned": best,
+        "test": tested(accuracy, best["test"], evaluator.counts("test")),
+        "seconds": clock.seconds,
+        "stored_bytes": merged.stored_bytes,
+        "stored_bytes_without_base": merged.stored_bytes_without_base,
+    }
+
+
+def choose_per_task(
+    method: Method, base: Weights, finetuned: Mapping[str, Weights], evaluator: Evaluator, engine: Engine
+) -> tuple[Method, dict[str, dict[str, float]]]:
+    """The method with the parameter that every task chose by its own validation accuracy; the smallest among equals."""
+    if method.tune is None:
+        return method, {}
+    scores: dict[str, dict[float, float]] = {task: {} for task in finetuned}
+    for value in sorted(method.tune.values):
+        merged = merge(base, finetuned, method.tuner(value), engine=engine, device=evaluator.device)
+        for task, accuracy in evaluator.accuracies(merged, 1.0, "validation").items():
+            scores[task][value] = accuracy
+    chosen = {task: max(tried, key=lambda value: (tried[value], -value)) for task, tried in scores.items()}
+    return method.tuned(list(chosen.values())), {method.tune.parameter.rstrip("_"): chosen}
+
+
+def tested(accuracy: Mapping[str, float], finetuned: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, Any]:
+    """Test accuracies (fractions), absolute and normalized; standard errors are binomial over the average's images."""
+    variance = {task: value * (1 - value) / counts[task] for task, value in accuracy.items()}
+    relative = normalized(accuracy, finetuned)
+    scaled = {task: value / finetuned[task] ** 2 if finetuned[task] else 0.0 for task, value in variance.items()}
+    return {
+        "accuracy": dict(accuracy),
+        "normalized": relative,
+        "mean_accuracy": mean(accuracy),
+        "mean_normalized": mean(relative),
+        "standard_error": math.sqrt(math.fsum(variance.values())) / len(variance),
+        "standard_error_normalized": math.sqrt(math.fsum(scaled.values())) / len(scaled),
+    }
+
+
+def ranks(merged: Merged) -> dict[str, int]:
+    """Layer -> components kept per task, where the merged model holds low-rank factors."""
+    return {name: layer.s.shape[-1] for name, layer in merged.layers.items() if isinstance(layer, LowRank)}
+
+
+class Clock:
+    """Seconds by stage; `with clock("merge"):` adds to its stage."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("load", "merge", "select", "test"), 0.0)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a block of one stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
