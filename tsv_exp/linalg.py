@@ -67,13 +67,19 @@ class Exact:
 
 @dataclass(frozen=True)
 class Factored:
-    """The decompositions of matrices that are products of thin factors: what is decomposed is r × r."""
+    """The decompositions of `deltas` that are products of thin factors: what is decomposed is r × r.
 
+    Any other matrix, and the polar factors, are left to `algebra`.
+    """
+
+    deltas: Tensor
     factors: Sequence[LowRank]
     algebra: Algebra
 
     def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
-        """The top k components of the matrices (T, m, n) whose factors are known, as `truncated_svd`."""
+        """The top k singular components, as `truncated_svd`."""
+        if matrices is not self.deltas:
+            return self.algebra.truncated_svd(matrices, k)
         tasks, m, n = matrices.shape
         parts = (matrices.new_zeros(tasks, *shape) for shape in ((m, k), (k,), (k, n)))
         found = LowRank(*parts)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
-from tsv_exp.linalg import Algebra
+from tsv_exp.linalg import Algebra, Factored
 from tsv_exp.task_vectors import Layer, TaskVectors
 
 Function = Callable[..., Any]
@@ -82,7 +82,8 @@ class Method:
         Raises:
             UserError: a key is missing or has a value that does not fit, or a function cannot be imported.
         """
-        keys = dict(OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config)
+        plain: Any = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+        keys = dict(plain)
         name = str(keys.pop("name", "without a name"))
         if "_target_" not in keys:
             raise UserError(f"method {name}: its YAML has no _target_; name its function there")
@@ -142,12 +143,14 @@ class Method:
     def bind(self, stream: TaskVectors, algebra: Algebra) -> Callable[[Layer], Representation]:
         """The function of one layer: global statistics taken, parameters filled in, decompositions by `algebra`."""
         arguments = dict(self.prepare(stream, **self.params) if self.prepare else self.params)
-        if _accepts(self.function, "algebra"):
-            arguments["algebra"] = algebra
+        decomposes = _accepts(self.function, "algebra")
 
         def merged(layer: Layer) -> Representation:
             if layer.matrix or self.others is self.function:
-                return self.function(layer.deltas, **arguments)
+                if not decomposes:
+                    return self.function(layer.deltas, **arguments)
+                known = Factored(layer.deltas, layer.factors, algebra) if layer.factors else algebra
+                return self.function(layer.deltas, **arguments, algebra=known)
             return self.others(layer.deltas)
 
         return merged

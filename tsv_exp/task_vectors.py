@@ -146,8 +146,8 @@ class TaskVectors:
         matrix, models = self.is_matrix(name), self.finetuned.values()
         if not matrix:
             return Layer(name, deltas, matrix)
-        known = [model.factors(name, dtype) for model in models if isinstance(model, KnowsDeltas)]
-        return Layer(name, deltas, matrix, tuple(known) if len(known) == len(models) else None)
+        factors = [model.factors(name, dtype) for model in models if isinstance(model, KnowsDeltas)]
+        return Layer(name, deltas, matrix, tuple(factors) if len(factors) == len(models) else None)
 
     def _blame(self, name: str) -> None:
         if not self.base[name].isfinite().all():

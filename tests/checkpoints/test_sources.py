@@ -2,11 +2,12 @@ import json
 
 import pytest
 import torch
-from models import matrix, zoo
+from models import close, matrix, zoo
 from safetensors.torch import save_file
 
 from tsv_exp import UserError, merge
 from tsv_exp.checkpoints.sources import open_weights
+from tsv_exp.fast import Certified
 from tsv_exp.task_vectors import TaskVectors
 
 
@@ -51,6 +52,21 @@ def test_adapters_of_other_kinds_are_refused(tmp_path, config, message):
     adapter(tmp_path / "a", torch.Generator().manual_seed(0), base, **config)
     with pytest.raises(UserError, match=message):
         open_weights(tmp_path / "a", base)
+
+
+def test_the_factors_of_adapters_are_used(tmp_path, monkeypatch):
+    base, _ = zoo(1)
+    models = {}
+    for i, rank in enumerate((3, 5)):
+        adapter(tmp_path / str(i), torch.Generator().manual_seed(i), base, rank)
+        models[f"task{i}"] = open_weights(tmp_path / str(i), base)
+    dense = {task: {name: model[name] for name in model} for task, model in models.items()}
+    expected = {method: merge(base, dense, method) for method in ("tsv_m", "tsv_c")}
+    wide = TaskVectors(base, models).layer("wide.weight")
+    assert [factors.u.shape[1] for factors in wide.factors] == [0, 0]
+    monkeypatch.setattr(Certified, "truncated_svd", None)  # no product is decomposed
+    for method, dense_merge in expected.items():
+        close(merge(base, models, method).vector("task1"), dense_merge.vector("task1"), 1e-6)
 
 
 def test_an_adapter_needs_its_base(tmp_path):
