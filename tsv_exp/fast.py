@@ -105,7 +105,7 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
         x = matrices / scale
     gram_matrix = gram(x)
     n, width = x.shape[-1], min(x.shape[-1], k + k // 2 + _BLOCK)
-    dimension = 7 * k // 2 + 3 * _BLOCK
+    dimension = _BLOCK * -(-(3 * k + 4 * _BLOCK) // _BLOCK)
     ritz = None
     if n >= _LARGE and _is_flat(gram_matrix):
         basis = _top_eigenvectors(gram_matrix, width)
