@@ -109,7 +109,11 @@ def main() -> None:
                 words += [f"out={folder / f'out{tasks}-{number}'}", f"shard_mb={args.shard_mb}"]
                 options = method.split()
                 command = [sys.executable, "-m", "tsv_exp.merge_files", *words, f"method={options[0]}", *options[1:]]
-                result = {"model": args.model, "parameters": sum(torch.Size(s).numel() for s in shapes.values())}
+                result = {
+                    "command": " ".join(["python", *sys.argv]),
+                    "model": args.model,
+                    "parameters": sum(torch.Size(s).numel() for s in shapes.values()),
+                }
                 result |= {"tasks": tasks, "method": method, **measured(command)}
                 result |= {"threads": int(os.environ.get("OMP_NUM_THREADS", 0)), "torch": torch.__version__}
                 print(json.dumps(result), flush=True)

@@ -10,6 +10,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -160,6 +161,7 @@ def main() -> None:
     rates = {dtype: rate(dtype) for dtype in (torch.float32, torch.float64)}
     single, double = floor(args.tasks, args.blocks)
     result = {
+        "command": " ".join(["python", *sys.argv]),
         "tasks": args.tasks,
         "blocks": args.blocks,
         "spectrum": args.spectrum,
