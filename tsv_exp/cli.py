@@ -105,7 +105,9 @@ def execute(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         results["error"] = one_line(error)
         log.error(results["error"])
     except Exception as error:  # noqa: BLE001 - a bug costs one run, not the sweep, and must not go unrecorded
-        results["error"] = f"unexpected {type(error).__name__}: {' '.join(str(error).split())} (see {folder}/tsv-exp.log)"
+        results["error"] = (
+            f"unexpected {type(error).__name__}: {' '.join(str(error).split())} (see {folder}/tsv-exp.log)"
+        )
         log.error(results["error"])
         log.debug("traceback", exc_info=True)
     finally:
@@ -130,7 +132,10 @@ def described(cfg: DictConfig) -> dict[str, Any]:
 def _write(results: Mapping[str, Any], folder: Path) -> None:
     from tsv_exp.report import run_table
 
-    for name, text in (("results.json", json.dumps(results, indent=1, ensure_ascii=False)), ("table.md", run_table(results))):
+    for name, text in (
+        ("results.json", json.dumps(results, indent=1, ensure_ascii=False)),
+        ("table.md", run_table(results)),
+    ):
         with atomic(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 

@@ -123,7 +123,9 @@ class Evaluator:
                 return self._pass(head, images)
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
-                    raise UserError(f"{self.device} has no room for one image of {name}; choose another device=") from None
+                    raise UserError(
+                        f"{self.device} has no room for one image of {name}; choose another device="
+                    ) from None
                 self.batch_size //= 2
                 torch.cuda.empty_cache()
                 log.warning("out of memory on %s: going on with batches of %d", self.device, self.batch_size)

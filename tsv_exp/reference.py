@@ -8,8 +8,8 @@ from tsv_exp.engine import merge
 from tsv_exp.evaluate import Evaluator
 from tsv_exp.files import atomic, cache_dir, digest, locked
 from tsv_exp.progress import track
-from tsv_exp.tasks import SplitName
 from tsv_exp.task_vectors import Weights
+from tsv_exp.tasks import SplitName
 
 
 def weights_digest(weights: Weights) -> str:

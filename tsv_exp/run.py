@@ -4,11 +4,12 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp.alpha import Point, Policy, mean, normalized
 from tsv_exp.config import Engine
@@ -33,7 +34,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     with clock("load"):
         method, engine = Method.from_config(cfg.method), Engine(**cfg.engine)
         policy: Policy = instantiate(cfg.alpha)
-        model: Model = instantiate(cfg.model)
+        model = model_of(OmegaConf.to_yaml(cfg.model, resolve=True))
         tasks = select(model.catalogue(), cfg.tasks)
         base, finetuned = model.base(), model.finetuned(tasks)
         digests = {"base": weights_digest(base)} | {name: weights_digest(finetuned[name]) for name in finetuned}
@@ -65,6 +66,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         "stored_bytes": merged.stored_bytes,
         "stored_bytes_without_base": merged.stored_bytes_without_base,
     }
+
+
+@lru_cache(maxsize=1)
+def model_of(config: str) -> Model:
+    """The model of a YAML text; the runs of a sweep that have it in common share its images and heads."""
+    return instantiate(OmegaConf.create(config))
 
 
 def choose_per_task(

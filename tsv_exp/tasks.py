@@ -51,13 +51,17 @@ def select(catalogue: Mapping[str, Task], wanted: int | Sequence[str]) -> tuple[
     Raises:
         UserError: a number outside the catalogue, an unknown name, an empty list, a name given twice.
     """
-    known = ", ".join(catalogue)
+    known, first = ", ".join(catalogue), ", ".join(list(catalogue)[:2])
     if isinstance(wanted, int) and not isinstance(wanted, bool):
         if not 1 <= wanted <= len(catalogue):
-            raise UserError(f"tasks={wanted}: this model has {len(catalogue)} tasks; give 1 to {len(catalogue)} or a list of names")
+            raise UserError(
+                f"tasks={wanted}: this model has {len(catalogue)} tasks; give 1 to {len(catalogue)} or a list of names"
+            )
         return tuple(catalogue.values())[:wanted]
     if isinstance(wanted, str) or not isinstance(wanted, Sequence):
-        raise UserError(f"tasks={wanted}: give a number such as tasks=8 or a list such as tasks='[{', '.join(list(catalogue)[:2])}]'")
+        raise UserError(
+            f"tasks={wanted}: give a number such as tasks=8 or a list such as tasks='[{first}]'"
+        )
     if not wanted:
         raise UserError(f"tasks=[]: the list is empty; choose from: {known}")
     for name in wanted:

@@ -43,6 +43,7 @@ class TinyModel:
         self.recipe = finetune
         self.seed = seed
         self._splits: dict[tuple[str, SplitName], Split] = {}
+        self._heads: dict[str, Tensor] = {}
 
     @cached_property
     def _clip(self) -> Any:
@@ -64,10 +65,13 @@ class TinyModel:
 
     def head(self, task: Task) -> Tensor:
         """Class weights (C, 64) from the prompts through the text tower."""
-        clip = self._clip
-        return zero_shot_head(
-            task, lambda texts: clip.encode_text(network.tokenize(texts)), clip.logit_scale.exp().item()
-        )
+        if task.name not in self._heads:
+            clip = self._clip
+            scale = clip.logit_scale.exp().item()
+            self._heads[task.name] = zero_shot_head(
+                task, lambda texts: clip.encode_text(network.tokenize(texts)), scale
+            )
+        return self._heads[task.name]
 
     def split(self, task: Task, split: SplitName) -> Split:
         """The images of one split, drawn on first use."""

@@ -1,0 +1,35 @@
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint pretrain clean
+
+help: ## show the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: .venv/.ready ## fresh machine -> .venv with pinned requirements and the project
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; for another interpreter: make setup PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## the 8-task table of every paper method on the embedded benchmark
+	$(BIN)/tsv-exp experiment=demo
+
+test: setup ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: setup ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+pretrain: setup ## train the embedded benchmark's base model from scratch (about 7 minutes on 2 cores)
+	$(BIN)/python -m tsv_exp.tiny.pretrain
+
+clean: ## remove the environment and tool caches; outputs stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
