@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,3 +94,58 @@ def test_rate_warms_up_and_decays_to_almost_nothing() -> None:
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == pytest.approx(1.0, abs=0.03)
     assert rates[-1] < 0.001
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_killed_training_goes_on_with_the_same_result(tmp_path: Path) -> None:
+    state, whole = tmp_path / "state.pt", _trained()
+    taken: list[int] = []
+
+    def train(limit: int, recipe: Recipe = RECIPE) -> Mapping[str, Tensor]:
+        taken.clear()
+
+        def advance() -> None:
+            taken.append(1)
+            if len(taken) == limit:
+                raise KilledError
+
+        torch.manual_seed(1)
+        encoder = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.LayerNorm(8), nn.Linear(8, 5))
+        finetune(encoder, 10 * torch.eye(5)[:CLASSES], _normalize, _split(), recipe, 0, advance, state=state, every=7)
+        return encoder.state_dict()
+
+    for limit in (10, 24):
+        with pytest.raises(KilledError):
+            train(limit)
+    assert torch.load(state)["step"] == 21
+    again = train(0)
+    assert len(taken) == RECIPE.steps
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    with pytest.raises(UserError, match=r"state\.pt.*other settings"):
+        train(0, Recipe(lr=0.03, steps=30, batch_size=16, precision="float32"))
+    state.write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"state\.pt.*damaged"):
+        train(0)
+
+
+def _process(rank: int, world: int, folder: str) -> None:
+    from torch import distributed
+
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    torch.save(_trained(), f"{folder}/{rank}.pt")
+    with pytest.raises(UserError, match="batch_size=15: 2 processes"):
+        _trained(Recipe(lr=0.02, steps=1, batch_size=15, precision="float32"))
+    distributed.destroy_process_group()
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    from torch.multiprocessing.spawn import spawn
+
+    spawn(_process, (2, str(tmp_path)), nprocs=2)
+    first, second, alone = torch.load(tmp_path / "0.pt"), torch.load(tmp_path / "1.pt"), _trained()
+    for name in alone:
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], alone[name], atol=1e-4, rtol=1e-3)

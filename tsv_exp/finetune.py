@@ -2,17 +2,22 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from itertools import islice
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.functional import normalize as unit
 
 from tsv_exp.errors import UserError
+from tsv_exp.files import digest
+from tsv_exp.parallel import ahead
 from tsv_exp.precision import mixed, resolve
 from tsv_exp.tasks import Split
+from tsv_exp.training_state import Saved
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,12 @@ def finetune(
     recipe: Recipe,
     seed: int,
     advance: Callable[[], object] = lambda: None,
+    state: Path | None = None,
+    every: int = 200,
 ) -> None:
     """Train `encoder` in place on its device; the same arguments give the same weights.
+
+    Where torch.distributed is initialized, every process trains on its share of each batch.
 
     Args:
         encoder: float images (B, 3, H, W) -> features (B, d).
@@ -65,41 +74,78 @@ def finetune(
         split: the training images.
         recipe: the optimizer's settings.
         seed: orders the batches.
-        advance: called after every step.
+        advance: called after every step, those of an earlier process included.
+        state: file from which an interrupted training goes on, with the same result.
+        every: so many steps lie between two writings of it.
 
     Raises:
-        UserError: no parameter matches `recipe.trainable`, or the loss is no longer finite.
+        UserError: no parameter matches `recipe.trainable`, the batch cannot be shared out, the file is of another
+            training, or the loss is no longer finite.
     """
-    named = list(encoder.named_parameters())
-    for name, parameter in named:
-        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in recipe.trainable))
-    parameters = [parameter for _, parameter in named if parameter.requires_grad]
-    if not parameters:
-        raise UserError(
-            f"finetune.trainable={list(recipe.trainable)}: no parameter has such a name, for example {named[0][0]}"
-        )
-    device = parameters[0].device
+    rank, world = _place()
+    if recipe.batch_size % world:
+        raise UserError(f"finetune.batch_size={recipe.batch_size}: {world} processes cannot share it out evenly")
+    parameters = _trainable(encoder, recipe.trainable)
+    device = next(iter(parameters.values())).device
     dtype = resolve(recipe.precision, device)
     head = head.to(device)
     torch.manual_seed(seed)
     batches = _shuffled(len(split), recipe.batch_size, torch.Generator().manual_seed(seed))
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    saved = Saved(state, digest(asdict(recipe) | {"trainable": list(parameters)}, seed, len(split), head))
+    start = saved.restore(parameters, optimizer, scaler)
+    model = _shared(encoder, device) if world > 1 else encoder
     encoder.train()
-    for step in range(recipe.steps):
-        index = next(batches)
-        images, labels = split.images[index].to(device), split.labels[index].to(device)
+    for _ in zip(range(start), batches, strict=False):
+        advance()
+    loaded = ahead((batch, split.images[batch[rank::world]]) for batch in islice(batches, recipe.steps - start))
+    for step, (batch, images) in enumerate(loaded, start):
+        labels = split.labels[batch[rank::world]].to(device)
         with mixed(dtype, device):
-            features = encoder(normalize(images))
-        loss = cross_entropy(unit(features.float(), dim=-1) @ head.T, labels)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, recipe.clip)
+            features = model(normalize(images.to(device)))
+        # The mean over this process's images, weighted so that the mean over processes is that of the batch.
+        weight = len(labels) * world / len(batch)
+        loss = cross_entropy(unit(features.float(), dim=-1) @ head.T, labels) * weight
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
+        last = step + 1 == recipe.steps
+        if last or (step + 1) % every == 0:
+            _check(loss, step + 1)
+            if rank == 0 and not last:
+                saved.store(step + 1, parameters, optimizer, scaler)
         advance()
     encoder.eval().requires_grad_(False)
+
+
+def _place() -> tuple[int, int]:
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def _shared(encoder: nn.Module, device: torch.device) -> nn.Module:
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(encoder, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _trainable(encoder: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
+    named = list(encoder.named_parameters())
+    for name, parameter in named:
+        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in patterns))
+    found = {name: parameter for name, parameter in named if parameter.requires_grad}
+    if not found:
+        raise UserError(f"finetune.trainable={list(patterns)}: no parameter has such a name, for example {named[0][0]}")
+    return found
+
+
+def _check(loss: Tensor, step: int) -> None:
     if not loss.isfinite():
-        raise UserError(
-            f"fine-tuning diverged: the loss is {loss.item()} after {recipe.steps} steps; lower finetune.lr"
-        )
+        raise UserError(f"fine-tuning diverged: the loss is {loss.item()} after {step} steps; lower finetune.lr")

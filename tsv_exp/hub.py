@@ -27,11 +27,13 @@ def failures(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         causes = list(_chain(error))
+        # A missing data set is told by an error that no longer knows its cause.
+        unknown = next((str(cause) for cause in causes if type(cause).__name__ == "DatasetNotFoundError"), None)
         if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
             message = f"the disk is full; free space or set HF_HOME to another disk ({KEPT})"
-        elif any(isinstance(cause, GatedRepoError) for cause in causes):
+        elif any(isinstance(cause, GatedRepoError) for cause in causes) or "gated" in (unknown or ""):
             message = f"gated: accept its terms at {ENDPOINT} and log in (hf auth login, or HF_TOKEN)"
-        elif any(isinstance(cause, RepositoryNotFoundError | HFValidationError) for cause in causes):
+        elif unknown or any(isinstance(cause, RepositoryNotFoundError | HFValidationError) for cause in causes):
             message = (
                 f"{ENDPOINT} has no such repository, or it is private; check the name, log in, or give a local copy"
             )

@@ -35,3 +35,12 @@ def in_threads(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # the matrix library's setting is shared by all threads of the process
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each made by another thread while the one before it is in use; None is none of them."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(next, items, None)
+        while (item := pending.result()) is not None:
+            pending = pool.submit(next, items, None)
+            yield item

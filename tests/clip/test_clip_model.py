@@ -136,7 +136,7 @@ def test_the_hubs_layout_in_a_folder(pretrained: str, tmp_path: Path) -> None:
 
 def test_bad_local_data(pretrained: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tasks\.Venus\.data: unknown task"):
-        model(pretrained, local_data={"Venus": "x"})
+        model(pretrained, local_data={"Venus": "x"}).catalogue()
     clip = model(pretrained, local_data={"MNIST": str(tmp_path / "absent"), "SVHN": str(tmp_path)})
     with pytest.raises(UserError, match=r"tasks\.MNIST\.data=.*no such folder"):
         clip.split(clip.catalogue()["MNIST"], "test")
@@ -151,13 +151,13 @@ def test_bad_local_data(pretrained: str, tmp_path: Path) -> None:
 
 def test_bad_checkpoints(pretrained: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        model(pretrained, checkpoints=str(tmp_path / "absent"))
+        model(pretrained, checkpoints=str(tmp_path / "absent")).catalogue()
     with pytest.raises(UserError, match="unknown task 'Venus'"):
-        model(pretrained, checkpoints={"Venus": "x"})
+        model(pretrained, checkpoints={"Venus": "x"}).catalogue()
     (tmp_path / "toy/MNISTVal").mkdir(parents=True)
     torch.save(worlds.vision(0), tmp_path / "toy/MNISTVal/nonlinear_finetuned.pt")
     with pytest.raises(UserError, match=r"nonlinear_zeroshot\.pt"):
-        model(pretrained, checkpoints=str(tmp_path))
+        model(pretrained, checkpoints=str(tmp_path)).catalogue()
     only_vision = tmp_path / "vision.safetensors"
     save_file(worlds.vision(0), only_vision)
     with pytest.raises(UserError, match=r"vision\.safetensors: lacks visual\.proj"):

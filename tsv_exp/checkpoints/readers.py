@@ -138,7 +138,7 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
             f"{path}: holds more than tensors (a pickled object), which could run code, or is damaged; "
             "save the model's state_dict() and give that"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         raise _damaged(path, error) from error
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]

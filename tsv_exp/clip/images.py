@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from tsv_exp.files import atomic, locked
+from tsv_exp.parallel import ahead
 from tsv_exp.progress import track
 from tsv_exp.tasks import Split
 
@@ -56,17 +57,8 @@ class Prefetched(Split):
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Consecutive batches of at most `size` images and labels."""
-        starts = range(0, len(self), size)
-        with ThreadPoolExecutor(1) as ahead:
-            pending = [ahead.submit(self._batch, start, size) for start in starts[:1]]
-            for following in [*starts[1:], None]:
-                batch = pending.pop().result()
-                if following is not None:
-                    pending.append(ahead.submit(self._batch, following, size))
-                yield batch
-
-    def _batch(self, start: int, size: int) -> tuple[Tensor, Tensor]:
-        return self.images[start : start + size].clone(), self.labels[start : start + size]
+        # The copy makes the thread wait for the disk, not whoever uses the batch.
+        return ahead((images.clone(), labels) for images, labels in Split(self.images, self.labels).batches(size))
 
 
 def stored(path: Path, size: int) -> Split | None:

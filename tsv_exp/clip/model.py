@@ -58,13 +58,21 @@ class ClipModel:
         self.holdout = holdout or Holdout()
         self.cache_gb = cache_gb
         self.local_data = dict(local_data or {})
-        self.family = family or self._located.family
-        self._check(self.local_data)
+        self._family = family
         self._splits: dict[tuple[str, SplitName], Split] = {}
+
+    @cached_property
+    def family(self) -> str:
+        """The family of checkpoints: given, or by their layout."""
+        return self._family or self._located.family
 
     def catalogue(self) -> dict[str, Task]:
         """All 20 tasks in the paper's order, with the labels and prompts of this family of checkpoints."""
-        return catalogue(self.family)
+        tasks = catalogue(self.family)
+        for name in self.local_data:
+            if name not in tasks:
+                raise UserError(f"tasks.{name}.data: unknown task; choose from: {', '.join(tasks)}")
+        return tasks
 
     def encoder(self) -> nn.Module:
         """A fresh image encoder with the base weights: (B, 3, H, W) -> (B, d)."""
@@ -143,12 +151,6 @@ class ClipModel:
     def _encode_text(self) -> Any:
         where = f"model.pretrained={self.pretrained}"
         return network.text_encoder(self.architecture, self._clip, where, device_of(self.device))
-
-    def _check(self, local_data: Mapping[str, str]) -> None:
-        known = self.catalogue()
-        for name in local_data:
-            if name not in known:
-                raise UserError(f"tasks.{name}.data: unknown task; choose from: {', '.join(known)}")
 
 
 def _reader(place: str) -> Reader:
