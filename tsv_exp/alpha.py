@@ -11,7 +11,7 @@ from tsv_exp.progress import track
 
 @dataclass(frozen=True)
 class Point:
-    """Accuracies (fractions) at one α: per task, on average, and on average relative to each task's fine-tuned model."""
+    """Accuracies (fractions) at one α: per task, on average, and relative to the fine-tuned models."""
 
     alpha: float
     mean_accuracy: float

@@ -104,7 +104,7 @@ def execute(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         results["error"] = one_line(error)
         log.error(results["error"])
-    except Exception as error:  # noqa: BLE001 - a bug costs one run, not the sweep, and must not go unrecorded
+    except Exception as error:  # a bug costs one run, not the sweep, and must not go unrecorded
         results["error"] = (
             f"unexpected {type(error).__name__}: {' '.join(str(error).split())} (see {folder}/tsv-exp.log)"
         )

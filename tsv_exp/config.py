@@ -27,7 +27,7 @@ class Engine:
 
 @dataclass
 class Evaluate:
-    """How accuracies are measured: `precision` auto, bfloat16, float16 or float32; `batch_size` null picks one by the device."""
+    """How layers are merged: `svd` auto (fast, certified) or exact; `exclude` names 2-D layers that are not matrices."""
 
     precision: str = "auto"
     batch_size: int | None = None

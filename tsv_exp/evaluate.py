@@ -87,7 +87,7 @@ class Evaluator:
         return {name: len(self._prepare(name, split).split) for name in self.tasks}
 
     def accuracies(self, merged: Merged, alpha: float, split: SplitName) -> dict[str, float]:
-        """Task -> accuracy (a fraction) of the merged model at α, each task with its own where there is one for each."""
+        """Task -> accuracy (a fraction) of the merged model at α, or of its own model where there is one per task."""
         if merged.per_task:
             return {name: self.accuracy(merged, alpha, name, split) for name in self.tasks}
         self._load(merged, alpha, None)

@@ -77,7 +77,7 @@ def locked(path: Path | str) -> Iterator[None]:
 
 
 def digest(*parts: Any) -> str:
-    """Hexadecimal SHA-256 of nested strings, numbers, bytes, tensors, arrays, sequences and mappings, types and shapes included."""
+    """Hexadecimal SHA-256 of nested plain values, bytes, tensors, arrays and mappings, types and shapes included."""
     state = hashlib.sha256()
     for part in parts:
         _feed(state, part)

@@ -1,4 +1,4 @@
-"""Zero-shot heads: a linear classifier from class prompts through a text tower (CLIP, arXiv 2103.00020, section 3.1.4)."""
+"""Zero-shot heads: class prompts through a text tower (CLIP, arXiv 2103.00020, section 3.1.4)."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,0 +1,61 @@
+import math
+
+import pytest
+
+from tsv_exp.alpha import Fixed, Grid, Point, mean, normalized
+from tsv_exp.errors import UserError
+
+FINETUNED = {"a": 0.8, "b": 0.5}
+
+
+def scored(values: dict[float, float], seen: list[float]):
+    def score(alpha: float) -> Point:
+        seen.append(alpha)
+        value = values[round(alpha, 6)]
+        return Point.of(alpha, {"a": value, "b": value}, FINETUNED)
+
+    return score
+
+
+def test_the_grid_scores_every_value_once_and_takes_the_best() -> None:
+    seen: list[float] = []
+    choice = Grid(3.0, 3).choose(scored({1.0: 0.2, 2.0: 0.4, 3.0: 0.3}, seen))
+    assert choice.alpha == 2.0
+    assert seen == [1.0, 2.0, 3.0] == [point.alpha for point in choice.tried]
+
+
+def test_the_smallest_of_equals_wins() -> None:
+    assert Grid(3.0, 3).choose(scored({1.0: 0.1, 2.0: 0.4, 3.0: 0.4}, [])).alpha == 2.0
+
+
+def test_a_grid_of_one_value_needs_no_data() -> None:
+    seen: list[float] = []
+    choice = Grid(0.0, 1).choose(scored({}, seen))
+    assert (choice.alpha, list(choice.tried), seen) == (0.0, [], [])
+
+
+def test_fixed_needs_no_data() -> None:
+    choice = Fixed(0.7).choose(scored({}, []))
+    assert (choice.alpha, list(choice.tried)) == (0.7, [])
+
+
+def test_points_weigh_tasks_by_their_fine_tuned_models() -> None:
+    point = Point.of(1.0, {"a": 0.4, "b": 0.5}, FINETUNED)
+    assert point.mean_accuracy == pytest.approx(0.45)
+    assert point.mean_normalized == pytest.approx((0.5 + 1.0) / 2)
+    assert normalized({"a": 0.4}, {"a": 0.0}) == {"a": 0.0}
+    assert mean({"a": 1.0, "b": 0.0}) == 0.5
+
+
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, "one", None, True])
+def test_alpha_outside_its_domain(value: float) -> None:
+    with pytest.raises(UserError, match="alpha"):
+        Fixed(value)
+    with pytest.raises(UserError, match="alpha"):
+        Grid(value, 3)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5])
+def test_steps_outside_their_domain(steps: int) -> None:
+    with pytest.raises(UserError, match="steps"):
+        Grid(1.0, steps)

@@ -1,0 +1,94 @@
+"""tsv-exp as a user types it: a tiny end-to-end sweep, and bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tsv_exp.cli import local_data, one_line
+from tsv_exp.errors import UserError
+
+SMALL = [
+    "tasks=2",
+    "model.finetune.steps=3",
+    "model.data.train=64",
+    "model.data.validation=20",
+    "model.data.test=20",
+    "evaluate.precision=float32",
+]
+
+
+def tsv_exp(*arguments: str, folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tsv_exp.cli", *arguments, f"paths.outputs={folder}/outputs"]
+    environment = {**os.environ, "TSV_EXP_CACHE": str(folder / "cache"), "COLUMNS": "200"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def results(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("outputs/**/results.json"))]
+
+
+def test_a_sweep_end_to_end(tmp_path: Path) -> None:
+    methods = "method=zero_shot,individual,tsv_m,consensus_ta"
+    done = tsv_exp("-m", methods, *SMALL, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {entry["method"]: entry for entry in results(tmp_path)}
+    assert set(found) == {"zero_shot", "individual", "tsv_m", "consensus_ta"}
+    assert all(entry["status"] == "ok" for entry in found.values())
+    assert found["zero_shot"]["alpha"] == 0
+    assert found["individual"]["test"]["mean_normalized"] == pytest.approx(1)
+    assert found["individual"]["stored_bytes"] == 2 * found["tsv_m"]["stored_bytes"]
+    assert len(found["tsv_m"]["validation"]) == 30
+    assert set(found["consensus_ta"]["chosen"]["lambda"]) == set(found["consensus_ta"]["tasks"])
+    (sweep,) = {path.parent for path in tmp_path.glob("outputs/sweeps/**/report.html")}
+    assert all((sweep / name).is_file() for name in ("table.md", "table.csv", "table.tex"))
+    assert list(sweep.glob("plots/*.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["method=nope"], ["method/nope", "tsv_m"]),
+        (["model=nope"], ["model/nope", "tiny"]),
+        (["tasks=99"], ["tasks=99", "20"]),
+        (["tasks=[]"], ["empty"]),
+        (["tasks=[digits,digits]"], ["more than once"]),
+        (["tasks=[nope]"], ["nope", "digits"]),
+        (["sed=1"], ["sed"]),
+        (["seed=abc"], ["abc"]),
+        (["method.rank_fraktion=1"], ["rank_fraktion"]),
+        (["alpha=fixed", "alpha.value=-1"], ["alpha.value"]),
+        (["engine.svd=fancy"], ["engine.svd=fancy", "exact"]),
+        (["tracking=wandb", "tracking.mode=sideways"], ["sideways", "offline"]),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    done = tsv_exp(
+        *arguments, *[small for small in SMALL if small.split("=")[0] not in str(arguments)], folder=tmp_path
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    text = " ".join(done.stderr.split())
+    assert all(word in text for word in words), text
+    assert all(entry["status"] == "failed" and entry["error"] for entry in results(tmp_path))
+
+
+def test_a_config_error_needs_no_torch(tmp_path: Path) -> None:
+    typed = "sys.argv = ['tsv-exp', 'method=nope']"
+    script = f"import sys; {typed}; from tsv_exp import cli; cli.main(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split()[-1] == "False"
+
+
+def test_local_data_is_an_option_of_the_model() -> None:
+    assert local_data("tasks.Cars.data=/data/cars") == "++model.local_data.Cars=/data/cars"
+    assert local_data("tasks=8") == "tasks=8"
+
+
+def test_our_own_error_is_what_is_said() -> None:
+    outer = RuntimeError("Error in call to target")
+    outer.__cause__ = UserError("the reason\nin two lines")
+    assert one_line(outer) == "the reason in two lines"
