@@ -1,12 +1,16 @@
 """Failures of the Hugging Face hub and of the disk under a download, as one clear line."""
 
 import errno
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tsv_exp.errors import UserError
 
 KEPT = "what was downloaded is kept"
+# Requests are not for people to read, and whatever goes wrong is raised as well and becomes one line.
+QUIET = dict.fromkeys(("httpx", "httpx2"), logging.WARNING)
+QUIET |= dict.fromkeys(("datasets", "huggingface_hub"), logging.CRITICAL)
 
 
 @contextmanager
@@ -21,6 +25,8 @@ def failures(what: str) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
+    for name, level in QUIET.items():
+        logging.getLogger(name).setLevel(level)
     try:
         yield
     except UserError:

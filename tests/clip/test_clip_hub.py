@@ -28,7 +28,7 @@ from tsv_exp.tasks import select
 from tsv_exp.task_vectors import TaskVectors
 
 def model(**changes):
-    settings = dict(name="toy", architecture=worlds.ARCHITECTURE, pretrained="openai/tiny", checkpoints="zoo/clip_{{}}")
+    settings = dict(name="toy", architecture=worlds.ARCHITECTURE, pretrained="openai/tiny", checkpoints="zoo/clip_*")
     return ClipModel(**settings | changes)
 
 def line(action):

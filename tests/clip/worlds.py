@@ -12,12 +12,13 @@ from torch import Tensor
 from tsv_exp.clip.catalogue import catalogue
 from tsv_exp.tasks import Task
 
-LAYERS, WIDTH, TEXT_WIDTH, EMBEDDING, PATCH, SIZE = 2, 32, 16, 12, 8, 32
+LAYERS, WIDTH, EMBEDDING, PATCH, SIZE = 2, 32, 12, 8, 32
+TEXT_LAYERS, TEXT_WIDTH = 1, 16
 ARCHITECTURE = {
     "embed_dim": EMBEDDING,
     "quick_gelu": True,
     "vision_cfg": {"layers": LAYERS, "width": WIDTH, "head_width": 16, "patch_size": PATCH, "image_size": SIZE},
-    "text_cfg": {"width": TEXT_WIDTH, "heads": 2, "layers": 1},
+    "text_cfg": {"width": TEXT_WIDTH, "heads": 2, "layers": TEXT_LAYERS},
 }
 Weights = dict[str, Tensor]
 
@@ -39,8 +40,8 @@ class Draw:
     def __init__(self, seed: int):
         self.generator = torch.Generator().manual_seed(seed)
 
-    def tensor(self, *shape: int, scale: float = 0.2) -> Tensor:
-        return scale * torch.randn(shape, generator=self.generator)
+    def tensor(self, *shape: int, scale: float | None = None) -> Tensor:
+        return (scale or 0.2) * torch.randn(shape, generator=self.generator)
 
     def linear(self, name: str, rows: int, columns: int) -> Weights:
         return {f"{name}.weight": self.tensor(rows, columns), f"{name}.bias": self.tensor(rows)}
@@ -71,7 +72,7 @@ def whole(seed: int) -> Weights:
         "text_model.embeddings.token_embedding.weight": draw.tensor(49408, TEXT_WIDTH),
         "text_model.embeddings.position_embedding.weight": draw.tensor(77, TEXT_WIDTH),
         "text_model.embeddings.position_ids": torch.arange(77)[None],
-        **_blocks("text_model.", 1, TEXT_WIDTH, draw),
+        **_blocks("text_model.", TEXT_LAYERS, TEXT_WIDTH, draw),
         **draw.norm("text_model.final_layer_norm", TEXT_WIDTH),
         "text_projection.weight": draw.tensor(EMBEDDING, TEXT_WIDTH),
         "logit_scale": torch.tensor(4.6),

@@ -35,7 +35,7 @@ def locate(checkpoints: str | Mapping[str, str], tasks: Sequence[Task], folder: 
     """The layout that `model.checkpoints` names.
 
     Args:
-        checkpoints: a pattern of hub repositories in which {} stands for a task; a folder, in the paper's layout
+        checkpoints: a pattern of hub repositories in which * stands for a task; a folder, in the paper's layout
             (<folder>/<Task>Val/nonlinear_finetuned.pt) or with one file or folder per task; or a mapping task -> path
             or repository.
         tasks: the catalogue.
@@ -50,14 +50,14 @@ def locate(checkpoints: str | Mapping[str, str], tasks: Sequence[Task], folder: 
             if name not in known:
                 raise UserError(f"model.checkpoints: unknown task {name!r}; choose from: {', '.join(known)}")
         return Located("listed", {str(name): str(place) for name, place in checkpoints.items()})
-    if "{}" in checkpoints:
+    if "*" in checkpoints:
         suffixes = {task.name: str(task.source["hub_checkpoint_suffix"]) for task in tasks}
-        return Located("hub", {name: checkpoints.replace("{}", suffix) for name, suffix in suffixes.items()})
+        return Located("hub", {name: checkpoints.replace("*", suffix) for name, suffix in suffixes.items()})
     root = Path(checkpoints).expanduser()
     if not root.is_dir():
         raise UserError(
             f"model.checkpoints={checkpoints}: no such folder; give one, a mapping of tasks, "
-            "or a pattern of repositories such as owner/clip_{}"
+            "or a pattern of repositories such as owner/clip_*"
         )
     for inside in (root / folder, root):
         found = {task.name: inside / f"{task.name}Val" / FINETUNED for task in tasks}

@@ -1,7 +1,6 @@
 """Pictures and labels of data sets on the hub or in local folders; only the files of the split that is asked for."""
 
 import io
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +83,6 @@ def _table(place: str, config: str | None, split: str, where: str) -> Any:
     import datasets
     from datasets.exceptions import DatasetBuildError
 
-    # Whatever goes wrong is raised as well, and becomes one line below.
-    for library in ("datasets", "huggingface_hub"):
-        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         with hub.failures(where):
             builder = datasets.load_dataset_builder(place, name=config)

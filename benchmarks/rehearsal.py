@@ -1,0 +1,121 @@
+"""A real-sized rehearsal: ViT-B-32 with random weights, 8 synthetic checkpoints in three formats, from a hub on loopback.
+
+    python benchmarks/rehearsal.py FOLDER [--formats hub paper folder] > benchmarks/results/rehearsal.txt
+
+Writes about 4 GB per format into FOLDER, then runs `tsv-exp model=vit_b_32 tasks=8` on each and prints what it took. Nothing
+but the weights, the number of images and HF_ENDPOINT differs from a real run.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / part) for part in ("", "clip")]
+
+import worlds  # noqa: E402
+from hub import Hub  # noqa: E402
+
+from tsv_exp.checkpoints.clip import clip_weights  # noqa: E402
+from tsv_exp.checkpoints.readers import Reader  # noqa: E402
+
+worlds.LAYERS, worlds.WIDTH, worlds.PATCH, worlds.SIZE = 12, 768, 32, 224
+worlds.TEXT_WIDTH, worlds.TEXT_LAYERS, worlds.EMBEDDING = 512, 12, 512
+TASKS = worlds.first(8)
+RANK, SCALE = 16, 1e-3
+
+
+def tuned(start: worlds.Weights, seed: int) -> worlds.Weights:
+    """Every matrix of the start moved by a random one of low rank, as fine-tuning nearly does."""
+    draw = worlds.Draw(seed)
+    return {
+        name: w + SCALE * draw.tensor(len(w), RANK, scale=1.0) @ draw.tensor(RANK, w.shape[1], scale=1.0)
+        if w.dim() == 2
+        else w
+        for name, w in start.items()
+    }
+
+
+def write(root: Path, formats: list[str]) -> None:
+    """The base and the fine-tuned checkpoints in these formats, and the data sets."""
+    base = worlds.whole(0)
+    (root / "models/openai/clip-vit-base-patch32").mkdir(parents=True)
+    torch.save(base, root / "models/openai/clip-vit-base-patch32/pytorch_model.bin")
+    worlds.data(root, TASKS, train=40, test=40)
+    start = {name: w for name, w in base.items() if name.startswith("vision_model.")}
+    clip = clip_weights(Reader(Path("memory"), base), "base")
+    encoder = {f"model.{name}": clip[name].clone() for name in clip if not name.startswith("transformer.")}
+    for seed, task in enumerate(TASKS, start=1):
+        weights = tuned(start, seed)
+        ours = clip_weights(
+            Reader(Path("memory"), weights | {"visual_projection.weight": base["visual_projection.weight"]}), "x"
+        )
+        if "hub" in formats:
+            place = root / f"models/tanganke/clip-vit-base-patch32_{task.source['hub_checkpoint_suffix']}"
+            place.mkdir(parents=True)
+            save_file(weights, place / "model.safetensors")
+        if "paper" in formats:
+            place = root / f"paper/ViT-B-32/{task.name}Val"
+            place.mkdir(parents=True)
+            torch.save(
+                encoder | {f"model.{name}": ours[name].clone() for name in ours}, place / "nonlinear_finetuned.pt"
+            )
+            if seed == 1:
+                torch.save(encoder, place / "nonlinear_zeroshot.pt")
+        if "folder" in formats:
+            (root / "folder").mkdir(exist_ok=True)
+            save_file(
+                {name: ours[name].clone().contiguous() for name in ours}, root / f"folder/{task.name}.safetensors"
+            )
+
+
+def run(root: Path, hub: Hub, *overrides: str) -> None:
+    """One run, and what it took."""
+    command = ["model=vit_b_32", "tasks=8", "method=tsv_m", f"paths.outputs={root}/outputs", *overrides]
+    caches = {"HF_ENDPOINT": hub.url, "HF_HOME": str(root / "hf"), "TSV_EXP_CACHE": str(root / "cache")}
+    script = "import sys, resource; from tsv_exp.cli import main; code = main(); "
+    script += "sys.stderr.write(f'peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}'); sys.exit(code)"
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command], env=os.environ | caches, capture_output=True, text=True, check=False
+    )
+    shown = " ".join(part.replace(str(root), "FOLDER") for part in command)
+    print(f"tsv-exp {shown}")
+    if done.returncode:
+        print(done.stderr[-3000:])
+        raise SystemExit(done.returncode)
+    peak = int(done.stderr.rsplit("peak ", 1)[1]) / 1e6
+    folder = max(root.glob("outputs/runs/*/*/results.json"), key=lambda path: path.stat().st_mtime)
+    results = json.loads(folder.read_text())
+    seconds = {name: round(value, 1) for name, value in results["seconds"].items()}
+    print(f"  {time.perf_counter() - start:.0f} s in all {seconds}, peak memory {peak:.1f} GB")
+    print(f"  family {results['checkpoints']['family']}, alpha {results['alpha']:.2f}", end=", ")
+    print(f"{len(results['validation'])} values tried, test accuracy {results['test']['mean_accuracy']:.4f}")
+    print(f"  from the hub: {sum('GET' in line and 'resolve' in line for line in hub.requests)} files\n", flush=True)
+    hub.requests.clear()
+
+
+def main() -> None:
+    """Write, serve, run."""
+    parser = argparse.ArgumentParser(description="A real-sized rehearsal of the CLIP benchmark without a network.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--formats", nargs="+", default=["hub", "paper", "folder"])
+    arguments = parser.parse_args()
+    root = arguments.folder.resolve()
+    if not (root / "models").exists():
+        write(root, arguments.formats)
+    places = {"hub": [], "paper": [f"model.checkpoints={root}/paper"], "folder": [f"model.checkpoints={root}/folder"]}
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, no GPU: {not torch.cuda.is_available()}\n")
+    with Hub(root).running() as hub:
+        for name in arguments.formats:
+            run(root, hub, *places[name])
+
+
+if __name__ == "__main__":
+    main()
