@@ -57,8 +57,8 @@ def models(folder: Path, shapes: dict[str, tuple[int, ...]], tasks: int, dtype: 
         noise = torch.randn(shape, generator=g).mul_(2e-5)
         if len(shape) < 2:
             return noise
-        r = 64
         flat = (shape[0], noise[0].numel())
+        r = min(256, *flat)  # beyond the components that are kept
         left, right = (torch.randn(size, r, generator=g) / size**0.5 for size in flat)
         return noise + ((left * (0.3 * torch.arange(1, r + 1) ** -0.75)) @ right.mT).view(shape)
 
