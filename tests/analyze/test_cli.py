@@ -15,7 +15,7 @@ from tsv_exp.analyze.analysis import analyze, propose
 from tsv_exp.analyze.write import write_analysis
 from tsv_exp.report.style import styled
 
-COMMAND = [sys.executable, "-c", "from tsv_exp.analyze import main; main()"]
+COMMAND = [sys.executable, "-c", "import sys; from tsv_exp.analyze import main; sys.exit(main())"]
 
 
 def command(*words):
@@ -31,8 +31,8 @@ def files(tmp_path):
 
 
 def test_any_checkpoints(files):
-    models = ",".join(str(files / f"task{i}.safetensors") for i in range(3))
-    words = [f"base={files}/base.safetensors", f"models=[{models}]", "select=2", f"paths.outputs={files}/out"]
+    models = ",".join(f"task{i}: {files}/task{i}.safetensors" for i in range(3))
+    words = [f"base={files}/base.safetensors", f"models={{{models}}}", "select=2", f"paths.outputs={files}/out"]
     done = command(*words, "engine.cache=off")
     assert done.returncode == 0, done.stderr
     assert "Least interference among 3 choices: task" in done.stdout
@@ -56,6 +56,7 @@ def test_any_checkpoints(files):
     [
         (["base=nowhere.safetensors", "models=[a.pt]"], "nowhere.safetensors"),
         (["models=[a.pt]"], "base and models belong together"),
+        (["tsks=8"], "'tsks'"),
     ],
 )
 def test_one_clear_line_where_it_cannot(words, message, tmp_path):

@@ -1,18 +1,22 @@
 """tsv-analyze: interference of the tasks of a model, or of any fine-tuned models of one base."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from tsv_exp.analyze.analysis import analyze, propose
 from tsv_exp.analyze.write import summary, write_analysis
 from tsv_exp.checkpoints.sources import open_weights
+from tsv_exp.cli import one_line
 from tsv_exp.config import Engine, conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files import named
@@ -22,19 +26,35 @@ from tsv_exp.task_vectors import Weights
 from tsv_exp.tasks import select
 
 
+def main() -> int:
+    """The command: 0 when everything was written, else one line on standard error and 1."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us, who make one line of them
+    try:
+        _app()
+    except (HydraException, OmegaConfBaseException) as error:
+        return _stop(one_line(error), 1)
+    except KeyboardInterrupt:
+        return _stop("interrupted", 130)
+    return 0
+
+
+def _stop(message: str, code: int) -> int:
+    console.print(f"tsv-analyze: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="analyze")
-def main(cfg: DictConfig) -> None:
-    """The command: exit 0 when everything was written, else one line and 1."""
+def _app(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         report = run(cfg, folder)
         instantiate(cfg.tracking).log_report(report, folder, "analyze")
-    except UserError as error:
-        console.print(f"tsv-analyze: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(1) from error
-    except KeyboardInterrupt:
-        console.print("tsv-analyze: interrupted")
-        raise SystemExit(130) from None
+    except (
+        HydraException,
+        UserError,
+        OSError,
+    ) as error:  # Hydra would print a line of its own before it passes them on
+        raise SystemExit(_stop(one_line(error), 1)) from error
 
 
 def run(cfg: DictConfig, folder: Path) -> Report:
@@ -57,7 +77,7 @@ def run(cfg: DictConfig, folder: Path) -> Report:
 
 def weights(cfg: DictConfig) -> tuple[str, Weights, Mapping[str, Weights]]:
     """A name, the base and the fine-tuned weights by task, of the model or of the checkpoints given instead."""
-    given: Any = OmegaConf.to_container(cfg.models)
+    given: Any = OmegaConf.to_container(cfg.models) if cfg.models else None
     if (cfg.base is None) != (not given):
         raise UserError("base and models belong together: base=PATH 'models=[PATH,PATH]', or neither of them")
     if cfg.base is None:
