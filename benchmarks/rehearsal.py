@@ -1,9 +1,9 @@
-"""A real-sized rehearsal: ViT-B-32 with random weights, 8 synthetic checkpoints in three formats, from a hub on loopback.
+"""A real-sized rehearsal: random ViT-B-32, 8 synthetic checkpoints in three formats, from a hub on loopback.
 
     python benchmarks/rehearsal.py FOLDER [--formats hub paper folder] > benchmarks/results/rehearsal.txt
 
-Writes about 4 GB per format into FOLDER, then runs `tsv-exp model=vit_b_32 tasks=8` on each and prints what it took. Nothing
-but the weights, the number of images and HF_ENDPOINT differs from a real run.
+Writes about 4 GB per format into FOLDER, then runs `tsv-exp model=vit_b_32 tasks=8` on each and prints what it took.
+Nothing but the weights, the number of images and HF_ENDPOINT differs from a real run.
 """
 
 import argparse

@@ -128,6 +128,29 @@ told["same"] = [torch.equal(a, b) and torch.equal(x, y) for (a, x), (b, y) in pa
     assert len(downloads(hub, "train-00000-of-00001.parquet")) == 1
 
 
+def test_the_command(hub: Hub, tmp_path: Path) -> None:
+    plain = json.dumps(worlds.ARCHITECTURE).replace('"', "")
+    overrides = ["model=vit_b_32", f"model.architecture={plain}", "model.pretrained=openai/tiny"]
+    overrides += ["model.checkpoints=zoo/clip_*", "tasks=[EuroSAT,SVHN]", f"paths.outputs={tmp_path}/outputs"]
+    found = told(
+        hub,
+        tmp_path,
+        f"""
+from tsv_exp.cli import main
+sys.argv[1:] = {overrides!r}
+told["code"] = main()
+result, = Path({str(tmp_path)!r}).glob("outputs/runs/*/*/results.json")
+told["results"] = json.loads(result.read_text())
+""",
+    )
+    assert found["code"] == 0
+    results = found["results"]
+    assert results["status"] == "ok"
+    assert results["checkpoints"]["family"] == "hub"
+    assert set(results["test"]["accuracy"]) == {"EuroSAT", "SVHN"}
+    assert len(results["validation"]) == 30
+
+
 def test_failures_of_the_hub_are_one_line(hub: Hub, tmp_path: Path) -> None:
     root = hub.root / "datasets/bad"
     worlds.parquet(root / "columns/data/test.parquet", ["a", "b"], 4, image="scan")

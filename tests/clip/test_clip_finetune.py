@@ -1,0 +1,74 @@
+"""tsv-finetune's flow on a toy CLIP with a local folder of images, and its recipe."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from safetensors.torch import save_file
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import worlds  # noqa: E402
+
+from tsv_exp.clip.model import ClipModel  # noqa: E402
+from tsv_exp.config import conf_dir  # noqa: E402
+from tsv_exp.errors import UserError  # noqa: E402
+from tsv_exp.finetune_cli import Published, run  # noqa: E402
+from tsv_exp.task_vectors import TaskVectors  # noqa: E402
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path / "cache"))
+    save_file(worlds.whole(0), tmp_path / "base.safetensors")
+    for split in ("train", "test"):
+        for name in ("river", "forest"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for i in range(9):
+                (folder / f"{i}.png").write_bytes(worlds.picture(i))
+    plain = json.dumps(worlds.ARCHITECTURE).replace('"', "")
+    overrides = [f"model.architecture={plain}", f"model.pretrained={tmp_path}/base.safetensors", "device=cpu"]
+    overrides += [f"++model.local_data.EuroSAT={tmp_path}/data", f"output={tmp_path}/out", "finetune.batch_size=8"]
+    return [*overrides, "task=EuroSAT", "finetune.precision=float32"]
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("finetune", overrides)
+
+
+def test_a_checkpoint_that_the_benchmark_takes(settings: list[str], tmp_path: Path) -> None:
+    turns: list[int] = []
+    path = run(composed([*settings, "epochs=2", "finetune.lr=1e-3"]), 0, lambda: turns.append(1))
+    assert path == tmp_path / "out/vit_b_32/EuroSAT.safetensors"
+    assert turns == [1]
+    assert not path.with_suffix(".training").exists()
+    model = ClipModel("toy", worlds.ARCHITECTURE, str(tmp_path / "base.safetensors"), str(path.parent))
+    tuned = model.finetuned([model.catalogue()["EuroSAT"]])
+    assert all(layer.deltas.any() for layer in TaskVectors(model.base(), tuned))
+    before = path.stat().st_mtime_ns
+    run(composed(settings), 0, lambda: None)
+    assert path.stat().st_mtime_ns == before
+
+
+def test_bad_settings(settings: list[str]) -> None:
+    with pytest.raises(UserError, match="epochs=0"):
+        run(composed([*settings, "epochs=0"]), 0, lambda: None)
+    with pytest.raises(UserError, match="unknown task 'Venus'"):
+        run(composed([*settings, "task=Venus"]), 0, lambda: None)
+
+
+def test_the_published_recipe() -> None:
+    recipe = Published(lr=1.0, steps=2000)
+    rates = torch.tensor([recipe.rate(step) for step in range(2000)])
+    assert rates[0] == pytest.approx(1 / 500)
+    assert rates[499] == rates[500] == 1
+    assert rates[1250] == pytest.approx(0.5)
+    assert rates[-1] < 1e-5
+    assert (rates[500:].diff() < 0).all()
