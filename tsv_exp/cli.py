@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -21,6 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from tsv_exp.config import Config, conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.files import atomic
+
+if TYPE_CHECKING:
+    from tsv_exp.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -81,22 +84,23 @@ def _stop(message: str, code: int) -> int:
 def _app(cfg: DictConfig) -> None:
     global exit_code
     folder = Path(HydraConfig.get().runtime.output_dir)
-    results = execute(cfg, folder)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    results = execute(cfg, folder, sweep)
     if results["status"] != "ok":
         exit_code = 1
-    _track(cfg, results, folder, sweep)
     if not sweep:
         _show(results, folder)
 
 
-def execute(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+def execute(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
     """Run one configuration; write results.json and table.md into `folder` whatever happens, and return the results."""
+    tracker: Tracker | None = None
     results: dict[str, Any] = {"status": "failed", "error": "interrupted", **described(cfg)}
     began = time.perf_counter()
     try:
         if cfg.paths.cache is not None:
             os.environ["TSV_EXP_CACHE"] = str(cfg.paths.cache)
+        tracker = hydra.utils.instantiate(cfg.tracking)
         from tsv_exp.run import run
 
         results |= {**run(cfg), "status": "ok", "error": None}
@@ -112,6 +116,9 @@ def execute(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         log.debug("traceback", exc_info=True)
     finally:
         _write(results, folder)
+    if tracker is not None:
+        config: Any = OmegaConf.to_container(cfg, resolve=True)
+        tracker.log_run(results, config, folder.parent if sweep else folder, folder.parent.name if sweep else None)
     return results
 
 
@@ -138,12 +145,6 @@ def _write(results: Mapping[str, Any], folder: Path) -> None:
     ):
         with atomic(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def _track(cfg: DictConfig, results: Mapping[str, Any], folder: Path, sweep: bool) -> None:
-    tracker = hydra.utils.instantiate(cfg.tracking)
-    config = OmegaConf.to_container(cfg, resolve=True)
-    tracker.log_run(results, config, folder.parent if sweep else folder, folder.parent.name if sweep else None)
 
 
 def _show(results: Mapping[str, Any], folder: Path) -> None:

@@ -27,7 +27,7 @@ class Engine:
 
 @dataclass
 class Evaluate:
-    """How layers are merged: `svd` auto (fast, certified) or exact; `exclude` names 2-D layers that are not matrices."""
+    """How accuracies are measured: `precision` auto, bfloat16, float16 or float32; `batch_size` null: by the device."""
 
     precision: str = "auto"
     batch_size: int | None = None
