@@ -1,0 +1,297 @@
+"""Does Singular Task Interference tell which tasks merge well? Random task subsets of the embedded benchmark.
+
+    python benchmarks/sti_study.py                      # measures what is missing, then writes docs/sti.md
+    python benchmarks/sti_study.py --per-size 20        # more subsets
+
+Each measurement is kept in outputs/sti_study.jsonl, so that a stopped study goes on where it was.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from tsv_exp import Method, merge
+from tsv_exp.alpha import mean, normalized
+from tsv_exp.analyze.analysis import analyze, propose
+from tsv_exp.config import conf_dir
+from tsv_exp.evaluate import Evaluator
+from tsv_exp.progress import track
+from tsv_exp.reference import weights_digest
+from tsv_exp.tasks import Split, select
+
+METHODS = ("task_arithmetic", "ties", "tsv_m")
+SIZES = range(2, 9)
+STEPS = 10  # values of α: every third of the method's own grid
+IMAGES = {"validation": 50, "test": 200}  # per task; the benchmark has more, and the study merges many subsets
+START = {"task_arithmetic": 4, "ties": 4, "tsv_m": 4}  # where looking for the best of them begins
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One subset of tasks: what predicts, and the loss of normalized test accuracy per method."""
+
+    tasks: tuple[str, ...]
+    kind: str  # random, or selected by interference
+    sti: float  # STI / Σσ
+    pairs: float  # the score of `select`
+    cosine: float  # mean cosine similarity of pairs
+    loss: dict[str, float]
+
+
+class FewImages:
+    """A model whose splits have no more images than IMAGES says; heads are computed once."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.heads = model, {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def split(self, task: Any, split: str) -> Split:
+        """The first images of a split."""
+        whole = self.model.split(task, split)
+        return Split(whole.images[: IMAGES[split]], whole.labels[: IMAGES[split]])
+
+    def head(self, task: Any) -> torch.Tensor:
+        """The model's."""
+        if task.name not in self.heads:
+            self.heads[task.name] = self.model.head(task)
+        return self.heads[task.name]
+
+
+class Bench:
+    """The embedded benchmark, loaded once."""
+
+    def __init__(self) -> None:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = compose("analyze", overrides=["model=tiny"])
+        self.model = FewImages(instantiate(cfg.model))
+        self.tasks = select(self.model.catalogue(), 20)
+        self.base, self.finetuned = self.model.base(), self.model.finetuned(self.tasks)
+        self.identity = {"base": weights_digest(self.base), "images": IMAGES}
+        self.identity |= {name: weights_digest(weights) for name, weights in self.finetuned.items()}
+        evaluator, individual = self._evaluator(self.tasks), merge(self.base, self.finetuned, "individual")
+        self.best = {split: evaluator.accuracies(individual, 1.0, split) for split in IMAGES}
+
+    def _evaluator(self, tasks: Sequence[Any]) -> Evaluator:
+        return Evaluator(self.model, tasks, torch.device("cpu"))
+
+    def measure(self, names: tuple[str, ...], kind: str) -> Measurement:
+        """Analyze and merge one subset by every method, α chosen on validation."""
+        models = {name: self.finetuned[name] for name in names}
+        analysis = analyze(self.base, models)
+        cosines = analysis.cosines[~torch.eye(len(names), dtype=torch.bool)]
+        losses = {method: self._loss(models, Method.load(method)) for method in METHODS}
+        score = propose(analysis, len(names))[0].score
+        return Measurement(names, kind, analysis.relative, score, float(cosines.mean()), losses)
+
+    def _loss(self, models: dict[str, Any], method: Method) -> float:
+        evaluator = self._evaluator([task for task in self.tasks if task.name in models])
+        merged = merge(self.base, models, method)
+        best = {split: {name: self.best[split][name] for name in models} for split in self.best}
+        step = method.alpha.stop / STEPS
+
+        @cache
+        def score(index: int) -> float:
+            return mean(normalized(evaluator.accuracies(merged, step * index, "validation"), best["validation"]))
+
+        alpha = step * climb(score, START[method.name])
+        return 1 - mean(normalized(evaluator.accuracies(merged, alpha, "test"), best["test"]))
+
+
+def climb(score: Callable[[int], float], index: int) -> int:
+    """The local maximum of a score on 1 … STEPS that is reached from `index`, the smaller index among equals."""
+    while True:
+        best = max((i for i in (index - 1, index, index + 1) if 1 <= i <= STEPS), key=lambda i: (score(i), -i))
+        if best == index:
+            return index
+        index = best
+
+
+def subsets(pool: Sequence[str], per_size: int) -> Iterator[tuple[str, ...]]:
+    """Distinct random subsets, the same ones every time; one of each size in turn."""
+    rng, seen = random.Random(2412), set()
+    for _ in range(per_size):
+        for size in SIZES:
+            while (chosen := tuple(sorted(rng.sample(pool, size), key=pool.index))) in seen:
+                pass
+            seen.add(chosen)
+            yield chosen
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0, equal values sharing their mean."""
+    order, counts = np.unique(values, return_inverse=True, return_counts=True)[1:]
+    return (np.cumsum(counts) - (counts + 1) / 2)[order]
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Rank correlation; nan where one of them is constant."""
+    a, b = ranks(x) - ranks(x).mean(), ranks(y) - ranks(y).mean()
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm else float("nan")
+
+
+def within_sizes(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> float:
+    """Rank correlation after ranking within each size: what is left when the number of tasks explains nothing."""
+    scaled = [np.concatenate([_share(v[sizes == size]) for size in np.unique(sizes)]) for v in (x, y)]
+    return spearman(*scaled)
+
+
+def _share(values: np.ndarray) -> np.ndarray:
+    return (ranks(values) + 0.5) / len(values)
+
+
+Interval = tuple[float, float, float]  # a statistic, and the ends of its 95 % bootstrap interval
+
+
+def interval(statistic: Callable[[np.ndarray], float], count: int, groups: np.ndarray, draws: int = 2000) -> Interval:
+    """A statistic of subset indices and its 95 % percentile bootstrap interval, resampled within groups."""
+    rng = np.random.default_rng(0)
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    values = [statistic(np.concatenate([rng.choice(m, len(m)) for m in members])) for _ in range(draws)]
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return statistic(np.arange(count)), float(low), float(high)
+
+
+def shown(value: Interval) -> str:
+    """A statistic with its interval, as tables have it."""
+    return f"{value[0]:+.2f} [{value[1]:+.2f}, {value[2]:+.2f}]"
+
+
+def correlations(found: Sequence[Measurement]) -> list[list[str]]:
+    """Rows: the sizes, all pooled, all pooled within sizes; columns: predictors by method."""
+    sizes = np.array([len(m.tasks) for m in found])
+    rows = []
+    for label in (*map(str, SIZES), "pooled", "pooled, within sizes"):
+        chosen = np.flatnonzero(sizes == int(label)) if label.isdigit() else np.arange(len(found))
+        row = [label, str(len(chosen))]
+        for method in METHODS:
+            y = np.array([found[i].loss[method] for i in chosen])
+            x = np.array([found[i].sti for i in chosen])
+            row.append(shown(correlation(x, y, sizes[chosen], label == "pooled, within sizes")))
+        rows.append(row)
+    return rows
+
+
+def correlation(x: np.ndarray, y: np.ndarray, sizes: np.ndarray, within: bool) -> Interval:
+    """Rank correlation of a predictor with a loss, over all subsets or within sizes."""
+    if within:
+        return interval(lambda i: within_sizes(x[i], y[i], sizes[i]), len(x), sizes)
+    return interval(lambda i: spearman(x[i], y[i]), len(x), np.zeros(len(x)))
+
+
+def predictors(found: Sequence[Measurement]) -> list[list[str]]:
+    """Rows: predictors; columns: methods; pooled within sizes."""
+    sizes = np.array([len(m.tasks) for m in found])
+    rows = []
+    for label, value in (("STI / Σσ", "sti"), ("STI / Σσ of the pairs", "pairs"), ("mean cosine similarity", "cosine")):
+        x = np.array([getattr(m, value) for m in found])
+        losses = [np.array([m.loss[method] for m in found]) for method in METHODS]
+        rows.append([label, *(shown(correlation(x, y, sizes, True)) for y in losses)])
+    return rows
+
+
+def selections(found: Sequence[Measurement]) -> list[list[str]]:
+    """Rows: the sizes; per method the loss of the selected tasks, the mean of random ones, how many it beats."""
+    rows = []
+    for chosen in (m for m in found if m.kind == "selected"):
+        others = [m for m in found if m.kind == "random" and len(m.tasks) == len(chosen.tasks)]
+        row = [str(len(chosen.tasks)), ", ".join(chosen.tasks)]
+        for method in METHODS:
+            losses = [m.loss[method] for m in others]
+            beaten = sum(loss > chosen.loss[method] for loss in losses)
+            row.append(f"{100 * chosen.loss[method]:.1f} / {100 * np.mean(losses):.1f} ({beaten} of {len(losses)})")
+        rows.append(row)
+    return rows
+
+
+def conclusions(found: Sequence[Measurement]) -> str:
+    """What comes out, in words that follow from the figures."""
+    random_ones = [m for m in found if m.kind == "random"]
+    sizes, x = np.array([len(m.tasks) for m in random_ones]), np.array([m.sti for m in random_ones])
+    lines = []
+    for method in METHODS:
+        value = correlation(x, np.array([m.loss[method] for m in random_ones]), sizes, True)
+        says = "more interference goes with more loss" if value[1] > 0 else "more interference goes with less loss"
+        verdict = says if value[1] > 0 or value[2] < 0 else "no relation can be told from chance"
+        chosen = [m for m in found if m.kind == "selected"]
+        gains = [
+            np.mean([m.loss[method] for m in random_ones if len(m.tasks) == len(one.tasks)]) - one.loss[method]
+            for one in chosen
+        ]
+        lines.append(
+            f"- `{method}`: beyond the number of tasks, {verdict} ({shown(value)}). Tasks selected by interference "
+            f"lose {100 * np.mean(gains):.1f} percentage points less than random ones on average over the sizes, "
+            f"and less than their mean in {sum(gain > 0 for gain in gains)} of {len(gains)} sizes."
+        )
+    return "\n".join(lines)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def main() -> None:
+    """Measure what is missing, then write docs/sti.md."""
+    parser = argparse.ArgumentParser(description="Does STI tell which tasks merge well?")
+    parser.add_argument("--per-size", type=int, default=10, help="random subsets of each size from 2 to 8")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "sti.md")
+    parser.add_argument("--kept", type=Path, default=ROOT / "outputs" / "sti_study.jsonl")
+    options = parser.parse_args()
+    bench = Bench()
+    pool = [task.name for task in bench.tasks]
+    wanted = [(chosen, "random") for chosen in subsets(pool, options.per_size)]
+    for size in SIZES:
+        wanted.append((propose(analyze(bench.base, bench.finetuned, together=size), size)[0].tasks, "selected"))
+    options.kept.parent.mkdir(parents=True, exist_ok=True)
+    lines = options.kept.read_text().splitlines() if options.kept.exists() else []
+    known = {
+        (tuple(m["tasks"]), m["kind"]): m["measurement"] for m in map(json.loads, lines) if m["of"] == bench.identity
+    }
+    found = []
+    with options.kept.open("a") as file:
+        for names, kind in track(wanted, "task subsets"):
+            if (names, kind) not in known:
+                measured = asdict(bench.measure(names, kind))
+                known[names, kind] = measured
+                entry = {"tasks": names, "kind": kind, "measurement": measured, "of": bench.identity}
+                file.write(json.dumps(entry) + "\n")
+                file.flush()
+            found.append(Measurement(**known[names, kind] | {"tasks": names}))
+    options.out.write_text(report(found, options.per_size))
+
+
+def report(found: Sequence[Measurement], per_size: int) -> str:
+    """The study as Markdown, but for its conclusions."""
+    random_ones = [m for m in found if m.kind == "random"]
+    methods = list(METHODS)
+    return TEMPLATE.format(
+        count=len(random_ones),
+        per_size=per_size,
+        steps=STEPS,
+        validation=IMAGES["validation"],
+        test=IMAGES["test"],
+        correlations=table(["tasks", "subsets", *methods], correlations(random_ones)),
+        predictors=table(["predictor", *methods], predictors(random_ones)),
+        conclusions=conclusions(found),
+        selections=table(["tasks", "selected", *methods], selections(found)),
+    )
+
+
+TEMPLATE = (ROOT / "benchmarks" / "sti_study.md").read_text()
+
+if __name__ == "__main__":
+    main()
