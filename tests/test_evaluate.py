@@ -10,7 +10,7 @@ from torch.nn.functional import normalize as unit
 from tsv_exp import apply, merge
 from tsv_exp.errors import UserError
 from tsv_exp.evaluate import Evaluator, device_of
-from tsv_exp.reference import finetuned_accuracies, weights_digest
+from tsv_exp.reference import finetuned_accuracies
 from tsv_exp.tasks import Split, SplitName, Task
 
 SHAPE = (3, 2, 2)
@@ -71,6 +71,11 @@ def direct(model: Linear, weights: Mapping[str, Tensor], task: str) -> float:
     return ((unit(features, dim=-1) @ model.heads[task].double().T).argmax(1) == model.labels).double().mean().item()
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path))
+
+
 @pytest.mark.parametrize("method", ["task_arithmetic", "individual", "tsv_m", "tsv_c"])
 def test_accuracies_are_those_of_the_applied_weights(method: str) -> None:
     model = Linear()
@@ -85,23 +90,19 @@ def test_accuracies_are_those_of_the_applied_weights(method: str) -> None:
     assert model.reads == len(TASKS)  # prepared once, scored many times
 
 
-def test_fine_tuned_accuracies_are_measured_once(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path))
+def test_accuracies_are_measured_once(tmp_path) -> None:
     model = Linear()
     evaluator = Evaluator(model, TASKS, torch.device("cpu"), "float32")
     finetuned = model.finetuned(TASKS)
-    digests = {"base": weights_digest(model.base())} | {
-        name: weights_digest(value) for name, value in finetuned.items()
-    }
-    first = finetuned_accuracies(evaluator, model.base(), finetuned, digests, "test")
+    first = finetuned_accuracies(evaluator, model.base(), finetuned, "test")
     assert first == pytest.approx({name: direct(model, weights, name) for name, weights in finetuned.items()})
-    again = Evaluator(model, TASKS, torch.device("cpu"), "float32")
     reads = model.reads
-    assert finetuned_accuracies(again, model.base(), finetuned, digests, "test") == first
+    again = Evaluator(model, TASKS, torch.device("cpu"), "float32")
+    assert finetuned_accuracies(again, model.base(), finetuned, "test") == first
     assert model.reads == reads
-    for path in tmp_path.rglob("*.json"):
-        path.write_text("7", encoding="utf-8")  # foreign: measured again
-    assert finetuned_accuracies(again, model.base(), finetuned, digests, "test") == first
+    (tmp_path / "scores.sqlite").write_text("not a database " * 100, encoding="utf-8")
+    with pytest.raises(UserError, match=r"scores\.sqlite"):
+        finetuned_accuracies(again, model.base(), finetuned, "test")
 
 
 @pytest.mark.parametrize("wanted", ["gpu", "cuda:99", "mps"])

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,11 +12,15 @@ from torch.nn.functional import normalize as unit
 
 from tsv_exp.engine import Merged
 from tsv_exp.errors import UserError
+from tsv_exp.files import digest
 from tsv_exp.models import Model
 from tsv_exp.precision import mixed, resolve
+from tsv_exp.scores import Scores
+from tsv_exp.task_vectors import Weights
 from tsv_exp.tasks import Split, SplitName, Task
 
 log = logging.getLogger(__name__)
+SOURCE = Path(__file__)
 
 BATCH = {"cpu": 256, "cuda": 1024}
 
@@ -35,6 +40,11 @@ def device_of(wanted: str) -> torch.device:
     if device.type not in BATCH or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"device={wanted}: there is none here ({torch.cuda.device_count()} CUDA devices); choose cpu")
     return device
+
+
+def weights_digest(weights: Weights) -> str:
+    """What identifies these weights: the digest their reader knows, else the SHA-256 of names and values."""
+    return getattr(weights, "digest", None) or digest(weights)
 
 
 class Scored(NamedTuple):
@@ -71,8 +81,12 @@ class Evaluator:
         self.dtype = resolve(precision, device)
         self.batch_size = batch_size or BATCH[device.type]
         self._prepared: dict[tuple[str, SplitName], Scored] = {}
-        self._loaded: tuple[Merged | None, str | None] = (None, None)
+        self._scores = Scores()
+        self._identities: dict[str, str] = {}
+        self._taken: tuple[Merged | None, str | None] = (None, None)
         self._vector: dict[str, Tensor] = {}
+        self._digest = ""
+        self._alpha: float | None = None
 
     @cached_property
     def _encoder(self) -> nn.Module:
@@ -88,15 +102,25 @@ class Evaluator:
 
     def accuracies(self, merged: Merged, alpha: float, split: SplitName) -> dict[str, float]:
         """Task -> accuracy (a fraction) of the merged model at α, or of its own model where there is one per task."""
-        if merged.per_task:
-            return {name: self.accuracy(merged, alpha, name, split) for name in self.tasks}
-        self._load(merged, alpha, None)
-        return {name: self._correct(name, split) for name in self.tasks}
+        return {name: self.accuracy(merged, alpha, name, split) for name in self.tasks}
 
     def accuracy(self, merged: Merged, alpha: float, task: str, split: SplitName) -> float:
-        """The accuracy of one task's model at α."""
-        self._load(merged, alpha, task)
-        return self._correct(task, split)
+        """The accuracy of one task's model at α, measured now or known from before."""
+        self._take(merged, task)
+        key = digest(self._identity(task), self._digest, float(alpha), split, str(self.dtype))
+        known = self._scores.get(key)
+        if known is None:
+            self._load(alpha)
+            known = self._correct(task, split)
+            self._scores.put(key, known)
+        return known
+
+    def _identity(self, task: str) -> str:
+        """Digest of what, beside the task vector, an accuracy depends on."""
+        if task not in self._identities:
+            parts = self.model.identity(self.tasks[task]), weights_digest(self.model.base()), SOURCE.read_bytes()
+            self._identities[task] = digest(*parts)
+        return self._identities[task]
 
     def _prepare(self, name: str, split: SplitName) -> Scored:
         if (name, split) not in self._prepared:
@@ -104,17 +128,24 @@ class Evaluator:
             self._prepared[name, split] = Scored(self.model.head(task).to(self.device), self.model.split(task, split))
         return self._prepared[name, split]
 
-    def _load(self, merged: Merged, alpha: float, task: str | None) -> None:
-        """Set the encoder to θ_pre + α · τ in place; τ stays on the device while only α changes."""
+    def _take(self, merged: Merged, task: str) -> None:
+        """Make τ the vector at hand; it stays on the device while only α changes."""
         owner = task if merged.per_task else None
-        if self._loaded[0] is not merged or self._loaded[1] != owner:
-            self._vector = {name: tau.to(self.device) for name, tau in merged.vector(owner).items()}
-            self._loaded = (merged, owner)
-        base = self._base
-        with torch.no_grad():
-            for name, weight in self._encoder.state_dict().items():
-                tau = self._vector.get(name)
-                weight.copy_(base[name] if tau is None else torch.add(base[name].to(tau.dtype), tau, alpha=alpha))
+        if self._taken[0] is not merged or self._taken[1] != owner:
+            vector = merged.vector(owner)
+            self._digest = digest(vector)
+            self._vector = {name: tau.to(self.device) for name, tau in vector.items()}
+            self._taken, self._alpha = (merged, owner), None
+
+    @torch.no_grad()
+    def _load(self, alpha: float) -> None:
+        """Set the encoder to θ_pre + α · τ in place."""
+        if alpha == self._alpha:
+            return
+        for name, weight in self._encoder.state_dict().items():
+            tau, base = self._vector.get(name), self._base[name]
+            weight.copy_(base if tau is None else torch.add(base.to(tau.dtype), tau, alpha=alpha))
+        self._alpha = alpha
 
     def _correct(self, name: str, split: SplitName) -> float:
         head, images = self._prepare(name, split)

@@ -14,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from tsv_exp.alpha import Point, Policy, mean, normalized
 from tsv_exp.config import Engine
 from tsv_exp.engine import Merged, merge
-from tsv_exp.evaluate import Evaluator, device_of
+from tsv_exp.evaluate import Evaluator, device_of, weights_digest
 from tsv_exp.layers import LowRank
 from tsv_exp.method import Method
 from tsv_exp.models import Model
-from tsv_exp.reference import finetuned_accuracies, weights_digest
+from tsv_exp.reference import finetuned_accuracies
 from tsv_exp.task_vectors import Weights
 from tsv_exp.tasks import select
 
@@ -39,9 +39,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         base, finetuned = model.base(), model.finetuned(tasks)
         digests = {"base": weights_digest(base)} | {name: weights_digest(finetuned[name]) for name in finetuned}
         evaluator = Evaluator(model, tasks, device_of(cfg.device), cfg.evaluate.precision, cfg.evaluate.batch_size)
-        best = {
-            split: finetuned_accuracies(evaluator, base, finetuned, digests, split) for split in ("validation", "test")
-        }
+        best = {split: finetuned_accuracies(evaluator, base, finetuned, split) for split in ("validation", "test")}
     with clock("select"):
         method, chosen = choose_per_task(method, base, finetuned, evaluator, engine)
     with clock("merge"):

@@ -59,9 +59,7 @@ def select(catalogue: Mapping[str, Task], wanted: int | Sequence[str]) -> tuple[
             )
         return tuple(catalogue.values())[:wanted]
     if isinstance(wanted, str) or not isinstance(wanted, Sequence):
-        raise UserError(
-            f"tasks={wanted}: give a number such as tasks=8 or a list such as tasks='[{first}]'"
-        )
+        raise UserError(f"tasks={wanted}: give a number such as tasks=8 or a list such as tasks='[{first}]'")
     if not wanted:
         raise UserError(f"tasks=[]: the list is empty; choose from: {known}")
     for name in wanted:
