@@ -58,8 +58,8 @@ def test_experiments_name_what_exists(experiment: str) -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("config", overrides=[f"experiment={experiment}"], return_hydra_config=True)
     for group in ("method", "model", "alpha"):
-        for option in str(config.hydra.sweeper.params.get(group, "")).split(","):
-            assert not option or option in options(group)
+        for option in str(config.hydra.sweeper.params.get(group, "glob(*)")).split(","):
+            assert option == "glob(*)" or option in options(group)
 
 
 @pytest.mark.parametrize("method", options("method"))

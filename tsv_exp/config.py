@@ -55,4 +55,3 @@ class Config:
     engine: Engine = field(default_factory=Engine)
     evaluate: Evaluate = field(default_factory=Evaluate)
     paths: Paths = field(default_factory=Paths)
-    save_merged: bool = False
