@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 VERSIONS = ("tsv_exp", "torch", "open_clip_torch", "hydra-core")
-NOT_PARAMETERS = {"name", "_target_", "prepare", "layers", "others", "alpha", "tune"}
 
 exit_code = 0
 
@@ -124,14 +123,15 @@ def execute(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
 
 def described(cfg: DictConfig) -> dict[str, Any]:
     """What results.json says of every run, also of one that fails."""
-    method = OmegaConf.to_container(cfg.method, resolve=True)
-    assert isinstance(method, dict)
+    from tsv_exp.report.cells import parameters
+
+    method: Any = OmegaConf.to_container(cfg.method, resolve=True)
     return {
         "seed": cfg.seed,
         "model": HydraConfig.get().runtime.choices["model"],
         "tasks": OmegaConf.to_container(cfg.tasks) if OmegaConf.is_config(cfg.tasks) else cfg.tasks,
         "method": method.get("name"),
-        "params": {name: value for name, value in method.items() if name not in NOT_PARAMETERS},
+        "params": parameters(method),
         "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in VERSIONS},
     }
 

@@ -96,6 +96,10 @@ class Evaluator:
     def _base(self) -> dict[str, Tensor]:
         return {name: weight.detach().clone() for name, weight in self._encoder.state_dict().items()}
 
+    @cached_property
+    def _base_digest(self) -> str:
+        return weights_digest(self.model.base())
+
     def counts(self, split: SplitName) -> dict[str, int]:
         """Task -> images in a split."""
         return {name: len(self._prepare(name, split).split) for name in self.tasks}
@@ -118,8 +122,9 @@ class Evaluator:
     def _identity(self, task: str) -> str:
         """Digest of what, beside the task vector, an accuracy depends on."""
         if task not in self._identities:
-            parts = self.model.identity(self.tasks[task]), weights_digest(self.model.base()), SOURCE.read_bytes()
-            self._identities[task] = digest(*parts)
+            self._identities[task] = digest(
+                self.model.identity(self.tasks[task]), self._base_digest, SOURCE.read_bytes()
+            )
         return self._identities[task]
 
     def _prepare(self, name: str, split: SplitName) -> Scored:

@@ -122,10 +122,15 @@ def _unfinished(folder: Path) -> Cell:
         tasks=_names(config.get("tasks")),
         count=_count(config.get("tasks")),
         method=str(choices["method"]),
-        params={name: value for name, value in config["method"].items() if name not in NOT_PARAMETERS},
+        params=parameters(config["method"]),
         seed=int(config.get("seed") or 0),
         error="no results yet: still running, or killed",
     )
+
+
+def parameters(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters in a method's configuration: its keys without those that say how it is run."""
+    return {name: value for name, value in method.items() if name not in NOT_PARAMETERS}
 
 
 def _names(tasks: Any) -> tuple[str, ...]:
