@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
+from tsv_exp.errors import UserError
 from tsv_exp.finetune import Recipe
 from tsv_exp.tiny import network
 from tsv_exp.tiny.data import Data
@@ -77,3 +79,23 @@ def test_texts_end_with_the_highest_number() -> None:
     assert tokens.shape == (2, network.CONTEXT)
     assert tokens.argmax(1).tolist() == [4, 2]
     assert (tokens[1, 3:] == 0).all()
+
+
+def test_another_pretrained_base(model: TinyModel, tmp_path: Path) -> None:
+    file = tmp_path / "base.safetensors"
+    save_file({name: weight + 0.01 for name, weight in network.base_weights().items()}, file)
+    other = TinyModel(DATA, RECIPE, base=str(file))
+    task = model.catalogue()["dice"]
+    assert torch.equal(other.base()["proj"], model.base()["proj"] + 0.01)
+    assert other.identity(task) != model.identity(task)
+
+
+@pytest.mark.parametrize("content", [None, b"text", "foreign"])
+def test_a_file_that_is_no_base_is_named(content: object, tmp_path: Path) -> None:
+    file = tmp_path / "base.safetensors"
+    if content == "foreign":
+        save_file({"weight": torch.zeros(2)}, file)
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.base=.*base\.safetensors.*pretrain"):
+        TinyModel(DATA, RECIPE, base=str(file)).base()

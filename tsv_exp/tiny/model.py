@@ -38,16 +38,17 @@ class TinyModel:
     name = "tiny"
     family = "tiny"
 
-    def __init__(self, data: Data, finetune: Recipe, seed: int = 0):
+    def __init__(self, data: Data, finetune: Recipe, seed: int = 0, base: str | None = None):
         self.data = data
         self.recipe = finetune
         self.seed = seed
+        self.file = network.BASE if base is None else Path(base)
         self._splits: dict[tuple[str, SplitName], Split] = {}
         self._heads: dict[str, Tensor] = {}
 
     @cached_property
     def _clip(self) -> Any:
-        return network.pretrained_clip()
+        return network.pretrained_clip(self.file)
 
     def catalogue(self) -> dict[str, Task]:
         """All 20 tasks; the first 8 and 14 are the smaller sets."""
@@ -106,7 +107,7 @@ class TinyModel:
             "trainable": list(self.recipe.trainable),
             "precision": str(resolve(self.recipe.precision, CPU)),
         }
-        return digest(self.identity(task), network.base_weights(), recipe, self.seed, _sources(TRAINING_SOURCES))
+        return digest(self.identity(task), network.base_weights(self.file), recipe, self.seed, _sources(TRAINING_SOURCES))
 
     def identity(self, task: Task) -> str:
         """Digest of the task's data and head."""

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tsv_exp.errors import UserError
 from tsv_exp.tiny.catalogue import PRETRAINING_ONLY, TASKS, TEMPLATES
 from tsv_exp.tiny.render import IMAGE, PALETTE
 
@@ -51,15 +53,25 @@ def new_clip() -> Any:
 
 
 @cache
-def base_weights() -> Mapping[str, Tensor]:
+def base_weights(file: Path = BASE) -> Mapping[str, Tensor]:
     """The pre-trained weights of the whole CLIP, float32."""
-    return {name: value.float() for name, value in load_file(BASE).items()}
+    return {name: value.float() for name, value in load_file(file).items()}
 
 
-def pretrained_clip() -> Any:
-    """The small CLIP with its pre-trained weights, frozen for inference."""
+def pretrained_clip(file: Path = BASE) -> Any:
+    """The small CLIP with its pre-trained weights, frozen for inference.
+
+    Raises:
+        UserError: the file is missing, damaged or of another architecture.
+    """
     clip = new_clip()
-    clip.load_state_dict(base_weights())
+    try:
+        clip.load_state_dict(base_weights(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(
+            f"model.base={file}: not the weights of this small CLIP ({str(error).splitlines()[0]}); "
+            "write them with python -m tsv_exp.tiny.pretrain FILE"
+        ) from error
     return clip.eval().requires_grad_(False)
 
 
