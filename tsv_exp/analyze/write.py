@@ -8,10 +8,11 @@ from typing import Any
 from tsv_exp.analyze import plots, tables
 from tsv_exp.analyze.analysis import Analysis, Proposal
 from tsv_exp.files import atomic
-from tsv_exp.report import formats
+from tsv_exp.report import analyses, formats
+from tsv_exp.report.analyses import Shown
 from tsv_exp.report.page import render
 from tsv_exp.report.pictures import save_picture
-from tsv_exp.report.runs import Runs
+from tsv_exp.report.runs import ANALYSIS, Runs
 from tsv_exp.report.style import styled
 from tsv_exp.report.write import Report
 
@@ -36,11 +37,13 @@ def write_analysis(analysis: Analysis, proposals: Sequence[Proposal], out: Path 
         "tasks.csv": tables.tasks_csv(analysis),
         "spectra.csv": tables.spectra_csv(analysis),
         "pairs.csv": tables.pairs_csv(analysis),
-        "analysis.json": json.dumps(plain(analysis, proposals), indent=1, ensure_ascii=False),
     }
     with styled():
         pictures = [save_picture(tables.SECTION, key, fig, out / "plots") for key, fig in plots.draw(analysis)]
+    shown = Shown(name, tuple(sheets), tuple(pictures))
+    figures = {**plain(analysis, proposals), "page": analyses.plain(shown)}
     texts["analysis.html"] = render(f"Interference: {name}", summary(analysis), sheets, pictures)
+    texts[ANALYSIS] = json.dumps(figures, indent=1, ensure_ascii=False)  # last: who finds it finds the rest
     for file, text in texts.items():
         with atomic(out / file) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -33,7 +33,7 @@ class Picture:
         """
         document = next(path for path in self.paths if path.suffix == ".svg").read_text(encoding="utf-8")
         svg = re.sub(r"<metadata>.*?</metadata>", "", document[document.index("<svg") :], flags=re.DOTALL)
-        own = "".join(c if c.isalnum() else "-" for c in self.title)
+        own = "".join(c if c.isalnum() else "-" for c in self.section + self.title)
         svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{own}-", svg).replace(INK, "currentColor")
         start, end = svg.split(">", 1)
         points = float(re.findall(r'width="([\d.]+)pt"', start)[0])

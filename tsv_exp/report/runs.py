@@ -14,6 +14,7 @@ from tsv_exp.report.cells import RESULTS, Cell, read_cell
 from tsv_exp.report.planned import PLAN, missing_runs
 
 # what reading a file of unexpected content raises
+ANALYSIS = "analysis.json"  # what tsv-analyze writes into its folder
 MALFORMED = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, yaml.YAMLError)
 
 
@@ -30,13 +31,14 @@ class Runs:
     """Finished cells and those that gave no figures, in the order in which they ran.
 
     `problems` names the folder of every run without figures, unreadable ones included; `replaced` counts the older
-    runs of a cell that a newer one stands for.
+    runs of a cell that a newer one stands for; `analyses` are the folders that tsv-analyze wrote.
     """
 
     finished: tuple[Cell, ...]
     unsuccessful: tuple[Cell, ...]
     problems: tuple[Problem, ...]
     replaced: int = 0
+    analyses: tuple[Path, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -46,6 +48,8 @@ class Runs:
             parts.append(f"{len(self.problems)} without figures")
         if self.replaced:
             parts.append(f"{_number(self.replaced, 'older run')} of the same cells left out")
+        if self.analyses:
+            parts.append(_number(len(self.analyses), "analysis", "analyses"))
         return ", ".join(parts)
 
 
@@ -60,7 +64,7 @@ def read_runs(folders: Iterable[Path | str]) -> Runs:
     problems: list[Problem] = []
     replaced = 0
     roots = [Path(folder) for folder in folders]
-    for order, folder in enumerate(_holding(roots, lambda below, files: RESULTS in files or ".hydra" in below)):
+    for order, folder in enumerate(_holding(roots, _is_run)):
         try:
             cell = replace(read_cell(folder), order=order)
         except MALFORMED as error:
@@ -80,10 +84,15 @@ def read_runs(folders: Iterable[Path | str]) -> Runs:
             problems += [Problem(sweep, f"missing: no run of {overrides}") for overrides in missing_runs(sweep)]
         except MALFORMED as error:
             problems.append(Problem(sweep, f"{PLAN} cannot be read: {_reason(error)}"))
-    if not finished and not problems:
+    analyses = tuple(_holding(roots, lambda below, files: ANALYSIS in files))
+    if not finished and not problems and not analyses:
         where = ", ".join(map(str, roots)) or "nothing"
         raise UserError(f"no runs ({RESULTS} or .hydra) below {where}; give the folder of a run or a sweep")
-    return Runs(tuple(finished.values()), tuple(unsuccessful), tuple(problems), replaced)
+    return Runs(tuple(finished.values()), tuple(unsuccessful), tuple(problems), replaced, analyses)
+
+
+def _is_run(below: list[str], files: list[str]) -> bool:
+    return RESULTS in files or (".hydra" in below and ANALYSIS not in files)
 
 
 def _holding(roots: Iterable[Path], wanted: Callable[[list[str], list[str]], bool]) -> Iterator[Path]:
@@ -112,5 +121,5 @@ def _reason(error: Exception) -> str:
     return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def _number(count: int, what: str, several: str | None = None) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {several or what + 's'}"

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tsv_exp.files import atomic
 from tsv_exp.report import data, formats
 from tsv_exp.report.comparison import comparison_sheets
-from tsv_exp.report.runs import Runs, read_runs
+from tsv_exp.report.runs import MALFORMED, Problem, Runs, read_runs
 from tsv_exp.report.sheets import Sheet, group_sheet, overview_sheets
 from tsv_exp.report.tables import Group, build_groups
 
@@ -27,7 +27,7 @@ def write_report(folders: Iterable[Path | str], out: Path | str, published: str 
     """Read all runs below `folders`; write report.html, table.md, .csv, .tex, report.json and plots/ into `out`.
 
     Args:
-        folders: run folders, sweeps, or folders of them.
+        folders: run folders, sweeps, analyses, or folders of them.
         out: made where it is missing; the files of an earlier report are replaced.
         published: compare with the figures of this family of checkpoints; None: of the family that was measured.
 
@@ -36,13 +36,22 @@ def write_report(folders: Iterable[Path | str], out: Path | str, published: str 
             written.
     """
     # matplotlib and jinja2 take longer to import than everything above together
+    from tsv_exp.report.analyses import Shown, read_analysis
     from tsv_exp.report.page import render, title_of
     from tsv_exp.report.pictures import draw_pictures
 
     out = Path(out)
     runs = read_runs(folders)
     groups = build_groups(runs)
+    analyses: list[Shown] = []
+    for folder in runs.analyses:
+        try:
+            analyses.append(read_analysis(folder))
+        except MALFORMED as error:
+            unreadable = Problem(folder, f"not an analysis as tsv-analyze writes it: {error}")
+            runs = replace(runs, problems=(*runs.problems, unreadable))
     sheets = (*map(group_sheet, groups), *comparison_sheets(groups, published), *overview_sheets(groups))
+    sheets = (*sheets, *(sheet for shown in analyses for sheet in shown.sheets))
     texts = {
         "table.md": formats.markdown(sheets),
         "table.csv": data.comma_separated(groups),
@@ -52,7 +61,8 @@ def write_report(folders: Iterable[Path | str], out: Path | str, published: str 
     for name, text in texts.items():
         _write(out / name, text)
     pictures = draw_pictures(groups, out / "plots")
-    _write(out / "report.html", render(title_of(runs), runs.summary, sheets, pictures, runs.problems))
+    copied = [picture for shown in analyses for picture in shown.pictures]
+    _write(out / "report.html", render(title_of(runs), runs.summary, sheets, [*pictures, *copied], runs.problems))
     drawn = (path for picture in pictures for path in picture.paths)
     return Report(runs, groups, sheets, (out / "report.html", *(out / name for name in texts), *drawn))
 

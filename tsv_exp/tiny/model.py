@@ -107,7 +107,9 @@ class TinyModel:
             "trainable": list(self.recipe.trainable),
             "precision": str(resolve(self.recipe.precision, CPU)),
         }
-        return digest(self.identity(task), network.base_weights(self.file), recipe, self.seed, _sources(TRAINING_SOURCES))
+        return digest(
+            self.identity(task), network.base_weights(self.file), recipe, self.seed, _sources(TRAINING_SOURCES)
+        )
 
     def identity(self, task: Task) -> str:
         """Digest of the task's data and head."""
