@@ -83,6 +83,29 @@ def test_both_towers_give_the_same_features(theirs: Weights, base: Weights) -> N
     torch.testing.assert_close(encode(prompts), text_features(tokenize(prompts), theirs), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_texts_are_encoded_without_padding(dtype: torch.dtype, tolerance: float) -> None:
+    import open_clip
+
+    clip = open_clip.CLIP(**ARCHITECTURE | {"text_cfg": {"width": 32, "heads": 2, "layers": 3}}).to(dtype).eval()
+    tokens = open_clip.tokenize(["a", "a photo of the number seven, with more words.", "word " * 100])
+    lengths = []
+    clip.transformer.register_forward_hook(lambda _, inputs, __: lengths.append(inputs[0].shape[1]))
+    for batch in (tokens[:1], tokens[:2], tokens):
+        short = network.text_features(clip, batch)
+        torch.testing.assert_close(short, clip.encode_text(batch), atol=tolerance, rtol=tolerance)
+    assert lengths == [3, 77, 13, 77, 77, 77]
+
+
+def test_texts_without_a_causal_mask_keep_their_padding() -> None:
+    import open_clip
+
+    text = {"width": 32, "heads": 2, "layers": 1, "no_causal_mask": True}
+    clip = open_clip.CLIP(**ARCHITECTURE | {"text_cfg": text}).eval()
+    tokens = open_clip.tokenize(["a"])
+    assert torch.equal(network.text_features(clip, tokens), clip.encode_text(tokens))
+
+
 @pytest.mark.parametrize("prefix", ["vision_model.", ""])
 def test_finetuned_vision_models_take_the_projection_from_the_base(theirs: Weights, base: Weights, prefix: str) -> None:
     tuned = moved(vision(0), 7)

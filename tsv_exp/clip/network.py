@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from tsv_exp.errors import UserError
 
@@ -81,7 +82,32 @@ def text_encoder(
     _load(clip, {name: weight.float() for name, weight in weights.items() if not name.startswith("visual.")}, where)
     clip.to(device).eval().requires_grad_(False)
     tokenize = SimpleTokenizer(context_length=clip.context_length)
-    return lambda prompts: clip.encode_text(tokenize(list(prompts)).to(device))
+    return lambda prompts: text_features(clip, tokenize(list(prompts)).to(device))
+
+
+class _TextSide(nn.Module):
+    """A module, as functional_call wants one, whose call is encode_text."""
+
+    def __init__(self, clip: Any):
+        super().__init__()
+        self.clip = clip
+        self.forward = clip.encode_text
+
+
+def text_features(clip: Any, tokens: Tensor) -> Any:
+    """encode_text of tokens (P, L) without what comes behind the last end-of-text token: most of a prompt's 77.
+
+    The result is the same, since no token sees those behind it and features are read at the end of the text.
+    """
+    side = _TextSide(clip)
+    if clip.attn_mask is None or clip.text_pool_type != "argmax":
+        return side(tokens)  # another kind of text tower
+    length = int(tokens.argmax(1).max()) + 1  # the end of text has the highest number
+    shorter = {
+        "clip.positional_embedding": clip.positional_embedding[:length],
+        "clip.attn_mask": clip.attn_mask[:length, :length],
+    }
+    return functional_call(side, shorter, (tokens[:, :length],))
 
 
 def _clip(architecture: Architecture) -> Any:
