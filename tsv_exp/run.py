@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -39,17 +39,19 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         base, finetuned = model.base(), model.finetuned(tasks)
         digests = {"base": weights_digest(base)} | {name: weights_digest(finetuned[name]) for name in finetuned}
         evaluator = Evaluator(model, tasks, device_of(cfg.device), cfg.evaluate.precision, cfg.evaluate.batch_size)
-        best = {split: finetuned_accuracies(evaluator, base, finetuned, split) for split in ("validation", "test")}
+        # Asked for, not in advance: where nothing is chosen on validation, its images are not even downloaded.
+        best = cache(partial(finetuned_accuracies, evaluator, base, finetuned))
     with clock("select"):
         method, chosen = choose_per_task(method, base, finetuned, evaluator, engine)
     with clock("merge"):
         merged = merge(base, finetuned, method, engine=engine, device=evaluator.device)
     with clock("select"):
         choice = policy.choose(
-            lambda alpha: Point.of(alpha, evaluator.accuracies(merged, alpha, "validation"), best["validation"])
+            lambda alpha: Point.of(alpha, evaluator.accuracies(merged, alpha, "validation"), best("validation"))
         )
     with clock("test"):
         accuracy = evaluator.accuracies(merged, choice.alpha, "test")
+        reference = {"validation": best("validation") if choice.tried or chosen else {}, "test": best("test")}
     return {
         "tasks": list(evaluator.tasks),
         "checkpoints": {"family": model.family, "digests": digests},
@@ -58,8 +60,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         "alpha": choice.alpha,
         "chosen": {**chosen, "rank": ranks(merged)},
         "validation": [point.plain() for point in choice.tried],
-        "finetuned": best,
-        "test": tested(accuracy, best["test"], evaluator.counts("test")),
+        "finetuned": reference,
+        "test": tested(accuracy, reference["test"], evaluator.counts("test")),
         "seconds": clock.seconds,
         "stored_bytes": merged.stored_bytes,
         "stored_bytes_without_base": merged.stored_bytes_without_base,

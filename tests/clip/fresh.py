@@ -1,0 +1,71 @@
+"""Fresh processes against the hub on loopback: HF_ENDPOINT is read at the first import."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import worlds
+from hub import Hub
+
+STEPS = """
+import json, sys
+from pathlib import Path
+import torch
+sys.path[:0] = {path!r}
+import worlds
+from tsv_exp.clip.model import ClipModel
+from tsv_exp.errors import UserError
+from tsv_exp.tasks import select
+from tsv_exp.task_vectors import TaskVectors
+
+def model(**changes):
+    settings = dict(name="toy", architecture=worlds.ARCHITECTURE, pretrained="openai/tiny", checkpoints="zoo/clip_*")
+    return ClipModel(**settings | changes)
+
+def line(action):
+    try:
+        action()
+    except UserError as error:
+        return str(error)
+
+def run(*overrides):
+    from tsv_exp.cli import main
+    sys.argv[1:] = overrides
+    return main()
+
+told = {{}}
+{body}
+print(json.dumps(told))
+"""
+
+
+def told(hub: Hub, home: Path, body: str, **environment: str) -> dict[str, object]:
+    """What a fresh process with caches in `home` found out."""
+    script = STEPS.format(path=[str(Path(__file__).parent)], body=body)
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"), "TSV_EXP_CACHE": str(home / "cache")}
+    settings |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
+    hub.requests.clear()
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | settings | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {**json.loads(done.stdout.splitlines()[-1]), "stderr": done.stderr}
+
+
+def downloads(hub: Hub, ending: str) -> list[str]:
+    """The files of that ending that were fetched since the last process began."""
+    return [request for request in hub.requests if request.startswith("GET") and request.endswith(ending)]
+
+
+def command(home: Path, *overrides: str) -> list[str]:
+    """tsv-exp on the toy CLIP of `worlds`, with runs in `home`."""
+    plain = json.dumps(worlds.ARCHITECTURE).replace('"', "")
+    model = [f"model.architecture={plain}", "model.pretrained=openai/tiny", "model.checkpoints=zoo/clip_*"]
+    return ["model=vit_b_32", *model, f"paths.outputs={home}/outputs", "evaluate.precision=float32", *overrides]
