@@ -44,7 +44,8 @@ def test_a_sweep_end_to_end(tmp_path: Path) -> None:
     assert len(found["tsv_m"]["validation"]) == 30
     assert set(found["consensus_ta"]["chosen"]["lambda"]) == set(found["consensus_ta"]["tasks"])
     (sweep,) = {path.parent for path in tmp_path.glob("outputs/sweeps/**/report.html")}
-    assert found["tsv_m"]["finetuned"]["validation"] and found["consensus_ta"]["finetuned"]["validation"]
+    assert found["tsv_m"]["finetuned"]["validation"]
+    assert found["consensus_ta"]["finetuned"]["validation"]
     assert found["zero_shot"]["finetuned"]["validation"] == {}  # nothing was chosen
     assert all(set(entry["finetuned"]["test"]) == set(entry["tasks"]) for entry in found.values())
     assert all((sweep / name).is_file() for name in ("table.md", "table.csv", "table.tex"))

@@ -102,7 +102,7 @@ def execute(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
         tracker = hydra.utils.instantiate(cfg.tracking)
         from tsv_exp.run import run
 
-        results |= {**run(cfg), "status": "ok", "error": None}
+        results |= {**run(cfg, folder), "status": "ok", "error": None}
         log.info("done in %.1f s", time.perf_counter() - began)
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         results["error"] = one_line(error)

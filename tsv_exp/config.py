@@ -48,6 +48,7 @@ class Config:
     seed: int = 0
     device: str = "auto"
     tasks: Any = 8
+    save_merged: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     method: dict[str, Any] = field(default_factory=dict)
     alpha: dict[str, Any] = field(default_factory=dict)

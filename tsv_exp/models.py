@@ -45,6 +45,10 @@ class Model(Protocol):
         """The fine-tuned weights by task, with the keys of `base()`; trains or downloads what is missing."""
         ...
 
+    def complete(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights with the keys of `base()` and the base's text side: the state dict of a whole CLIP of open_clip."""
+        ...
+
     def identity(self, task: Task) -> str:
         """Digest of what, beside the weights, an accuracy on this task depends on: data and head."""
         ...

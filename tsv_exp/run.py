@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +20,13 @@ from tsv_exp.layers import LowRank
 from tsv_exp.method import Method
 from tsv_exp.models import Model
 from tsv_exp.reference import finetuned_accuracies
+from tsv_exp.saving import save_merged
 from tsv_exp.task_vectors import Weights
 from tsv_exp.tasks import select
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
-    """One run of a configuration: what results.json says of a finished one.
+def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """One run of a configuration: what results.json says of a finished one; `folder` takes the merged model.
 
     Raises:
         UserError: something in the configuration, the checkpoints or the data is not as it must be.
@@ -62,6 +64,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         "validation": [point.plain() for point in choice.tried],
         "finetuned": reference,
         "test": tested(accuracy, reference["test"], evaluator.counts("test")),
+        "saved": save_merged(model, merged, choice.alpha, folder) if cfg.save_merged else [],
         "seconds": clock.seconds,
         "stored_bytes": merged.stored_bytes,
         "stored_bytes_without_base": merged.stored_bytes_without_base,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -40,10 +41,14 @@ def test_one_run(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_given_alpha_needs_no_validation_images(hub: Hub, tmp_path: Path) -> None:
-    overrides = command(tmp_path, "tasks=[EuroSAT,SVHN]", "alpha=fixed", "alpha.value=1")
+    overrides = command(tmp_path, "tasks=[EuroSAT,SVHN]", "alpha=fixed", "alpha.value=1", "save_merged=true")
     assert told(hub, tmp_path, f"told['code'] = run(*{overrides!r})")["code"] == 0
     (result,) = results(tmp_path)
     assert result["finetuned"]["validation"] == {}
     assert set(result["finetuned"]["test"]) == {"EuroSAT", "SVHN"}
     assert len(downloads(hub, ".parquet")) == 2
     assert not downloads(hub, "train-00000-of-00001.parquet")
+    (saved,) = result["saved"]
+    assert saved.endswith("merged.safetensors")
+    assert "visual.proj" in load_file(saved)
+    assert f"merged model written to {saved}" in (Path(saved).parent / "tsv-exp.log").read_text()
