@@ -67,7 +67,9 @@ def one_line(error: BaseException) -> str:
             return " ".join(str(cause).split())
         cause = cause.__cause__
     if isinstance(error, OSError):
-        return f"{error.filename or 'a file'}: {error.strerror or error}; free space, or choose another folder"
+        where = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or error
+        return f"{where}{reason}; free space, or choose other folders with paths.outputs= and paths.cache="
     text = str(error).split("\nConfig search path")[0].split("\n    full_key")[0]
     return " ".join(text.split()) or type(error).__name__
 

@@ -12,9 +12,9 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import save_file
 from torch import distributed
 
+from tsv_exp.checkpoints.writer import save
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.evaluate import device_of
@@ -89,9 +89,8 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
         advance = lambda: progress.advance(done)  # noqa: E731
         finetune(encoder, head, model.normalize, split, recipe, cfg.seed, advance, state, cfg.save_every)
     if rank == 0:
-        weights = {name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}
         with atomic(path) as temporary:
-            save_file(weights, temporary)
+            save(temporary, encoder.state_dict())
         state.unlink(missing_ok=True)
     return path
 

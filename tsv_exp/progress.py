@@ -1,5 +1,6 @@
 """The one console (standard error) and its progress bars."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
@@ -19,6 +20,15 @@ Item = TypeVar("Item")
 
 console = Console(stderr=True)
 _active: list[Progress] = []
+
+
+class Lines(logging.Handler):
+    """Log records on the console, above the bars in use: one line each, however narrow the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record; errors are red."""
+        style = "red" if record.levelno >= logging.ERROR else None
+        console.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -37,8 +37,8 @@ class Saved:
             "optimizer": optimizer.state_dict(),
             "scaler": scaler.state_dict(),
         }
-        with atomic(self.path) as temporary:
-            torch.save(content, temporary)
+        with atomic(self.path) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)  # given a path, a full disk would be a RuntimeError
 
     def restore(self, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, scaler: GradScaler) -> int:
         """Set everything as it was, and return how many steps were taken; 0 where there is no file.

@@ -1,4 +1,5 @@
 import multiprocessing
+import resource
 import time
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tsv_exp.errors import UserError
 from tsv_exp.tiny.zoo import cached
 
 
@@ -31,6 +33,18 @@ def test_trained_once(cache: Path) -> None:
         assert torch.equal(cached("digits", "a" * 64, trainer)["weight"], torch.arange(6.0).view(2, 3))
     assert trainer.calls == 1
     assert [path.suffix for path in sorted(cache.rglob("digits*"))] == [".safetensors", ".lock"]
+
+
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(cache: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # stands in for the disk: a longer file fails
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*digits-a+\.safetensors: .*free space"):
+            cached("digits", "a" * 64, lambda: {"weight": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.suffix for path in cache.rglob("*digits*")] == [".lock"]
+    assert cached("digits", "a" * 64, Trainer()).keys() == {"weight"}
 
 
 def test_another_key_is_another_file() -> None:

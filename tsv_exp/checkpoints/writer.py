@@ -92,9 +92,9 @@ class Output:
         return total
 
 
-def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors in the safetensors format, straight from their memory."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors in the safetensors format, straight from their memory; a full disk is an OSError."""
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
     for name, tensor in tensors.items():
         size = tensor.numel() * tensor.element_size()

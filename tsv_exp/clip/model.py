@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tsv_exp.checkpoints.clip import Renamed, clip_weights
 from tsv_exp.checkpoints.readers import Reader
 from tsv_exp.checkpoints.sources import open_weights
+from tsv_exp.checkpoints.writer import save
 from tsv_exp.clip import network
 from tsv_exp.clip.catalogue import catalogue
 from tsv_exp.clip.data import Data, Holdout
@@ -91,7 +92,7 @@ class ClipModel:
             if not path.exists():
                 scale = self._clip["logit_scale"].float().exp().item()
                 with atomic(path) as temporary:
-                    save_file({"head": zero_shot_head(task, self._encode_text, scale).cpu().contiguous()}, temporary)
+                    save(temporary, {"head": zero_shot_head(task, self._encode_text, scale)})
             return load_file(path)["head"]
 
     def split(self, task: Task, split: SplitName) -> Split:

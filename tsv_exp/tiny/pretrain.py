@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize as unit
 
+from tsv_exp.checkpoints.writer import save
 from tsv_exp.files import atomic
 from tsv_exp.precision import mixed, resolve
 from tsv_exp.progress import console, track
@@ -90,9 +90,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_flush_denormal(True)
     clip = pretrain(Recipe(steps=arguments.steps, seed=arguments.seed))
-    weights = {name: value.half().contiguous() for name, value in clip.state_dict().items()}
+    weights = {name: value.half() for name, value in clip.state_dict().items()}
     with atomic(arguments.file) as temporary:
-        save_file(weights, temporary)
+        save(temporary, weights)
     console.print(f"wrote {arguments.file}")
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from tsv_exp.checkpoints.writer import save
 from tsv_exp.files import atomic, cache_dir, digest, locked
 from tsv_exp.progress import console
 
@@ -45,7 +45,7 @@ def cached(name: str, key: str, make: Callable[[], Weights]) -> Weights:
             return weights
         if path.exists():
             console.print(f"{path} is damaged or foreign: training it again")
-        weights = {name: value.detach().contiguous().clone() for name, value in make().items()}
+        weights = {name: value.detach().clone() for name, value in make().items()}
         with atomic(path) as temporary:
-            save_file(weights, temporary, metadata={MARK: digest(key, weights)})
+            save(temporary, weights, {MARK: digest(key, weights)})
         return weights
