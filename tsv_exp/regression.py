@@ -54,5 +54,7 @@ def _solve(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
     matrix.diagonal().add_(ridge * matrix.diagonal().mean())
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed:
-        raise UserError(f"ridge={ridge}: too small for {matrix.dtype} on task vectors of such low rank; give a larger one")
+        raise UserError(
+            f"ridge={ridge}: too small for {matrix.dtype} on task vectors of such low rank; give a larger one"
+        )
     return torch.cholesky_solve(right, factor)
