@@ -103,6 +103,14 @@ def test_a_batch_as_a_graphics_card_takes_it_is_as_accurate():
     assert (found.dense() - expected.dense()).norm() < 1e-5 * expected.dense().norm()
 
 
+def test_a_layer_that_no_task_changed():
+    zeros = torch.zeros(3, 256, 128)
+    u, s, vh = fast.Certified().truncated_svd(zeros, 10)
+    assert not any(part.any() for part in (u, s, vh))
+    assert (u.shape, s.shape, vh.shape) == ((3, 256, 10), (3, 10), (3, 10, 128))
+    assert not tsv_m(zeros, algebra=fast.Certified()).any()
+
+
 def test_float64_is_exact():
     x = deltas(SPECTRA["slow"]).double()
     assert torch.equal(fast.Certified().truncated_svd(x, 8).u, linalg.truncated_svd(x, 8).u)

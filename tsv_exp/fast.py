@@ -58,7 +58,7 @@ class Certified:
         u, s, vh = flat.new_zeros(len(flat), m, k), flat.new_zeros(len(flat), k), flat.new_zeros(len(flat), k, n)
         # A processor's cache holds one matrix; a graphics card wants them all at once.
         rows = flat.flatten(1).any(1).nonzero().flatten()
-        for chosen in rows.split(1 if flat.device.type == "cpu" else max(1, len(rows))):
+        for chosen in rows.split(1 if flat.device.type == "cpu" else len(rows)) if len(rows) else ():
             found, good = leading(flat[chosen], k)
             u[chosen], s[chosen], vh[chosen] = found
             for i in chosen[~good].tolist():
