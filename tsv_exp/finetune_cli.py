@@ -9,12 +9,14 @@ from pathlib import Path
 
 import hydra
 import torch
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import distributed
 
 from tsv_exp.checkpoints.writer import save
+from tsv_exp.cli import INTERRUPTED, one_line
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.evaluate import device_of
@@ -40,20 +42,32 @@ class Published(Recipe):
         return Recipe(self.lr, self.steps - self.warmup_steps, warmup=0.0).rate(step - self.warmup_steps)
 
 
+def main() -> int:
+    """The command: 0 when the checkpoint is written, else one line and 1."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us, who make one line of them
+    try:
+        _app()
+    except (HydraException, OmegaConfBaseException) as error:
+        return _stop(one_line(error), 1)
+    except KeyboardInterrupt:
+        return _stop("interrupted; the same command goes on from the last saved step", INTERRUPTED)
+    return 0
+
+
+def _stop(message: str, code: int) -> int:
+    console.print(f"tsv-finetune: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="finetune")
-def main(cfg: DictConfig) -> None:
-    """The command: exit 0 when the checkpoint is written, else one line and 1."""
+def _app(cfg: DictConfig) -> None:
     try:
         with _processes() as (rank, in_turn):
             path = run(cfg, rank, in_turn)
-        if rank == 0:
-            console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
-    except (UserError, InstantiationException) as error:
-        console.print(f"tsv-finetune: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(1) from error
-    except KeyboardInterrupt:
-        console.print("tsv-finetune: interrupted; the same command goes on from the last saved step")
-        raise SystemExit(130) from None
+    except (HydraException, OmegaConfBaseException, UserError, OSError) as error:  # else Hydra adds a line of its own
+        raise SystemExit(_stop(one_line(error), 1)) from error
+    if rank == 0:
+        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
