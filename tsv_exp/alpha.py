@@ -47,11 +47,23 @@ class Choice:
     tried: Sequence[Point] = field(default=())
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A merged model whose α is sought: called with an α it is scored on validation; `scale` is what needs no data."""
+
+    score: Callable[[float], Point]
+    scale: Callable[[], float]
+
+    def __call__(self, alpha: float) -> Point:
+        """Its accuracies at α."""
+        return self.score(alpha)
+
+
 class Policy(Protocol):
     """How α is found: conf/alpha."""
 
-    def choose(self, score: Callable[[float], Point]) -> Choice:
-        """Choose by the points that `score` measures on validation."""
+    def choose(self, candidate: Candidate, /) -> Choice:
+        """Choose by the points that the candidate scores, or without data."""
         ...
 
 

@@ -12,8 +12,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from tsv_exp.alpha import Point, Policy, mean, normalized
+from tsv_exp.alpha import Candidate, Point, Policy, mean, normalized
 from tsv_exp.config import Engine
+from tsv_exp.data_free import response_scale
 from tsv_exp.engine import Merged, merge
 from tsv_exp.evaluate import Evaluator, device_of, weights_digest
 from tsv_exp.layers import LowRank
@@ -21,7 +22,7 @@ from tsv_exp.method import Method
 from tsv_exp.models import Model
 from tsv_exp.reference import finetuned_accuracies
 from tsv_exp.saving import save_merged
-from tsv_exp.task_vectors import Weights
+from tsv_exp.task_vectors import TaskVectors, Weights
 from tsv_exp.tasks import select
 
 
@@ -49,7 +50,10 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         merged = merge(base, finetuned, method, engine=engine, device=evaluator.device)
     with clock("select"):
         choice = policy.choose(
-            lambda alpha: Point.of(alpha, evaluator.accuracies(merged, alpha, "validation"), best("validation"))
+            Candidate(
+                lambda alpha: Point.of(alpha, evaluator.accuracies(merged, alpha, "validation"), best("validation")),
+                lambda: response_scale(merged, TaskVectors(base, finetuned, tuple(engine.exclude))),
+            )
         )
     with clock("test"):
         accuracy = evaluator.accuracies(merged, choice.alpha, "test")
