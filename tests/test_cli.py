@@ -1,34 +1,14 @@
 """tsv-exp as a user types it: a tiny end-to-end sweep, and bad input."""
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from commands import SMALL, results, tsv_exp
 
 from tsv_exp.cli import local_data, one_line
 from tsv_exp.errors import UserError
-
-SMALL = [
-    "tasks=2",
-    "model.finetune.steps=3",
-    "model.data.train=64",
-    "model.data.validation=20",
-    "model.data.test=20",
-    "evaluate.precision=float32",
-]
-
-
-def tsv_exp(*arguments: str, folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tsv_exp.cli", *arguments, f"paths.outputs={folder}/outputs"]
-    environment = {**os.environ, "TSV_EXP_CACHE": str(folder / "cache"), "COLUMNS": "200"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
-
-
-def results(folder: Path) -> list[dict]:
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("outputs/**/results.json"))]
 
 
 def test_a_sweep_end_to_end(tmp_path: Path) -> None:
@@ -55,7 +35,7 @@ def test_a_sweep_end_to_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["method=nope"], ["method/nope", "tsv_m"]),
+        (["-m", "method=tsv_m,nope"], ["method/nope", "tsv_m"]),
         (["model=nope"], ["model/nope", "tiny"]),
         (["tasks=99"], ["tasks=99", "20"]),
         (["tasks=[]"], ["empty"]),
@@ -75,6 +55,7 @@ def test_bad_input_is_one_clear_line(arguments: list[str], words: list[str], tmp
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
+    assert "free space" not in done.stderr
     text = " ".join(done.stderr.split())
     assert all(word in text for word in words), text
     assert all(entry["status"] == "failed" and entry["error"] for entry in results(tmp_path))

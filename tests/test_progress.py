@@ -1,6 +1,7 @@
 import io
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -22,13 +23,28 @@ def test_a_record_is_one_line_in_a_narrow_terminal(narrow: io.StringIO) -> None:
     assert narrow.getvalue() == f"{message}\n"
 
 
-def test_bars_inside_one_another_share_a_display(narrow: io.StringIO) -> None:
-    with progress.bar("outer", 2) as (outer, _), progress.bar("inner", 2) as (inner, _):
-        assert outer is inner
-        assert [task.description for task in inner.tasks] == ["outer", "inner"]
-    assert not outer.tasks
-
-
 def test_items_pass_through(narrow: io.StringIO) -> None:
     assert list(progress.track(range(3), "counting")) == [0, 1, 2]
     assert list(progress.track(iter("ab"), "without a length")) == ["a", "b"]
+
+
+def test_stages_opened_inside_one_another_are_one_line(narrow: io.StringIO) -> None:
+    with progress.bar("outer", 3) as (shown, outer):
+        shown.advance(outer)
+        with progress.bar("inner", None) as (inside, _):
+            assert inside is shown
+            assert progress.line(shown.tasks) == "outer 1/3 › inner"
+        assert progress.line(shown.tasks) == "outer 1/3"
+    assert not shown.tasks
+
+
+def test_a_job_tells_its_line_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    seen = []
+    with progress.told(tmp_path, "method=ties"):
+        for _ in progress.track(range(3), "scoring"):
+            seen.append((tmp_path / progress.FILE).read_text(encoding="utf-8"))
+    assert [text.split(",")[0].split("  ")[0] for text in seen] == ["scoring 0/3", "scoring 1/3", "scoring 2/3"]
+    assert all(text.endswith("  method=ties") for text in seen)
+    assert "left" in seen[-1]
+    assert not (tmp_path / progress.FILE).exists()

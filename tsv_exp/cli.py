@@ -2,10 +2,12 @@
 
 import json
 import logging
+import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tsv_exp import resume
 from tsv_exp.config import Config, conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.files import atomic
@@ -44,9 +47,14 @@ def main() -> int:
     try:
         _app()
     except KeyboardInterrupt:
-        exit_code = _stop("interrupted; finished runs and everything in the cache are kept", INTERRUPTED)
+        exit_code = _stop(
+            "interrupted; finished runs are kept, and the same sweep again goes on from them", INTERRUPTED
+        )
     except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
         exit_code = _stop(one_line(error), 1)
+    finally:
+        if "tsv_exp.sweep" in sys.modules:  # a sweep had begun
+            sys.modules["tsv_exp.sweep"].stop_watching()
     return exit_code
 
 
@@ -66,7 +74,7 @@ def one_line(error: BaseException) -> str:
         if isinstance(cause, UserError):
             return " ".join(str(cause).split())
         cause = cause.__cause__
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
         where = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or error
         return f"{where}{reason}; free space, or choose other folders with paths.outputs= and paths.cache="
@@ -82,30 +90,62 @@ def _stop(message: str, code: int) -> int:
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-def _app(cfg: DictConfig) -> None:
+def _app(cfg: DictConfig) -> float:
+    """One run; what it returns is for sweepers that search."""
     global exit_code
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    results = execute(cfg, folder, sweep)
+    with _job(folder) if sweep else nullcontext():
+        results = execute(cfg, folder, sweep)
     if results["status"] != "ok":
         exit_code = 1
     if not sweep:
         _show(results, folder)
+    return objective(results)
+
+
+@contextmanager
+def _job(folder: Path) -> Iterator[None]:
+    """A run of a sweep, in this process or one of its own: the process that was started shows what it does."""
+    from tsv_exp.progress import Lines, told
+    from tsv_exp.sweep import watching
+
+    root = logging.getLogger()
+    for handler in [] if watching() else [one for one in root.handlers if isinstance(one, Lines)]:
+        root.removeHandler(handler)
+    with told(folder, HydraConfig.get().job.override_dirname):
+        yield
+
+
+def objective(results: Mapping[str, Any]) -> float:
+    """The best mean normalized validation accuracy; not a number where none was measured."""
+    return max((point["mean_normalized"] for point in results.get("validation") or ()), default=math.nan)
 
 
 def execute(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
-    """Run one configuration; write results.json and table.md into `folder` whatever happens, and return the results."""
+    """Run one configuration; write results.json and table.md into `folder` whatever happens, and return the results.
+
+    In a sweep, what an earlier run of the same cell found is taken over.
+    """
     tracker: Tracker | None = None
     results: dict[str, Any] = {"status": "failed", "error": "interrupted", **described(cfg)}
     began = time.perf_counter()
+    outputs = Path(cfg.paths.outputs)
     try:
         if cfg.paths.cache is not None:
             os.environ["TSV_EXP_CACHE"] = str(cfg.paths.cache)
         tracker = hydra.utils.instantiate(cfg.tracking)
-        from tsv_exp.run import run
+        known = resume.find(resume.cell_key(cfg), outputs) if sweep and cfg.resume else None
+        if known is not None:
+            earlier, found = known
+            results |= {"reused_from": str(earlier), **found}
+            log.info("reused from %s", earlier)
+        else:
+            from tsv_exp.run import run
 
-        results |= {**run(cfg, folder), "status": "ok", "error": None}
-        log.info("done in %.1f s", time.perf_counter() - began)
+            # the key once more: now everything is here that had to be fetched
+            results |= {**run(cfg, folder), "status": "ok", "error": None, "cell": resume.cell_key(cfg)}
+            log.info("done in %.1f s", time.perf_counter() - began)
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         results["error"] = one_line(error)
         log.error(results["error"])
@@ -117,6 +157,8 @@ def execute(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
         log.debug("traceback", exc_info=True)
     finally:
         _write(results, folder)
+    if results["status"] == "ok":
+        resume.remember(results["cell"], outputs, folder)
     if tracker is not None:
         config: Any = OmegaConf.to_container(cfg, resolve=True)
         tracker.log_run(results, config, folder.parent if sweep else folder, folder.parent.name if sweep else None)
@@ -160,4 +202,6 @@ def _show(results: Mapping[str, Any], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tsv_exp.cli import main as _main  # this module under its own name, where a sweep's report looks for it
+
+    sys.exit(_main())

@@ -43,10 +43,14 @@ class Paths:
 
 @dataclass
 class Config:
-    """The root: a typo or a value of the wrong type is an error that names the key."""
+    """The root: a typo or a value of the wrong type is an error that names the key.
+
+    `resume`: a sweep takes over what an earlier run of the same cell found, and runs only what is missing or changed.
+    """
 
     seed: int = 0
     device: str = "auto"
+    resume: bool = True
     tasks: Any = 8
     save_merged: bool = False
     model: dict[str, Any] = field(default_factory=dict)

@@ -1,25 +1,63 @@
-"""The one console (standard error) and its progress bars."""
+"""The one console (standard error), and what is under way in one line: its stages, how far they are, how long yet."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sized
+import time
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, RenderableType
+from rich.progress import Progress, Task, TaskID
+from rich.text import Text
 
 Item = TypeVar("Item")
 
+FILE = ".progress"  # in the folder of a run that is under way in a sweep
+EVERY = 0.5  # seconds between two lines told
+
 console = Console(stderr=True)
-_active: list[Progress] = []
+_active: list["Line"] = []
+_told: tuple[Path | None, str] = (None, "")
+
+
+class Line(Progress):
+    """Stages, opened inside one another, as one line: on the console, or in a file for another process to show."""
+
+    def __init__(self, file: Path | None = None, label: str = ""):
+        super().__init__(console=console, transient=True, disable=file is not None)
+        self.file = file
+        self.label = label
+        self._told = 0.0
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The line."""
+        yield Text(line(self.tasks), no_wrap=True, overflow="ellipsis")
+
+    def add_task(self, *arguments: Any, **options: Any) -> TaskID:
+        """As rich's."""
+        added = super().add_task(*arguments, **options)
+        self._tell()
+        return added
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As rich's."""
+        super().advance(task_id, advance)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.file is not None and time.monotonic() - self._told > EVERY:
+            self._told = time.monotonic()
+            self.file.write_text(f"{line(self.tasks)}  {self.label}", encoding="utf-8")
+
+
+def line(stages: Sequence[Task]) -> str:
+    """The stages, the outermost first, and the time left of the outermost of which it is known."""
+    counts = [f" {stage.completed:.0f}/{stage.total:.0f}" if stage.total else "" for stage in stages]
+    names = [stage.description + count for stage, count in zip(stages, counts, strict=True)]
+    left = next((stage.time_remaining for stage in stages if stage.time_remaining is not None), None)
+    return " › ".join(names) + ("" if left is None else f", {timedelta(seconds=left)} left")
 
 
 class Lines(logging.Handler):
@@ -32,19 +70,24 @@ class Lines(logging.Handler):
 
 
 @contextmanager
-def bars() -> Iterator[Progress]:
-    """The progress display in use, or a new one: bars opened inside one another share one display."""
+def told(folder: Path, label: str) -> Iterator[None]:
+    """Progress inside goes to a file in `folder`, which is gone afterwards, in place of the console."""
+    global _told
+    _told = folder / FILE, label
+    try:
+        yield
+    finally:
+        _told = None, ""
+        (folder / FILE).unlink(missing_ok=True)
+
+
+@contextmanager
+def bars() -> Iterator[Line]:
+    """The line in use, or a new one: stages opened inside one another share it."""
     if _active:
         yield _active[-1]
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Line(*_told) as progress:
         _active.append(progress)
         try:
             yield progress
@@ -54,7 +97,7 @@ def bars() -> Iterator[Progress]:
 
 @contextmanager
 def bar(description: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
-    """One bar, advanced by hand: `progress.advance(task)`; it disappears when it is done."""
+    """One stage, advanced by hand: `progress.advance(task)`; it disappears when it is done."""
     with bars() as progress:
         task = progress.add_task(description, total=total)
         try:
@@ -64,7 +107,7 @@ def bar(description: str, total: int | None) -> Iterator[tuple[Progress, TaskID]
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Iterate over `items` under a progress bar."""
+    """Iterate over `items` as one stage."""
     if total is None:
         total = len(items) if isinstance(items, Sized) else None
     with bar(description, total) as (progress, task):

@@ -4,26 +4,23 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from tsv_exp.alpha import Candidate, Point, Policy, mean, normalized
 from tsv_exp.config import Engine
 from tsv_exp.data_free import response_scale
 from tsv_exp.engine import Merged, merge
-from tsv_exp.evaluate import Evaluator, device_of, weights_digest
+from tsv_exp.evaluate import Evaluator
 from tsv_exp.layers import LowRank
+from tsv_exp.loaded import load
 from tsv_exp.method import Method
-from tsv_exp.models import Model
-from tsv_exp.reference import finetuned_accuracies
 from tsv_exp.saving import save_merged
 from tsv_exp.task_vectors import TaskVectors, Weights
-from tsv_exp.tasks import select
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -37,13 +34,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     with clock("load"):
         method, engine = Method.from_config(cfg.method), Engine(**cfg.engine)
         policy: Policy = instantiate(cfg.alpha)
-        model = model_of(OmegaConf.to_yaml(cfg.model, resolve=True))
-        tasks = select(model.catalogue(), cfg.tasks)
-        base, finetuned = model.base(), model.finetuned(tasks)
-        digests = {"base": weights_digest(base)} | {name: weights_digest(finetuned[name]) for name in finetuned}
-        evaluator = Evaluator(model, tasks, device_of(cfg.device), cfg.evaluate.precision, cfg.evaluate.batch_size)
-        # Asked for, not in advance: where nothing is chosen on validation, its images are not even downloaded.
-        best = cache(partial(finetuned_accuracies, evaluator, base, finetuned))
+        model, base, finetuned, digests, evaluator, best = load(cfg)
     with clock("select"):
         method, chosen = choose_per_task(method, base, finetuned, evaluator, engine)
     with clock("merge"):
@@ -60,7 +51,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         reference = {"validation": best("validation") if choice.tried or chosen else {}, "test": best("test")}
     return {
         "tasks": list(evaluator.tasks),
-        "checkpoints": {"family": model.family, "digests": digests},
+        "checkpoints": {"family": model.family, "digests": dict(digests)},
         "checkpoint_bytes": merged.base_bytes,
         "per_task": merged.per_task,
         "alpha": choice.alpha,
@@ -73,12 +64,6 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "stored_bytes": merged.stored_bytes,
         "stored_bytes_without_base": merged.stored_bytes_without_base,
     }
-
-
-@lru_cache(maxsize=1)
-def model_of(config: str) -> Model:
-    """The model of a YAML text; the runs of a sweep that have it in common share its images and heads."""
-    return instantiate(OmegaConf.create(config))
 
 
 def choose_per_task(

@@ -1,6 +1,6 @@
-"""What a sweep does when its last run has ended: the report of all of them."""
+"""What a sweep does around its runs: it shows what they are doing, and reports on all of them in the end."""
 
-import logging
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,51 @@ from omegaconf import DictConfig
 from tsv_exp import cli
 from tsv_exp.report.terminal import show
 from tsv_exp.report.write import write_report
+from tsv_exp.watch import Watch
 
-log = logging.getLogger(__name__)
+_watches: list[Watch] = []  # not an attribute of the callback, which travels to other processes
 
 
 class SweepReport(Callback):
     """Combined tables and pictures in the sweep's folder; runs that gave no figures make the exit code non-zero."""
 
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Show what the jobs are doing."""
+        own_process = config.hydra.launcher._target_.endswith(".BasicLauncher")  # then they log for themselves
+        _watches.append(Watch(Path(config.hydra.sweep.dir), ends=not own_process))
+        _watches[-1].start()
+
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Write, show and track the report."""
         from tsv_exp.progress import console
 
+        stop_watching()
         folder = Path(config.hydra.sweep.dir)
         report = write_report([folder], folder)
         show(report.sheets, console)
         for problem in report.runs.problems:
             console.print(f"{problem.folder}: {problem.reason}", style="red", markup=False, soft_wrap=True)
-        console.print(f"{report.runs.summary}. Look at {report.paths[0]}", style="bold", markup=False, soft_wrap=True)
+        told = f"{summary(folder, len(report.runs.problems))}. Look at {report.paths[0]}"
+        console.print(told, style="bold", markup=False, soft_wrap=True)
         instantiate(config.tracking).log_report(report, folder, folder.name)
         if report.runs.problems:
             cli.exit_code = 1
+
+
+def watching() -> bool:
+    """Whether this is the process that shows what the jobs are doing."""
+    return bool(_watches)
+
+
+def stop_watching() -> None:
+    """The lines of running jobs disappear, whatever ended the sweep."""
+    while _watches:
+        _watches.pop().stop()
+
+
+def summary(folder: Path, problems: int) -> str:
+    """What ran, what was taken over from earlier runs, what gave no figures."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/results.json")]
+    done = [results for results in found if results["status"] == "ok"]
+    reused = sum("reused_from" in results for results in done)
+    return f"{len(done) - reused} ran, {reused} reused, {problems} without figures"

@@ -1,0 +1,109 @@
+"""What makes two runs the same cell, and what does not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from tsv_exp import cli, resume
+from tsv_exp.config import conf_dir
+
+
+def composed(*overrides: str) -> DictConfig:
+    assert cli.Config  # the import registers the schema
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def key(*overrides: str) -> str:
+    """The key as a new process computes it."""
+    for known in (resume._files, resume._module, resume._package):
+        known.cache_clear()
+    return resume.cell_key(composed(*overrides))
+
+
+def finished(folder: Path, **content: object) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps({"status": "ok"} | content), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("same", ["paths.outputs=x", "paths.cache=x", "tracking=wandb", "resume=false", "seed=0"])
+def test_what_makes_no_other_cell(same: str) -> None:
+    assert key(same) == key()
+
+
+@pytest.mark.parametrize(
+    "other", ["seed=1", "method=ties", "tasks=9", "alpha=fixed", "model.data.seed=1", "device=cpu"]
+)
+def test_what_makes_another_cell(other: str) -> None:
+    assert key(other) != key()
+
+
+def test_changed_weights_are_another_cell(tmp_path: Path) -> None:
+    weights = tmp_path / "weights" / "Cars.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"1")
+    arguments = "model=vit_b_32", f"model.checkpoints={weights.parent}"
+    first = key(*arguments)
+    assert key(*arguments) == first
+    weights.write_bytes(b"22")
+    assert key(*arguments) != first
+
+
+def test_another_commit_of_the_hub_is_another_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    keys = {key("model=vit_b_32")}
+    for repository in ("openai--clip-vit-base-patch32", "tanganke--clip-vit-base-patch32_dtd"):
+        reference = tmp_path / f"models--{repository}" / "refs" / "main"
+        reference.parent.mkdir(parents=True)
+        for commit in ("abc", "def"):
+            reference.write_text(commit, encoding="utf-8")
+            keys.add(key("model=vit_b_32"))
+    assert len(keys) == 5
+    (tmp_path / "models--someone--else" / "refs").mkdir(parents=True)
+    (tmp_path / "models--someone--else" / "refs" / "main").write_text("abc", encoding="utf-8")
+    assert key("model=vit_b_32") in keys
+
+
+def test_a_changed_function_is_another_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "one_of_mine.py"
+    source.write_text("def half(deltas): return deltas.sum(0) / 2", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    first = key("method._target_=one_of_mine.half")
+    source.write_text("def half(deltas): return deltas.sum(0) / 2.0", encoding="utf-8")
+    assert key("method._target_=one_of_mine.half") != first
+
+
+def test_only_sources_that_results_depend_on_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(resume.__file__).parent
+    copy = tmp_path / "tsv_exp"
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(resume, "__file__", str(copy / "resume.py"))
+    first = key()
+    for name, changes in (("report/write.py", False), ("tracking.py", False), ("methods.py", True)):
+        (copy / name).write_text("changed", encoding="utf-8")
+        assert (key() != first) is changes, name
+
+
+def test_a_finished_run_is_found_also_where_the_outputs_moved(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    folder = finished(outputs / "sweeps" / "0", cell="k", alpha=1)
+    assert resume.find("k", outputs) is None
+    resume.remember("k", outputs, folder)
+    assert resume.find("k", outputs) == (folder, {"status": "ok", "cell": "k", "alpha": 1})
+    moved = outputs.rename(tmp_path / "moved")
+    assert resume.find("k", moved) == (moved / "sweeps" / "0", {"status": "ok", "cell": "k", "alpha": 1})
+
+
+@pytest.mark.parametrize("text", ['{"status": "failed", "cell": "k"}', '{"status": "ok", "cell": "other"}', "{", "[]"])
+def test_what_is_not_a_finished_run_of_the_cell_is_run_again(tmp_path: Path, text: str) -> None:
+    folder = finished(tmp_path / "run", cell="k")
+    resume.remember("k", tmp_path, folder)
+    (folder / "results.json").write_text(text, encoding="utf-8")
+    assert resume.find("k", tmp_path) is None
+    shutil.rmtree(folder)
+    assert resume.find("k", tmp_path) is None

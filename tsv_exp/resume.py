@@ -1,0 +1,114 @@
+"""Which runs are the same cell, and where the finished ones lie: a sweep does not run again what is known."""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tsv_exp.files import atomic, digest
+
+INDEX = ".cells"  # in the outputs folder: a file per cell, with the folder of its last run
+IRRELEVANT = ("paths", "tracking", "resume")  # to what a run finds
+DOWNSTREAM = ("report", "tracking.py", "conf")  # of results, or in the resolved configuration already
+HUB = re.compile(r"([\w.-]+)/([\w.*-]+)(@[\w./-]+)?")
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
+def cell_key(cfg: DictConfig) -> str:
+    """Digest of all that determines a run: configuration, weights and data, program.
+
+    Weights and data count as files (path, size, time of change) or as repositories of the hub (name, and the commit in
+    the local cache; data sets by name). The program is this package, the module or package of every function that the
+    configuration names, and the versions of what the package depends on.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    kept = {name: value for name, value in plain.items() if name not in IRRELEVANT}
+    texts = sorted(set(_texts([kept.get("model"), kept.get("method"), kept.get("alpha")])))
+    code = sorted({text.split(".")[0] for text in texts if DOTTED.fullmatch(text)} - {__package__})
+    return digest(kept, [_identity(text) for text in texts], [_module(name) for name in code], _package())
+
+
+def find(key: str, outputs: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The folder and the results of a finished run of this cell, or None."""
+    outputs = outputs.resolve()
+    try:
+        folder = outputs / (outputs / INDEX / key).read_text(encoding="utf-8")
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # never run, or its folder is gone or damaged
+        return None
+    known = isinstance(results, dict) and results.get("cell") == key and results.get("status") == "ok"
+    return (folder, results) if known and all(Path(file).exists() for file in results.get("saved", ())) else None
+
+
+def remember(key: str, outputs: Path, folder: Path) -> None:
+    """Note that the run in `folder`, which wrote its results, is this cell; a copy of `outputs` stays of use."""
+    outputs, folder = outputs.resolve(), folder.resolve()
+    place = folder.relative_to(outputs) if folder.is_relative_to(outputs) else folder
+    with atomic(outputs / INDEX / key) as temporary:
+        temporary.write_text(str(place), encoding="utf-8")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def _identity(text: str) -> str:
+    """Of the files or the repositories that a value of the configuration names, if it names any."""
+    path = Path(text).expanduser()
+    if text and path.exists():
+        return _files(path.resolve())
+    named = HUB.fullmatch(text)
+    if not named:
+        return ""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    commits = Path(HF_HUB_CACHE).glob(f"models--{named[1]}--{named[2]}/refs/**/*")
+    return digest([(str(ref), ref.read_text(encoding="utf-8")) for ref in sorted(commits) if ref.is_file()])
+
+
+@cache
+def _files(path: Path) -> str:
+    """Once per process: a folder of images takes a while, and what runs at the moment has read the older state."""
+    found = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    stats = [(str(file), file.stat()) for file in found if "__pycache__" not in file.parts]
+    return digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+
+@cache
+def _module(name: str) -> str:
+    """The sources of a module or package that is not ours."""
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):
+        return ""
+    places = [Path(place) for place in (spec.submodule_search_locations or [spec.origin or ""])] if spec else []
+    return digest([_files(place) for place in places if str(place) != "." and place.exists()])
+
+
+@cache
+def _package() -> str:
+    """Our own sources as far as results depend on them, and the versions of all that they need."""
+    root = Path(__file__).parent
+    files = sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    names = [path.relative_to(root) for path in files if path.relative_to(root).parts[0] not in DOWNSTREAM]
+    needed = sorted({re.split(r"[^\w.-]", text)[0] for text in requires("tsv_exp") or () if "extra ==" not in text})
+    return digest([(str(name), (root / name).read_bytes()) for name in names], [_version(name) for name in needed])
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
