@@ -70,10 +70,10 @@ def models(folder: Path, shapes: dict[str, tuple[int, ...]], tasks: int, dtype: 
     return paths
 
 
-def measured(command: list[str]) -> dict[str, float]:
+def measured(command: list[str], env: dict[str, str] | None = None) -> dict[str, float]:
     """Seconds, and the largest anonymous memory in MB, sampled every 10 ms."""
     start, peak = time.perf_counter(), 0
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=env)
     while process.poll() is None:
         try:
             status = Path(f"/proc/{process.pid}/status").read_text()

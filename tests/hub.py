@@ -3,22 +3,29 @@
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+SLOW = 4  # seconds
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """`requests` holds the paths asked for; `faults` maps the end of a path to "gated", "drop" or a status."""
+    """`requests` holds the paths asked for, `ranges` where in a file each transfer began.
+
+    `faults` maps the end of a path to "gated", "drop" (half of the file, then nothing more), "drop once", "slow"
+    (seconds without an answer) or a status.
+    """
 
     def __init__(self, root: Path, port: int = 0):
         super().__init__(("127.0.0.1", port), Handler)
         self.root = root
         self.requests: list[str] = []
+        self.ranges: list[int] = []
         self.faults: dict[str, str] = {}
 
     @property
@@ -58,6 +65,8 @@ class Handler(BaseHTTPRequestHandler):
         fault = next((fault for end, fault in self.server.faults.items() if path.endswith(end)), None)
         if fault == "gated":
             return self._send(403, b"", {"X-Error-Code": "GatedRepo"})
+        if fault == "slow":
+            time.sleep(SLOW)
         if fault and fault.isdigit():
             return self._send(int(fault), b"")
         parts = path.split("/")
@@ -68,17 +77,20 @@ class Handler(BaseHTTPRequestHandler):
         repository = self.server.root / kind / owner / name
         if not repository.is_dir():
             return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
-        return self._file(repository.joinpath(*inside), drop=fault == "drop")
+        return self._file(repository.joinpath(*inside), fault or "")
 
-    def _file(self, file: Path, drop: bool) -> None:
+    def _file(self, file: Path, fault: str) -> None:
         if not file.is_file():
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         content = file.read_bytes()
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0] or 0)
+        if self.command == "GET":
+            self.server.ranges.append(start)
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        return self._send(206 if start else 200, content[start:], headers, drop)
+        sent = len(content) // 2 - start if fault == "drop" or (fault == "drop once" and not start) else None
+        return self._send(206 if start else 200, content[start:], headers, sent)
 
     def _api(self, parts: list[str], body: dict[str, object]) -> None:
         repository = self.server.root.joinpath(*parts[:3])
@@ -113,13 +125,16 @@ class Handler(BaseHTTPRequestHandler):
     def _json(self, content: object) -> None:
         self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json", "X-Repo-Commit": COMMIT})
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, drop: bool = False) -> None:
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, sent: int | None = None) -> None:
         self.send_response(status)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[: len(body) // 2] if drop else body)
-        if drop:
+            try:
+                self.wfile.write(body if sent is None else body[: max(0, sent)])
+            except OSError:  # it did not wait
+                self.close_connection = True
+        if sent is not None:
             self.close_connection = True

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from tsv_exp.errors import UserError
 
-KEPT = "what was downloaded is kept"
+KEPT = "files that arrived whole are kept"
+REFUSED = (401, 403)
 # Requests are not for people to read, and whatever goes wrong is raised as well and becomes one line.
 QUIET = dict.fromkeys(("httpx", "httpx2"), logging.WARNING)
 QUIET |= dict.fromkeys(("datasets", "huggingface_hub"), logging.CRITICAL)
@@ -46,7 +47,8 @@ def failures(what: str) -> Iterator[None]:
         elif any(isinstance(cause, RevisionNotFoundError) for cause in causes):
             message = "there is no such revision; check the name behind @"
         elif answers := [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]:
-            message = f"{ENDPOINT} answered {answers[0]}; try again later ({KEPT})"
+            refused = "log in (hf auth login, or a valid HF_TOKEN)" if answers[0] in REFUSED else "try again later"
+            message = f"{ENDPOINT} answered {answers[0]}; {refused} ({KEPT})"
         elif any(_broken(cause) for cause in causes):
             message = (
                 f"{ENDPOINT} cannot be reached or broke off, and there is no full local copy; "

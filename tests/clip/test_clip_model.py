@@ -169,6 +169,37 @@ def test_bad_checkpoints(pretrained: str, tmp_path: Path) -> None:
         model("some where/else").base()
 
 
+def test_values_that_are_not_finite(pretrained: str, tmp_path: Path) -> None:
+    for name in ("visual_projection.weight", "text_model.final_layer_norm.bias"):
+        damaged = worlds.whole(0)
+        damaged[name][0] = float("nan")
+        save_file(damaged, tmp_path / f"{name}.safetensors")
+    with pytest.raises(UserError, match=r"visual_projection\.weight\.safetensors: visual\.proj holds NaN or infinite"):
+        model(str(tmp_path / "visual_projection.weight.safetensors")).base()
+    clip = model(str(tmp_path / "text_model.final_layer_norm.bias.safetensors"))
+    with pytest.raises(UserError, match=r"bias\.safetensors: ln_final\.bias holds NaN or infinite"):
+        clip.head(clip.catalogue()["MNIST"])
+    tuned = worlds.vision(0)
+    tuned["vision_model.encoder.layers.1.self_attn.v_proj.bias"][3] = float("inf")
+    save_file(tuned, tmp_path / "MNIST.safetensors")
+    clip = model(pretrained, checkpoints=str(tmp_path))
+    stream = TaskVectors(clip.base(), clip.finetuned([clip.catalogue()["MNIST"]]))
+    with pytest.raises(UserError, match=r"attn\.in_proj_bias' of model 'MNIST' \(.*MNIST\.safetensors\) holds NaN"):
+        list(stream)
+
+
+def test_a_truncated_checkpoint_and_one_with_code(pretrained: str, tmp_path: Path) -> None:
+    save_file(worlds.vision(0), tmp_path / "MNIST.safetensors")
+    content = (tmp_path / "MNIST.safetensors").read_bytes()
+    (tmp_path / "MNIST.safetensors").write_bytes(content[: len(content) // 2])
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "SVHN.pt")
+    clip = model(pretrained, checkpoints=str(tmp_path))
+    with pytest.raises(UserError, match=r"MNIST\.safetensors: truncated or damaged .*remove it, then download"):
+        clip.finetuned([clip.catalogue()["MNIST"]])
+    with pytest.raises(UserError, match=r"SVHN\.pt: holds more than tensors .*could run code"):
+        clip.finetuned([clip.catalogue()["SVHN"]])
+
+
 def test_a_foreign_architecture_is_named(pretrained: str) -> None:
     other = {**worlds.ARCHITECTURE, "vision_cfg": {**worlds.ARCHITECTURE["vision_cfg"], "layers": 3}}
     with pytest.raises(UserError, match=r"not of the architecture that model\.architecture names"):

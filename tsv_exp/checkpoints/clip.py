@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -67,6 +68,11 @@ class Renamed(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.parts) + len(self.rest)
 
+    @property
+    def path(self) -> Path:
+        """Of the file, for errors."""
+        return self.source.path
+
     @cached_property
     def digest(self) -> str:
         """Of the file, and of what came from elsewhere."""
@@ -106,6 +112,13 @@ def clip_weights(source: Reader, where: str, base: Mapping[str, Tensor] | None =
                 "it is of another architecture"
             )
     return Renamed(source, kept, rest)
+
+
+def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    """Raise a UserError that names the first tensor with a NaN or infinite value."""
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise UserError(f"{where}: {name} holds NaN or infinite values; it is damaged, give another copy")
 
 
 def _frozen(name: str) -> bool:

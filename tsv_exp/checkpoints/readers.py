@@ -129,7 +129,7 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
     with path.open("rb") as file:
         zipped = file.read(2) == b"PK"
     if zipped and not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: the file is truncated; download or copy it again")
+        raise UserError(f"{path}: the file is truncated; remove it, then download or copy it again")
     try:
         # Only the zip format can be mapped; older files are read whole.
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -149,7 +149,7 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
 
 def _damaged(path: Path, error: Exception) -> UserError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UserError(f"{path}: truncated or damaged ({reason}); download or copy it again")
+    return UserError(f"{path}: truncated or damaged ({reason}); remove it, then download or copy it again")
 
 
 def file_digest(path: Path) -> str:

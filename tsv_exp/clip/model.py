@@ -7,7 +7,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tsv_exp.checkpoints.clip import Renamed, clip_weights
+from tsv_exp.checkpoints.clip import Renamed, check_finite, clip_weights
 from tsv_exp.checkpoints.readers import Reader
 from tsv_exp.checkpoints.sources import open_weights
 from tsv_exp.checkpoints.writer import save
@@ -141,7 +141,9 @@ class ClipModel:
             weights = {name: self._clip[name] for name in self._clip if name.startswith("visual.")}
         else:
             weights = dict(clip_weights(_reader(self._located.base), self._located.base))
-        return {name: weight.float().contiguous() for name, weight in weights.items()}
+        weights = {name: weight.float().contiguous() for name, weight in weights.items()}
+        check_finite(weights, self._located.base or f"model.pretrained={self.pretrained}")
+        return weights
 
     @cached_property
     def _data(self) -> Data:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tsv_exp.checkpoints.clip import check_finite
 from tsv_exp.errors import UserError
 
 # CLIP (arXiv 2103.00020): mean and spread of the training images' channels
@@ -79,7 +80,9 @@ def text_encoder(
 
     clip = _clip(architecture)
     clip.visual = nn.Identity()
-    _load(clip, {name: weight.float() for name, weight in weights.items() if not name.startswith("visual.")}, where)
+    text = {name: weight.float() for name, weight in weights.items() if not name.startswith("visual.")}
+    check_finite(text, where)
+    _load(clip, text, where)
     clip.to(device).eval().requires_grad_(False)
     tokenize = SimpleTokenizer(context_length=clip.context_length)
     return lambda prompts: text_features(clip, tokenize(list(prompts)).to(device))

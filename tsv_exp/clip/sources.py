@@ -1,6 +1,7 @@
 """Pictures and labels of data sets on the hub or in local folders; only the files of the split that is asked for."""
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from tsv_exp.files import digest
 from tsv_exp.tasks import Task
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
+INTEGER = re.compile("u?int|bool")  # two classes may be false and true
 TABLES = (".parquet", ".arrow", ".tar", ".zip")
 
 
@@ -106,7 +108,7 @@ def _columns(table: Any, task: Task, where: str) -> tuple[str, str]:
     given = task.source.get("hub_columns", {})
     pictures = [name for name, kind in features.items() if isinstance(kind, Image)]
     classes = [name for name, kind in features.items() if isinstance(kind, ClassLabel)]
-    numbers = [name for name, kind in features.items() if isinstance(kind, Value) and "int" in kind.dtype]
+    numbers = [name for name, kind in features.items() if isinstance(kind, Value) and INTEGER.match(kind.dtype)]
     fitting = [name for name in classes if features[name].num_classes == len(task.classes)]
     listed = ", ".join(f"{name}: {getattr(kind, 'dtype', type(kind).__name__)}" for name, kind in features.items())
     picture = _one(pictures, given.get("image"), f"{where}: expected one column of images among ({listed})")
@@ -156,6 +158,8 @@ def check_names(task: Task, names: Sequence[str], where: str) -> None:
             f"{len(task.classes)} ({task.classes[0]} …); these checkpoints need other data: tasks.{task.name}.data=DIR"
         )
     places = {_plain(name): place for place, name in enumerate(task.classes)}
+    if all(name.isdecimal() for name in names):  # class numbers, that were perhaps sorted as texts: 0, 1, 10, 11, …
+        places |= {name: place for place, name in enumerate(sorted(names, key=int)) if name not in places}
     for number, name in enumerate(names):
         expected = places.get(_plain(name), number)
         if expected != number:
