@@ -114,9 +114,9 @@ class Stages:
         return timed
 
 
-def rate(dtype: torch.dtype) -> float:
-    """Flops per second of square matrix products, the best of ten."""
-    a = torch.randn(2048, 2048, dtype=dtype)
+def rate() -> float:
+    """Flops per second of square matrix products in float32, the best of ten."""
+    a = torch.randn(2048, 2048)
     times = []
     for _ in range(10):
         start = time.perf_counter()
@@ -125,17 +125,17 @@ def rate(dtype: torch.dtype) -> float:
     return 2 * 2048**3 / min(times)
 
 
-def floor(tasks: int, blocks: int) -> tuple[float, float]:
-    """Flops in float32 and float64 of the products that the method cannot do without (half of a Gram matrix each)."""
-    single = double = 0.0
+def floor(tasks: int, blocks: int) -> float:
+    """Flops of the products in float32 that the method cannot do without (half of a Gram matrix each)."""
+    flops = 0.0
     for m, n in BLOCK.values():
         large, small = max(m, n), min(m, n)
         k = small // tasks
         width = tasks * k
-        single += tasks * (large * small**2 + 4 * large * small * k)  # Gram matrices, images and vectors
-        double += (m + n) * width**2 + 2 * 2 * width**3  # two Gram matrices and inverse roots
-        single += 2 * (m + n) * width**2 + 2 * m * n * width  # two polar factors and their product
-    return blocks * single, blocks * double
+        flops += tasks * (large * small**2 + 4 * large * small * k)  # Gram matrices, images and vectors
+        flops += (m + n) * width**2 + 2 * 2 * width**3  # two Gram matrices and inverse roots
+        flops += 2 * (m + n) * width**2 + 2 * m * n * width  # two polar factors and their product
+    return blocks * flops
 
 
 def main() -> None:
@@ -149,17 +149,19 @@ def main() -> None:
     args = parser.parse_args()
     base, finetuned = models(args.tasks, args.blocks, args.spectrum)
     ours, theirs, stages = [], [], Stages()
+    cpu: dict[str, list[float]] = {"ours": [], "theirs": []}
     with ExitStack() as stack:
         stages.watch(stack)
         for _ in range(args.pairs):
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             merged = tsv_exp.merge(base, finetuned, "tsv_m", engine=Engine(exclude=["proj", "positional_embedding"]))
             ours.append(time.perf_counter() - start)
-            start = time.perf_counter()
+            cpu["ours"].append(time.process_time() - used)
+            start, used = time.perf_counter(), time.process_time()
             expected = reference(base, finetuned, torch.float32)
             theirs.append(time.perf_counter() - start)
-    rates = {dtype: rate(dtype) for dtype in (torch.float32, torch.float64)}
-    single, double = floor(args.tasks, args.blocks)
+            cpu["theirs"].append(time.process_time() - used)
+    flops = rate()
     result = {
         "command": " ".join(["python", *sys.argv]),
         "tasks": args.tasks,
@@ -173,8 +175,10 @@ def main() -> None:
         "speedup": statistics.median(b / a for a, b in zip(ours, theirs, strict=True)),
         "all_seconds": ours,
         "all_reference_seconds": theirs,
-        "gflops": {str(dtype): value / 1e9 for dtype, value in rates.items()},
-        "floor_seconds": single / rates[torch.float32] + double / rates[torch.float64],
+        "cpu_seconds": statistics.median(cpu["ours"]),
+        "reference_cpu_seconds": statistics.median(cpu["theirs"]),
+        "gflops": flops / 1e9,
+        "floor_seconds": floor(args.tasks, args.blocks) / flops,
         "stage_cpu_seconds": {name: value / args.pairs for name, value in stages.seconds.items()},
     }
     if args.accuracy:

@@ -89,6 +89,41 @@ def test_a_wrong_polar_factor_is_not_certified(monkeypatch):
     assert algebra.fallbacks == 1
 
 
+def side_by_side(shared, shape=(128, 128), tasks=4):
+    """Orthonormal columns of several tasks, which share directions by degrees."""
+    g = torch.Generator().manual_seed(0)
+    m, n = shape
+    common = shared * torch.randn(m, n // tasks, generator=g)
+    return torch.cat([torch.linalg.qr(torch.randn(m, n // tasks, generator=g) + common).Q for _ in range(tasks)], 1)
+
+
+@pytest.mark.parametrize("scale", [1, 1e-25])
+@pytest.mark.parametrize("shape", [(128, 128), (300, 128)])
+@pytest.mark.parametrize(("shared", "limit"), [(0, 3e-6), (1, 3e-6), (3, 1e-5), (10, 3e-5), (40, 1e-4)])
+def test_polar_factors_of_any_condition(shared, limit, shape, scale):
+    x = side_by_side(shared, shape)
+    algebra = fast.Certified()
+    expected, found = linalg.polar(x.double()), algebra.polar(scale * x)
+    assert (found - expected).norm() < limit * expected.norm()
+    assert algebra.fallbacks == 0
+
+
+def test_the_usual_polar_factors_need_no_float64(monkeypatch):
+    x = side_by_side(1)
+    expected = linalg.polar(x)
+    monkeypatch.setattr(torch.Tensor, "double", lambda t: t.to(torch.float64) if t.shape[1] < 32 else None)
+    torch.testing.assert_close(fast.gram_polar(x)[0], expected, atol=1e-5, rtol=0)
+
+
+def test_null_directions_of_a_polar_factor_are_left_out():
+    x = side_by_side(0)
+    x[:, 32:64] = x[:, :32]  # two tasks are the same
+    found, good = fast.gram_polar(x)
+    assert good
+    torch.testing.assert_close(found, linalg.polar(x), atol=1e-5, rtol=0)
+    assert torch.linalg.matrix_rank(found) == 96
+
+
 def test_the_same_on_every_run_and_with_any_number_of_tasks_at_once():
     x = deltas(SPECTRA["noise"])
     together, alone = fast.Certified().truncated_svd(x, 16), fast.Certified().truncated_svd(x[2:3], 16)

@@ -2,7 +2,8 @@ import pytest
 import torch
 from models import matrix
 
-from tsv_exp.linalg import polar, truncated_svd
+from tsv_exp.fast import Certified
+from tsv_exp.linalg import Exact, polar, truncated_svd
 
 
 @pytest.mark.parametrize("shape", [(20, 12), (12, 20), (16, 16)])
@@ -34,3 +35,14 @@ def test_polar_is_the_nearest_isometry_and_keeps_null_directions_out(shape):
     values = torch.linalg.svdvals(polar(matrix(*shape, g, rank=5)))
     torch.testing.assert_close(values, torch.tensor([1.0] * 5 + [0.0] * 7, dtype=x.dtype))
     assert polar(x[:, :0]).shape == (shape[0], 0)
+
+
+@pytest.mark.parametrize("algebra", [Exact(), Certified()])
+def test_a_direction_that_a_square_matrix_barely_has_is_kept(algebra):
+    g = torch.Generator().manual_seed(0)
+    p, q = (torch.linalg.qr(torch.randn(128, 128, generator=g, dtype=torch.float64)).Q for _ in range(2))
+    s = torch.linspace(1, 0.01, 128, dtype=torch.float64)
+    s[-1] = 5e-6  # beyond √128 · eps = 1.3e-6, below 128 · eps
+    x = (p * s @ q.mT).float()
+    expected = polar(x.double())
+    assert (algebra.polar(x) - expected).norm() < 1e-4 * expected.norm()

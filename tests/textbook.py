@@ -77,7 +77,7 @@ def polar(x, eps):
     if not x.numel():
         return x
     p, d, qh = svd(x, full_matrices=False)
-    keep = d > max(x.shape) * eps * d[0]
+    keep = d > max(x.shape) ** 0.5 * eps * d[0]
     return p[:, keep] @ qh[keep]
 
 

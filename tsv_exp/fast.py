@@ -3,7 +3,7 @@
 The top k of n singular components (k ≪ n) come from a block Krylov space of the Gram matrix (Golub & Underwood 1977,
 Musco & Musco, arXiv 1504.05477), mended by Rayleigh-Ritz steps on the matrix itself, since a float32 Gram matrix loses
 the small components of a steep spectrum; where that does not suffice, from a float64 Gram matrix. The polar factor
-comes from an eigendecomposition of a float64 Gram matrix.
+comes from eigenvectors of the Gram matrix in float32, or in float64 where needed, and is corrected to first order.
 Nearly all of the work is matrix products; every step is batched and runs on any device.
 """
 
@@ -29,6 +29,8 @@ _RESIDUAL = 6 * _EPS  # relative to σ_1: what a backward stable float32 decompo
 _BULK = 3e-3  # first angle above which Krylov spaces do not pay: no decay near the cut, or too steep for float32
 _LARGE = 256  # columns from which the float32 Gram matrix of a flat spectrum is as good as it needs to be
 _WELL_CONDITIONED = 1e-2  # ratio of the eigenvalues of a Gram matrix above which float32 keeps its inverse root
+_CORRECTABLE = 1e-4  # such a ratio, but for the smallest eighth, below which float32 loses the eigenvectors
+_FIRST_ORDER = 0.03  # size of an error whose square is negligible
 _SAFE = 1e-9  # magnitudes between this and its inverse can be squared in float32 without scaling
 _ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes
 _GAP = 1.01  # how far above the last kept eigenvalue a missed one would be noticed
@@ -56,10 +58,11 @@ class Certified:
         *batch, m, n = matrices.shape
         flat = matrices.reshape(-1, m, n)
         u, s, vh = flat.new_zeros(len(flat), m, k), flat.new_zeros(len(flat), k), flat.new_zeros(len(flat), k, n)
+        scale = torch.maximum(flat.amax((-2, -1)), -flat.amin((-2, -1)))
         # A processor's cache holds one matrix; a graphics card wants them all at once.
-        rows = flat.flatten(1).any(1).nonzero().flatten()
+        rows = scale.nonzero().flatten()
         for chosen in rows.split(1 if flat.device.type == "cpu" else len(rows)) if len(rows) else ():
-            found, good = leading(flat[chosen], k)
+            found, good = leading(flat.narrow(0, int(chosen), 1) if len(chosen) == 1 else flat[chosen], k)
             u[chosen], s[chosen], vh[chosen] = found
             for i in chosen[~good].tolist():
                 self._count(fallbacks=1)
@@ -98,11 +101,7 @@ class _Ritz(NamedTuple):
 
 def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     """The top k components of matrices (b, m, n), m ≥ n, none of them zero, and which of the b are certified."""
-    scale = torch.linalg.vector_norm(matrices, torch.inf, dim=(-2, -1), keepdim=True)
-    if bool(((scale > _SAFE) & (scale < 1 / _SAFE)).all()):
-        scale, x = torch.ones_like(scale), matrices
-    else:
-        x = matrices / scale
+    x, scale = _scaled(matrices)
     gram_matrix = gram(x)
     n, width = x.shape[-1], min(x.shape[-1], k + k // 2 + _BLOCK)
     dimension = _BLOCK * -(-(3 * k + 4 * _BLOCK) // _BLOCK)
@@ -141,7 +140,7 @@ def gram(x: Tensor, block: int = 256) -> Tensor:
 def _is_flat(g: Tensor) -> bool:
     """Whether most eigenvalues of symmetric matrices (b, n, n) are of one size, as of noise: tr(G)² > n/6 · ‖G‖²."""
     trace = g.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return bool((trace.square() > g.shape[-1] / 6 * g.square().sum((-2, -1))).all())
+    return bool((trace > (g.shape[-1] / 6) ** 0.5 * torch.linalg.matrix_norm(g)).all())
 
 
 def _top_eigenvectors(g: Tensor, width: int) -> Tensor:
@@ -151,27 +150,30 @@ def _top_eigenvectors(g: Tensor, width: int) -> Tensor:
 def _krylov(g: Tensor, width: int, dimension: int) -> Tensor:
     """The top `width` Ritz vectors of symmetric matrices (b, n, n) in a block Krylov space, fully reorthogonalized."""
     batch, n, _ = g.shape
-    basis, image = g.new_empty(batch, n, dimension), g.new_empty(batch, n, dimension)
+    basis, projected = g.new_empty(batch, n, dimension), g.new_zeros(batch, dimension, dimension)
     # A fixed start, so that the same weights give the same merge.
     block = torch.randn(n, _BLOCK, generator=torch.Generator().manual_seed(0)).to(g).expand(batch, -1, -1)
     for start in range(0, dimension, _BLOCK):
-        stop = min(start + _BLOCK, dimension)
-        for _ in range(2 if start else 0):  # once is not enough in floating point, twice is (Kahan)
-            block = block - basis[..., :start] @ (basis[..., :start].mT @ block)
-        basis[..., start:stop] = torch.linalg.qr(block[..., : stop - start]).Q
-        block = image[..., start:stop] = g @ basis[..., start:stop]
-    projected = basis.mT @ image
-    vectors = torch.linalg.eigh((projected + projected.mT) / 2).eigenvectors
+        basis[..., start : start + _BLOCK] = torch.linalg.qr(block).Q
+        block = g @ basis[..., start : start + _BLOCK]
+        # But for rounding only the last two blocks matter; once is not enough for them, twice is (Kahan).
+        for first in (max(0, start - _BLOCK), 0):
+            earlier = basis[..., first : start + _BLOCK]
+            parts = earlier.mT @ block
+            projected[..., first : start + _BLOCK, start : start + _BLOCK] += parts
+            block = block - earlier @ parts
+    vectors = torch.linalg.eigh(projected, UPLO="U").eigenvectors
     return basis @ vectors.flip(-1)[..., :width]
 
 
 def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
     """Rayleigh-Ritz: the singular components of x restricted to an orthonormal basis (b, n, l), squared in float64."""
-    image = (x @ basis).double()
-    values, rotation = torch.linalg.eigh(image.mT @ image)
+    image = x @ basis
+    squared = image.double()
+    values, rotation = torch.linalg.eigh(squared.mT @ squared)
     s, rotation = values.flip(-1).clamp(min=0).sqrt(), rotation.flip(-1)
     keep = s > max(x.shape[-2:]) * _EPS * s[:, :1]
-    u = ((image @ rotation) / torch.where(keep, s, 1).unsqueeze(-2)).float()
+    u = image @ (rotation / torch.where(keep, s, 1).unsqueeze(-2)).float()
     v = basis @ rotation.float()
     residual = x.mT @ u[..., :k] - v[..., :k] * s[:, :k].float().unsqueeze(-2)
     return _Ritz(u, s, v, residual, keep)
@@ -209,27 +211,58 @@ def _complete(x: Tensor, gram_matrix: Tensor, factors: LowRank) -> Tensor:
     values = factors.s.double().square()
     first, last = values[:, 0], values[:, -1]
     if bool((last < 1e-4 * first).any()):
-        rest = gram(torch.baddbmm(x, factors.u * factors.s.unsqueeze(-2), factors.vh, alpha=-1))
+        rest = gram(torch.baddbmm(x, factors.u * factors.s.unsqueeze(-2), factors.vh, alpha=-1)).neg_()
         noise = (max(x.shape[-2:]) * _EPS) ** 2
     else:
-        rest = gram_matrix - (factors.vh.mT * values.float().unsqueeze(-2)) @ factors.vh
+        rest = torch.baddbmm(gram_matrix, factors.vh.mT * values.float().unsqueeze(-2), factors.vh, beta=-1)
         noise = 16 * _EPS
     shift = torch.maximum(_GAP * last + noise * first, 2 * noise * first).float()
-    identity = torch.eye(x.shape[-1], device=x.device)
-    return torch.linalg.cholesky_ex(shift[:, None, None] * identity - rest).info == 0
+    rest.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
+    return torch.linalg.cholesky_ex(rest).info == 0
 
 
 def gram_polar(x: Tensor) -> tuple[Tensor, bool]:
     """polar(x) = x (xᵀx)^(−1/2) of a matrix (m, n), m ≥ n, without null directions, and whether it is certified."""
-    values = torch.zeros(1)
-    if x.shape[0] >= 2 * x.shape[1]:  # random columns that many rows apart are nearly orthogonal: float32 suffices
-        values, vectors = torch.linalg.eigh(gram(x))
-    if not values[0] > _WELL_CONDITIONED * values[-1]:
-        values, vectors = torch.linalg.eigh(gram(x.double()))
-    keep = values > (max(x.shape) * _EPS) ** 2 * values[-1]
-    inverse_root = (vectors * torch.where(keep, values, torch.inf).rsqrt()) @ vectors.mT
-    factor = x @ inverse_root.float()
+    x, doubt = _scaled(x)[0], torch.inf
+    values, vectors = torch.linalg.eigh(gram(x))
+    if values[0] > _WELL_CONDITIONED * values[-1]:
+        factor, keep, doubt = x @ ((vectors * values.rsqrt()) @ vectors.mT), values > 0, 0.0
+    elif values[len(values) // 8] > _CORRECTABLE * values[-1]:
+        factor, vectors, keep, doubt = _corrected_polar(x, vectors)
+    if not doubt < _FIRST_ORDER:
+        factor, vectors, keep, doubt = _corrected_polar(x, torch.linalg.eigh(gram(x.double())).eigenvectors.to(x))
     probe = torch.randn(x.shape[1], _BLOCK, generator=torch.Generator().manual_seed(0)).to(x)
-    kept = (vectors[:, keep] @ (vectors[:, keep].mT @ probe.to(vectors))).float()
+    kept = vectors @ (keep.unsqueeze(1) * (vectors.mT @ probe))
     error = (factor.mT @ (factor @ probe) - kept).norm() / probe.norm()
-    return factor, bool(error < _ORTHOGONAL)
+    return factor, bool(error < _ORTHOGONAL and doubt < _FIRST_ORDER)
+
+
+def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+    """polar(x) from approximate eigenvectors (n, n) of xᵀx, the smallest first, to first order in their error.
+
+    y = x · vectors has nearly orthogonal columns, whatever their sizes d: yᵀy = D (I + F) D is known to high relative
+    accuracy, as in one-sided Jacobi. Perturbing the root of D (I + F) D gives polar(y) = y D⁻¹ (I − F ∘ W) with
+    W_ij = d_i / (d_i + d_j). The smallest eigenvectors, where errors are largest, are first made exact.
+
+    Returns:
+        the factor, the eigenvectors, which of them are no null directions, and ‖F‖: the error is of its square.
+    """
+    y, vectors = x @ vectors, vectors.clone()
+    small = slice(0, x.shape[1] // 8 + 1)
+    squared = y[:, small].double()
+    rotation = torch.linalg.eigh(squared.mT @ squared).eigenvectors.to(x)
+    y[:, small], vectors[:, small] = y[:, small] @ rotation, vectors[:, small] @ rotation
+    sizes = y.norm(dim=0)
+    keep = linalg.independent(sizes, *x.shape)
+    y *= keep / torch.where(keep, sizes, 1)
+    off = gram(y) - torch.diag_embed(keep.to(y))
+    weighted = off * (sizes.unsqueeze(1) / (sizes.unsqueeze(1) + sizes).clamp(min=torch.finfo(y.dtype).tiny))
+    return y @ (vectors.mT - weighted @ vectors.mT), vectors, keep, float(off.norm())
+
+
+def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrices (..., m, n), divided by their largest magnitude (..., 1, 1) where they cannot be squared as they are."""
+    scale = torch.maximum(x.amax((-2, -1), keepdim=True), -x.amin((-2, -1), keepdim=True))
+    if bool(((scale > _SAFE) & (scale < 1 / _SAFE)).all()):
+        return x, torch.ones_like(scale)
+    return x / scale, scale

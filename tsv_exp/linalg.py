@@ -28,6 +28,16 @@ def significant(singular_values: Tensor, m: int, n: int) -> Tensor:
     return singular_values > max(m, n) * eps * singular_values[..., :1]
 
 
+def independent(singular_values: Tensor, m: int, n: int) -> Tensor:
+    """Which singular values (..., r) of m × n matrices are kept in a polar factor: those above √max(m, n) · eps · σ_1.
+
+    This is where rounding leaves the null directions of a matrix of unit columns. A square one of random directions has
+    a smallest singular value of about 1/n, now and then far below: the factor needs that direction.
+    """
+    eps = torch.finfo(singular_values.dtype).eps
+    return singular_values > max(m, n) ** 0.5 * eps * singular_values.amax(-1, keepdim=True)
+
+
 def truncated_svd(matrices: Tensor, k: int) -> LowRank:
     """The top k singular components of matrices (..., m, n), of which null directions are left out.
 
@@ -55,7 +65,7 @@ def polar(matrices: Tensor) -> Tensor:
     if not matrices.numel():
         return matrices
     left, values, right = torch.linalg.svd(matrices, full_matrices=False)
-    return (left * significant(values, *matrices.shape[-2:]).unsqueeze(-2)) @ right
+    return (left * independent(values, *matrices.shape[-2:]).unsqueeze(-2)) @ right
 
 
 class Exact:

@@ -182,6 +182,6 @@ def tsv_m(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebr
 
 def concatenated(factors: LowRank) -> LowRank:
     """The factors of T tasks side by side without null directions: (m, K), (K,), (K, n) with K ≤ T · k."""
-    kept = factors.s.flatten() != 0
+    kept = factors.s.flatten().nonzero().flatten()
     u = factors.u.transpose(0, 1).flatten(1)
-    return LowRank(u[:, kept], factors.s.flatten()[kept], factors.vh.flatten(0, 1)[kept])
+    return LowRank(u.index_select(1, kept), factors.s.flatten()[kept], factors.vh.flatten(0, 1)[kept])
