@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=2 python benchmarks/merge_memory.py --model vit --tasks 8 --methods tsv_m ties --out memory.json
     OMP_NUM_THREADS=2 python benchmarks/merge_memory.py --model llama --tasks 4 --methods "tsv_m rank_fraction=0.0625"
 
-`vit` is the ViT-B-32 image encoder in float32 (88 M parameters), `llama` a language model of 1.2 B in bfloat16; the
-fine-tuned models differ by noise plus matrices of decaying spectrum. They are written to a temporary folder.
+`vit` and `vit_l_14` are the image encoders of ViT-B-32 and ViT-L-14 in float32 (88 M and 304 M parameters), `llama` a
+language model of 1.2 B in bfloat16; the fine-tuned models differ by noise plus matrices of decaying spectrum. They are
+written to a temporary folder, 1.2 GB each of ViT-L-14. `load` is what else the machine did when a merge began.
 """
 
 import argparse
@@ -21,20 +22,19 @@ from torch import Tensor
 
 from tsv_exp.checkpoints.writer import save
 
-VIT = {
-    "conv1.weight": (768, 3, 32, 32),
-    "positional_embedding": (50, 768),
-    "proj": (768, 512),
-    "ln_post.weight": (768,),
-}
-for i in range(12):
-    VIT |= {
-        f"blocks.{i}.attn.in_proj_weight": (2304, 768), f"blocks.{i}.attn.in_proj_bias": (2304,),
-        f"blocks.{i}.attn.out_proj.weight": (768, 768), f"blocks.{i}.attn.out_proj.bias": (768,),
-        f"blocks.{i}.mlp.c_fc.weight": (3072, 768), f"blocks.{i}.mlp.c_fc.bias": (3072,),
-        f"blocks.{i}.mlp.c_proj.weight": (768, 3072), f"blocks.{i}.mlp.c_proj.bias": (768,),
-        f"blocks.{i}.ln_1.weight": (768,), f"blocks.{i}.ln_2.weight": (768,),
-    }  # fmt: skip
+
+def vit(width: int, layers: int, patch: int, tokens: int, out: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of CLIP's image encoder."""
+    shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (width, 3, patch, patch), "class_embedding": (width,)}
+    shapes |= {"positional_embedding": (tokens, width), "proj": (width, out)}
+    shapes |= {f"ln_{place}.{kind}": (width,) for place in ("pre", "post") for kind in ("weight", "bias")}
+    matrices = {"attn.in_proj_": (3 * width, width), "attn.out_proj.": (width, width)}
+    matrices |= {"mlp.c_fc.": (4 * width, width), "mlp.c_proj.": (width, 4 * width)}
+    for i in range(layers):
+        shapes |= {f"blocks.{i}.{name}weight": shape for name, shape in matrices.items()}
+        shapes |= {f"blocks.{i}.{name}bias": shape[:1] for name, shape in matrices.items()}
+        shapes |= {f"blocks.{i}.ln_{n}.{kind}": (width,) for n in (1, 2) for kind in ("weight", "bias")}
+    return shapes
 
 
 def llama(blocks: int) -> dict[str, tuple[int, ...]]:
@@ -88,7 +88,7 @@ def measured(command: list[str], env: dict[str, str] | None = None) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["vit", "llama"], default="vit")
+    parser.add_argument("--model", choices=["vit", "vit_l_14", "llama"], default="vit")
     parser.add_argument("--blocks", type=int, default=20, help="of the language model: 20 are 1.2 B parameters")
     parser.add_argument("--tasks", type=int, nargs="+", default=[8])
     parser.add_argument(
@@ -98,7 +98,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the models are written; default: a temporary folder")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    shapes, dtype = (VIT, torch.float32) if args.model == "vit" else (llama(args.blocks), torch.bfloat16)
+    shapes, dtype = {
+        "vit": (vit(768, 12, 32, 50, 512), torch.float32),
+        "vit_l_14": (vit(1024, 24, 14, 257, 768), torch.float32),
+        "llama": (llama(args.blocks), torch.bfloat16),
+    }[args.model]
     results = []
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
@@ -114,7 +118,7 @@ def main() -> None:
                     "model": args.model,
                     "parameters": sum(torch.Size(s).numel() for s in shapes.values()),
                 }
-                result |= {"tasks": tasks, "method": method, **measured(command)}
+                result |= {"tasks": tasks, "method": method, "load": os.getloadavg()[0], **measured(command)}
                 result |= {"threads": int(os.environ.get("OMP_NUM_THREADS", 0)), "torch": torch.__version__}
                 print(json.dumps(result), flush=True)
                 results.append(result)

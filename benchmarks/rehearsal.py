@@ -3,8 +3,8 @@
     python benchmarks/rehearsal.py FOLDER [--formats hub paper folder] > benchmarks/results/rehearsal.txt
 
 Writes about 4 GB per format into FOLDER, then runs `tsv-exp model=vit_b_32 tasks=8` on each and prints what it took.
-Nothing but the weights, the number of images and HF_ENDPOINT differs from a real run. The first run makes and caches the
-class heads and images of the others.
+Nothing but the weights, the number of images and HF_ENDPOINT differs from a real run. The first run makes and caches
+the class heads and images of the others.
 """
 
 import argparse
