@@ -1,13 +1,15 @@
 """Truncated singular value decompositions and polar factors of batches of matrices, on any device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from tsv_exp.layers import LowRank
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Algebra(Protocol):
@@ -75,11 +77,20 @@ class Exact:
     polar = staticmethod(polar)
 
 
+def factors_suffice(method: Method) -> Method:
+    """Marks a method that reads its deltas (T, m, n) by `algebra.truncated_svd` alone, beside their shape.
+
+    Task matrices that are products of thin factors are never formed for it.
+    """
+    method.factors_suffice = True  # type: ignore[attr-defined]
+    return method
+
+
 @dataclass(frozen=True)
 class Factored:
     """The decompositions of `deltas` that are products of thin factors: what is decomposed is r × r.
 
-    Any other matrix, and the polar factors, are left to `algebra`.
+    Any other matrix, and the polar factors, are left to `algebra`. Of `deltas` only the shape is used.
     """
 
     deltas: Tensor
@@ -87,20 +98,21 @@ class Factored:
     algebra: Algebra
 
     def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
-        """The top k singular components, as `truncated_svd`."""
+        """The top components, as `truncated_svd`: k, or as many as the widest factors have."""
         if matrices is not self.deltas:
             return self.algebra.truncated_svd(matrices, k)
         tasks, m, n = matrices.shape
-        parts = (matrices.new_zeros(tasks, *shape) for shape in ((m, k), (k,), (k, n)))
-        found = LowRank(*parts)
-        for i, (left, scale, right) in enumerate(self.factors):
-            left, right = torch.linalg.qr(left.to(matrices).double()), torch.linalg.qr(right.to(matrices).double().mT)
-            u, s, vh = torch.linalg.svd((left.R * scale.to(left.R)) @ right.R.mT, full_matrices=False)
-            s = s.to(matrices.dtype)
+        k = min(k, m, n, max(factors.s.shape[0] for factors in self.factors))
+        like = self.factors[0].u
+        found = LowRank(*(like.new_zeros(tasks, *shape) for shape in ((m, k), (k,), (k, n))))
+        for i, factors in enumerate(self.factors):
+            left, right = torch.linalg.qr(factors.u.double()), torch.linalg.qr(factors.vh.double().mT)
+            u, s, vh = torch.linalg.svd((left.R * factors.s.double()) @ right.R.mT, full_matrices=False)
+            s = s.to(like)
             rank = min(k, int(significant(s, m, n).sum()))
-            found.u[i, :, :rank] = (left.Q @ u[:, :rank]).to(matrices)
+            found.u[i, :, :rank] = (left.Q @ u[:, :rank]).to(like)
             found.s[i, :rank] = s[:rank]
-            found.vh[i, :rank] = (vh[:rank] @ right.Q.mT).to(matrices)
+            found.vh[i, :rank] = (vh[:rank] @ right.Q.mT).to(like)
         return found
 
     def polar(self, matrices: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
-from tsv_exp.linalg import Algebra, Factored
+from tsv_exp.linalg import Algebra
 from tsv_exp.task_vectors import Layer, TaskVectors
 
 Function = Callable[..., Any]
@@ -149,8 +149,10 @@ class Method:
             if layer.matrix or self.others is self.function:
                 if not decomposes:
                     return self.function(layer.deltas, **arguments)
-                known = Factored(layer.deltas, layer.factors, algebra) if layer.factors else algebra
-                return self.function(layer.deltas, **arguments, algebra=known)
+                if getattr(self.function, "factors_suffice", False):
+                    deltas, known = layer.to_decompose(algebra)
+                    return self.function(deltas, **arguments, algebra=known)
+                return self.function(layer.deltas, **arguments, algebra=algebra)
             return self.others(layer.deltas)
 
         return merged

@@ -17,7 +17,7 @@ from torch.nn.functional import hardshrink
 
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank, Masked
-from tsv_exp.linalg import Algebra, Exact
+from tsv_exp.linalg import Algebra, Exact, factors_suffice
 from tsv_exp.selection import kth_magnitudes
 from tsv_exp.task_vectors import TaskVectors
 
@@ -152,6 +152,7 @@ def kept_components(shape: Sequence[int], tasks: int, rank_fraction: float | Non
     return min(full, max(1, math.floor(rank_fraction * full + 1e-9)))
 
 
+@factors_suffice
 def tsv_c(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra = Exact()) -> LowRank:  # noqa: B008
     """TSV-Compress (arXiv 2412.00081, section 3.2): of each Δ_i its top k singular components.
 
@@ -163,6 +164,7 @@ def tsv_c(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebr
     return algebra.truncated_svd(deltas, kept_components(deltas.shape[1:], len(deltas), rank_fraction))
 
 
+@factors_suffice
 def tsv_m(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra = Exact()) -> Tensor:  # noqa: B008
     """TSV-Merge (arXiv 2412.00081, algorithm 1): truncate, concatenate, orthogonalize both sides, multiply.
 

@@ -10,7 +10,7 @@ from tsv_exp.engine import algebra
 from tsv_exp.layers import LowRank
 from tsv_exp.linalg import Algebra, Exact
 from tsv_exp.methods import concatenated, tsv_c
-from tsv_exp.task_vectors import TaskVectors, Weights
+from tsv_exp.task_vectors import Layer, TaskVectors, Weights
 
 
 def interference(
@@ -27,10 +27,12 @@ def interference(
     engine = engine or Engine()
     stream = TaskVectors(base, finetuned, tuple(engine.exclude)).watched("measuring interference")
     computed = algebra(engine)
-    measured = stream.map(
-        lambda layer: (layer.name, layer_interference(layer.deltas, rank_fraction, computed) if layer.matrix else None)
-    )
-    return {name: value for name, value in measured if value is not None}
+
+    def measured(layer: Layer) -> tuple[str, float]:
+        deltas, known = layer.to_decompose(computed)  # adapters by their factors
+        return layer.name, layer_interference(deltas, rank_fraction, known)
+
+    return dict(stream.map(measured, [name for name in stream.names if stream.is_matrix(name)]))
 
 
 def layer_interference(deltas: Tensor, rank_fraction: float | None = None, algebra: Algebra = Exact()) -> float:  # noqa: B008

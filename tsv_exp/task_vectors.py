@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property, reduce
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
+from tsv_exp.linalg import Algebra, Factored
 from tsv_exp.parallel import in_threads
 from tsv_exp.progress import track
 
@@ -31,16 +32,42 @@ class KnowsDeltas(Protocol):
         ...
 
 
-class Layer(NamedTuple):
-    """The deltas (T, *shape) of one parameter over T tasks; `matrix` says whether it has task singular vectors.
+@dataclass(frozen=True)
+class Layer:
+    """One parameter over T tasks.
 
-    `factors` are the deltas of a matrix as T products where they are known to be of low rank (adapters).
+    Args:
+        name: of the parameter.
+        shape: of its deltas, (T, *shape).
+        matrix: whether it has task singular vectors.
+        form: gives the deltas.
+        factors: the deltas of a matrix as T products, where they are known to be of low rank (adapters).
     """
 
     name: str
-    deltas: Tensor
+    shape: torch.Size
     matrix: bool
+    form: Callable[[], Tensor]
     factors: tuple[LowRank, ...] | None = None
+
+    @cached_property
+    def deltas(self) -> Tensor:
+        """The deltas (T, *shape); products are formed when this is first asked for."""
+        return self.form()
+
+    def to_decompose(self, algebra: Algebra) -> tuple[Tensor, Algebra]:
+        """Deltas and an algebra for a function that does nothing but decompose them.
+
+        Where the deltas are products they are never formed: a tensor without memory stands for them.
+        """
+        if self.factors is None:
+            return self.deltas, algebra
+        stand_in = torch.empty(self.shape, dtype=self.factors[0].u.dtype, device="meta")
+        return stand_in, Factored(stand_in, self.factors, algebra)
+
+    def with_deltas(self, deltas: Tensor) -> "Layer":
+        """The same parameter with other deltas."""
+        return Layer(self.name, deltas.shape, self.matrix, lambda: deltas)
 
 
 @dataclass(frozen=True)
@@ -126,6 +153,14 @@ class TaskVectors:
 
     def layer(self, name: str) -> Layer:
         """One layer; its deltas are new tensors, the weights stay as they are."""
+        shape, matrix = torch.Size((len(self.finetuned), *self.base[name].shape)), self.is_matrix(name)
+        factors = self._factors(name) if matrix else None
+        if factors is None:
+            deltas = self._deltas(name)
+            return Layer(name, shape, matrix, lambda: deltas)
+        return Layer(name, shape, matrix, lambda: self._deltas(name), factors)
+
+    def _deltas(self, name: str) -> Tensor:
         weight = self.base[name]
         dtype = torch.promote_types(weight.dtype, torch.float32)
         start = weight.detach().to(self.device, dtype)
@@ -143,11 +178,17 @@ class TaskVectors:
         # A sum is not finite if an entry is not; the exact check is needed only then.
         if not deltas.sum().isfinite() and not deltas.isfinite().all():
             self._blame(name)
-        matrix, models = self.is_matrix(name), self.finetuned.values()
-        if not matrix:
-            return Layer(name, deltas, matrix)
-        factors = [model.factors(name, dtype) for model in models if isinstance(model, KnowsDeltas)]
-        return Layer(name, deltas, matrix, tuple(factors) if len(factors) == len(models) else None)
+        return deltas
+
+    def _factors(self, name: str) -> tuple[LowRank, ...] | None:
+        weight, models = self.base[name], self.finetuned.values()
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        known = [model.factors(name, dtype) for model in models if isinstance(model, KnowsDeltas)]
+        if len(known) < len(models):
+            return None
+        if not all(part.isfinite().all() for factors in known for part in factors):
+            self._blame(name)
+        return tuple(LowRank(*(part.to(self.device or weight.device) for part in factors)) for factors in known)
 
     def _blame(self, name: str) -> None:
         if not self.base[name].isfinite().all():

@@ -5,7 +5,8 @@ import torch
 from models import close, matrix, zoo
 from safetensors.torch import save_file
 
-from tsv_exp import UserError, merge
+from tsv_exp import UserError, interference, merge
+from tsv_exp.checkpoints.lora import Adapter
 from tsv_exp.checkpoints.sources import open_weights
 from tsv_exp.fast import Certified
 from tsv_exp.task_vectors import TaskVectors
@@ -54,7 +55,7 @@ def test_adapters_of_other_kinds_are_refused(tmp_path, config, message):
         open_weights(tmp_path / "a", base)
 
 
-def test_the_factors_of_adapters_are_used(tmp_path, monkeypatch):
+def test_the_factors_of_adapters_are_all_that_is_used(tmp_path, monkeypatch):
     base, _ = zoo(1)
     models = {}
     for i, rank in enumerate((3, 5)):
@@ -64,9 +65,31 @@ def test_the_factors_of_adapters_are_used(tmp_path, monkeypatch):
     expected = {method: merge(base, dense, method) for method in ("tsv_m", "tsv_c")}
     wide = TaskVectors(base, models).layer("wide.weight")
     assert [factors.u.shape[1] for factors in wide.factors] == [0, 0]
+    interfering = interference(base, dense)
     monkeypatch.setattr(Certified, "truncated_svd", None)  # no product is decomposed
+    formed = Adapter.delta
+
+    def only_of_others(self, name, dtype):
+        assert name not in ("square.weight", "tall.weight"), "a product is formed"
+        return formed(self, name, dtype)
+
+    monkeypatch.setattr(Adapter, "delta", only_of_others)
     for method, dense_merge in expected.items():
         close(merge(base, models, method).vector("task1"), dense_merge.vector("task1"), 1e-6)
+    assert interference(base, models) == pytest.approx(interfering, rel=1e-5, abs=1e-5)
+
+
+def test_a_product_that_would_fit_no_memory_is_never_formed(tmp_path):
+    side = 300_000
+    base = {f"{module}.weight": torch.zeros(()).expand(side, side) for module in ("square", "tall")}
+    models = {}
+    for i, rank in enumerate((3, 5)):
+        adapter(tmp_path / str(i), torch.Generator().manual_seed(i), base, rank)
+        models[f"task{i}"] = open_weights(tmp_path / str(i), base)
+    merged = merge(base, models, "tsv_c")
+    assert merged.layers["tall.weight"].s.shape == (2, 5)
+    assert merged.stored_bytes_without_base == 2 * (3 + 5) * (2 * side + 1) * 4
+    assert interference(base, models)["tall.weight"] > 0
 
 
 def test_an_adapter_needs_its_base(tmp_path):

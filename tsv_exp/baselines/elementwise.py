@@ -47,7 +47,7 @@ class _Dropped(TaskVectors):
 
     def layer(self, name: str) -> Layer:
         layer = super().layer(name)
-        return layer._replace(deltas=dropped(layer.deltas, self.drop_rate, self.seed))
+        return layer.with_deltas(dropped(layer.deltas, self.drop_rate, self.seed))
 
 
 def dare_ties_statistics(stream: TaskVectors, density: float, drop_rate: float, seed: int) -> Mapping[str, Any]:

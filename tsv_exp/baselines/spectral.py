@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
-from tsv_exp.linalg import Algebra, Exact, significant
+from tsv_exp.linalg import Algebra, Exact, factors_suffice, significant
 from tsv_exp.methods import Majority, concatenated, ties, ties_statistics, tsv_c
 from tsv_exp.task_vectors import Layer, TaskVectors
 
@@ -79,7 +79,7 @@ class _Aligned(TaskVectors):
 
     def layer(self, name: str) -> Layer:
         layer = super().layer(name)
-        return layer._replace(deltas=self.bases[name].mT @ layer.deltas)
+        return layer.with_deltas(self.bases[name].mT @ layer.deltas)
 
 
 def knots_ties_statistics(stream: TaskVectors, density: float) -> Mapping[str, Any]:
@@ -96,6 +96,7 @@ def knots_ties(deltas: Tensor, thresholds: Tensor, majority: Majority) -> Tensor
     return u @ ties(u.mT @ deltas, thresholds, majority)
 
 
+@factors_suffice
 def tsv_m_eigen(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra = Exact()) -> Tensor:  # noqa: B008
     """TSV-M (arXiv 2412.00081) with polar(X) = X (XᵀX)^(−1/2) from an eigendecomposition of the Gram matrix in float64.
 
@@ -119,6 +120,7 @@ def gram_polar(x: Tensor) -> Tensor:
     return (x.double() @ (vectors * inverse_roots) @ vectors.mT).to(x.dtype)
 
 
+@factors_suffice
 def truncated_sum(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra = Exact()) -> Tensor:  # noqa: B008
     """TSV-M without orthogonalization (arXiv 2412.00081, ablation): Σ_i of the top k singular components of Δ_i."""
     return tsv_c(deltas, rank_fraction, algebra=algebra).dense().sum(0)

@@ -1,0 +1,88 @@
+"""The same checkpoints merged by tsv-merge and by mergekit: time, peak anonymous memory, how far the results differ.
+
+    OMP_NUM_THREADS=2 python benchmarks/compare_mergekit.py --mergekit VENV/bin/mergekit-pytorch --out result.json
+
+mergekit is no dependency: install it apart (python -m venv VENV; VENV/bin/pip install mergekit). The models are random
+ViT-B-32 image encoders in float32, each a .safetensors file. Task arithmetic is the same in both. mergekit's TIES trims
+tensor by tensor, ours over the whole task vector as in the paper; without trimming (density 1) they agree wherever the
+entries do not cancel. TSV-M, which mergekit lacks, stands beside them.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from merge_memory import VIT, measured, models
+from safetensors import safe_open
+
+# ours: what tsv-merge is told; theirs: method and parameters of mergekit; same: whether the definitions agree
+CASES = [
+    {"ours": "task_arithmetic alpha=0.3", "theirs": ("task_arithmetic", {"lambda": 0.3}, {}), "same": True},
+    {"ours": "ties density=0.2", "theirs": ("ties", {}, {"density": 0.2}), "same": False},
+    {"ours": "ties density=1.0", "theirs": ("ties", {}, {"density": 1.0}), "same": True},
+    {"ours": "tsv_m", "theirs": None, "same": False},
+]
+
+
+def configuration(paths: list[Path], method: str, shared: dict[str, float], each: dict[str, float]) -> str:
+    """The YAML (as JSON) that mergekit reads."""
+    return json.dumps(
+        {
+            "merge_method": method,
+            "base_model": str(paths[0]),
+            "parameters": shared,
+            "models": [{"model": str(path), "parameters": {"weight": 1.0, **each}} for path in paths[1:]],
+        }
+    )
+
+
+def difference(ours: Path, theirs: Path, base: Path) -> float:
+    """‖ours − theirs‖ over ‖theirs − base‖, all tensors together."""
+    squares = torch.zeros(2, dtype=torch.float64)
+    found = [safe_open(next(folder.glob("*.safetensors")), "pt") for folder in (ours, theirs)]
+    start = safe_open(base, "pt")
+    for name in start.keys():  # noqa: SIM118 (not a mapping)
+        a, b, c = (file.get_tensor(name).double() for file in (*found, start))
+        squares += torch.stack([(a - b).square().sum(), (b - c).square().sum()])
+    return float((squares[0] / squares[1]).sqrt())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mergekit", type=Path, required=True, help="the command mergekit-pytorch of its environment")
+    parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument("--folder", type=Path, help="where the models are written; default: a temporary folder")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    results = []
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        folder = Path(name)
+        paths = models(folder, VIT, args.tasks, torch.float32)
+        for number, case in enumerate(CASES):
+            out = [folder / f"{side}{number}" for side in ("ours", "theirs")]
+            method, *options = case["ours"].split()
+            words = [f"base={paths[0]}", f"models=[{','.join(map(str, paths[1:]))}]", f"out={out[0]}", *options]
+            ours = measured([sys.executable, "-m", "tsv_exp.merge_files", f"method={method}", "shard_mb=1024", *words])
+            result = {"method": case["ours"], "tasks": args.tasks, "ours": ours}
+            if case["theirs"]:
+                file = folder / f"config{number}.yml"
+                file.write_text(configuration(paths, *case["theirs"]))
+                command = [str(args.mergekit), "--quiet", "--allow-crimes", str(file), str(out[1])]
+                theirs = measured(command)
+                result |= {"mergekit": theirs, "speedup": theirs["seconds"] / ours["seconds"]}
+                key = "difference" if case["same"] else "difference_of_definitions"
+                result[key] = difference(*out, paths[0])
+            result |= {"threads": int(os.environ.get("OMP_NUM_THREADS", 0)), "torch": torch.__version__}
+            print(json.dumps(result), flush=True)
+            results.append(result)
+    if args.out:
+        command = " ".join(["python", *sys.argv]).replace(str(args.mergekit), "VENV/bin/mergekit-pytorch")
+        args.out.write_text(json.dumps({"command": command, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
