@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tsv_exp import UserError, apply, merge
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.checkpoints.store import load_merged
-from tsv_exp.merge_files import parse, run
+from tsv_exp.merge_files import _pieces, _share, parse, run
 
 PER_TASK = ["individual", "tsv_c", "tall_mask", "emr"]
 
@@ -118,9 +118,9 @@ def torchrun(words, ranks):
     return subprocess.Popen([*command, "-m", "tsv_exp.merge_files", *words], env=environment, **quiet)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_share_the_work_and_change_nothing(files, tmp_path, ranks):
-    words = [*files[2], "shard_mb=0.002"]
+@pytest.mark.parametrize(("ranks", "shard_mb", "method"), [(2, 512, "tsv_m"), (2, 512, "tsv_c"), (3, 0.002, "tsv_m")])
+def test_ranks_share_the_work_and_change_nothing(files, tmp_path, ranks, shard_mb, method):
+    words = [*files[2], f"shard_mb={shard_mb}", f"method={method}"]
     run(parse(words))
     shared = [word.replace("/out", "/shared") for word in words]
     process = torchrun(shared, ranks)
@@ -134,6 +134,17 @@ def test_ranks_share_the_work_and_change_nothing(files, tmp_path, ranks):
     assert process.wait() == 0
     alone = {file.name: file.read_bytes() for file in (tmp_path / "out").glob("*.safetensors")}
     assert alone == {file.name: file.read_bytes() for file in (tmp_path / "shared").glob("*.safetensors")}
+    assert not list((tmp_path / "shared" / ".tsv-merge").glob("*.safetensors")), "pieces are cleared away"
+
+
+def test_a_single_file_is_cut_by_cost():
+    costs = {"embedding": 30, "a": 10, "b": 10, "c": 10, "head": 1, "bias": 0}
+    assert _pieces([list(costs)], costs, 1) == [(0, list(costs))]
+    cut = _pieces([list(costs)[:4], list(costs)[4:]], costs, 2)
+    assert [name for _, names in cut for name in names] == list(costs)
+    assert cut[0] == (0, ["embedding"])
+    totals = {i: sum(costs[name] for name in names) for i, (_, names) in enumerate(cut)}
+    assert sorted(sum(totals[i] for i in _share(totals, rank, 2)) for rank in (0, 1)) == [30, 31]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tsv_exp.linalg import Algebra
 
 log = logging.getLogger(__name__)
 
-MEMORY = 2 << 30  # bytes of factors a process keeps
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4  # bytes of factors a process keeps
 DISK = 16 << 30  # bytes of factors the cache folder keeps
 
 
@@ -35,6 +35,7 @@ class Store:
     disk: int = DISK
     _kept: OrderedDict[str, LowRank] = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
+    _overflowed: bool = False
 
     def get(self, key: str) -> LowRank | None:
         """The factors of a key, or None."""
@@ -72,6 +73,9 @@ class Store:
             self._kept[key] = factors
             self._kept.move_to_end(key)
             while len(self._kept) > 1 and sum(_bytes(kept) for kept in self._kept.values()) > self.memory:
+                if self.folder is None and not self._overflowed:
+                    log.warning("factors exceed %.1f GB and are made again; engine.cache=disk", self.memory / 1e9)
+                    self._overflowed = True
                 self._kept.popitem(last=False)
 
     def _evict(self, folder: Path) -> None:

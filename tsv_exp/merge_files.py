@@ -12,7 +12,7 @@ dtype          of the result: float32, bfloat16, float16; default: the base's.
 shard_mb       largest size of a file, default 512; peak memory grows with it.
 svd, exclude, device   as in the engine: auto or exact; patterns of 2-D weights that are no matrices; cpu, cuda.
 
-Stopped at any moment, the same command goes on where it was. Under torchrun the files are shared out over the ranks.
+Stopped at any moment, the same command goes on where it was. Under torchrun the layers are shared out over the ranks.
 """
 
 import os
@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
 from tsv_exp.method import Method
 from tsv_exp.progress import bar, console
-from tsv_exp.task_vectors import Layer, TaskVectors, Weights
+from tsv_exp.task_vectors import Layer, TaskVectors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -138,13 +139,22 @@ def run(options: Options) -> None:
         if rank == 0:
             output.prepare()
         wait()
-        with bar(f"merging {method.name}", sum(len(part) for part in parts)) as (progress, shown):
-            for index in _share({i: _cost(base, part) for i, part in enumerate(parts)}, rank, world):
-                if not output.finished(output.files[index]):
-                    output.write(output.files[index], content(parts[index], lambda: progress.advance(shown)))
+        costs = {name: weight.numel() * min(weight.shape, default=1) for name, weight in base.items()}
+        pieces = _pieces(parts, costs, world)
+        share = _share({i: sum(costs[name] for name in names) for i, (_, names) in enumerate(pieces)}, rank, world)
+        with bar(f"merging {method.name}", sum(len(pieces[i][1]) for i in share)) as (progress, shown):
+            for whole, names in (pieces[i] for i in share):
+                file = output.files[whole] if names == parts[whole] else output.piece(output.files[whole], names)
+                if output.finished(output.files[whole]) or output.finished(file):
+                    progress.advance(shown, len(names))
                 else:
-                    progress.advance(shown, len(parts[index]))
+                    output.write(file, content(names, lambda: progress.advance(shown)))
         report(decompositions)
+        wait()
+        for whole in range(rank, len(parts), world):
+            cut = [output.piece(output.files[whole], names) for index, names in pieces if index == whole]
+            if len(cut) > 1 and not output.finished(output.files[whole]):
+                output.assemble(output.files[whole], cut)
         wait()
         if rank == 0:
             source = locate(options.base)
@@ -170,13 +180,13 @@ def _content(stream: TaskVectors, function: Any, alpha: float, options: Options,
 
     def tensors(names: Sequence[str], advance: Any) -> dict[str, Tensor]:
         floating = [name for name in names if stream.base[name].is_floating_point()]
-        found: dict[str, Tensor] = {}
-        for part in stream.map(encoded, floating):
-            found |= part
+        merged: dict[str, dict[str, Tensor]] = {}
+        for name, part in zip(floating, stream.map(encoded, floating), strict=True):
+            merged[name] = part
             advance()
-        if not by_task:
-            found |= {name: stream.base[name] for name in names if name not in found}
-        return found
+        others = {} if by_task else {name: {name: stream.base[name]} for name in names if name not in merged}
+        made = merged | others
+        return {key: tensor for name in names for key, tensor in made.get(name, {}).items()}
 
     return tensors
 
@@ -197,13 +207,23 @@ def _size(weight: Tensor, dtype: str | None) -> int:
     return weight.numel() * width
 
 
-def _cost(base: Weights, names: Sequence[str]) -> int:
-    """Work of a file, in arbitrary units: what a decomposition of every matrix takes."""
-    return sum(base[name].numel() * min(base[name].shape, default=1) for name in names)
+def _pieces(parts: Sequence[Sequence[str]], costs: Mapping[str, int], world: int) -> list[tuple[int, list[str]]]:
+    """The work on the files, (which of them, names): whole files for one rank, else runs of small enough cost."""
+    limit = sum(costs.values()) / world / 4 if world > 1 else sum(costs.values())
+    pieces: list[tuple[int, list[str]]] = []
+    for whole, part in enumerate(parts):
+        used = 0
+        for i, name in enumerate(part):
+            if i == 0 or used + costs[name] > limit:
+                pieces.append((whole, []))
+                used = 0
+            pieces[-1][1].append(name)
+            used += costs[name]
+    return pieces
 
 
 def _share(costs: Mapping[int, int], rank: int, world: int) -> list[int]:
-    """The files of one rank: the dearest first, each to whom has least to do so far."""
+    """The pieces of one rank: the dearest first, each to whom has least to do so far."""
     loads, mine = [0] * world, []
     for index in sorted(costs, key=lambda i: (-costs[i], i)):
         owner = loads.index(min(loads))
@@ -222,7 +242,7 @@ def _ranks() -> Iterator[tuple[int, int, Any]]:
         return
     from torch import distributed
 
-    distributed.init_process_group("gloo")
+    distributed.init_process_group("gloo", timeout=timedelta(days=7))  # ranks wait for the slowest
     try:
         yield distributed.get_rank(), world, distributed.barrier
     finally:

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tsv_exp.checkpoints.readers import read
 from tsv_exp.errors import UserError
-from tsv_exp.files import atomic
+from tsv_exp.files import atomic, digest
 
 STATE = ".tsv-merge"  # beside the result: what it is made of, and the digest of every finished file
 _NAMES = {
@@ -78,8 +79,20 @@ class Output:
         with atomic(self.folder / STATE / f"{file.name}.sha256") as path:
             path.write_text(sha256)
 
+    def piece(self, file: Path, names: Sequence[str]) -> Path:
+        """Where a part of a file is kept until all of them are there."""
+        return self.folder / STATE / f"{file.stem}-{digest(list(names))[:16]}.safetensors"
+
+    def assemble(self, file: Path, pieces: Sequence[Path]) -> None:
+        """Write one file from its parts."""
+        opened = [(read(piece), header(piece)) for piece in pieces]
+        self.write(file, {name: part[name] for part, names in opened for name in names if name != "__metadata__"})
+
     def finish(self, source: Path | None) -> int:
         """Write the index and copy the configuration files of the folder `source`; returns the size in bytes."""
+        for piece in (self.folder / STATE).glob("*.safetensors*"):
+            if not (self.folder / piece.name.removesuffix(".sha256")).exists():
+                piece.unlink()
         total = sum(file.stat().st_size for file in self.files)
         if len(self.files) > 1:
             where = {name: file.name for file in self.files for name in header(file) if name != "__metadata__"}

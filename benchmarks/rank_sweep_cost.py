@@ -1,0 +1,91 @@
+"""What a sweep over rank fractions and α costs beyond polar factors and products, in full decompositions.
+
+    OMP_NUM_THREADS=1 python benchmarks/rank_sweep_cost.py --tasks 8 --blocks 1 --out rank_sweep_cost.json
+
+TSV-M of the ViT-B-32 image encoder's layer shapes at its default rank and at 0.1, 0.2 … 1.0, each applied with 30
+values of α, with `engine.cache=memory`. Counted in seconds of processor time, and compared with one full SVD of every
+task matrix.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Lock
+from unittest.mock import patch
+
+import torch
+from merge_speed import models
+
+import tsv_exp
+from tsv_exp import fast
+from tsv_exp.config import Engine
+
+FRACTIONS = [None, *(i / 10 for i in range(1, 11))]
+ALPHAS = [i / 10 for i in range(1, 31)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument("--blocks", type=int, default=1)
+    parser.add_argument("--spectrum", default="zoo", help="zoo, or the exponent of a power law such as 0.5")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    base, finetuned = models(args.tasks, args.blocks, args.spectrum)
+    matrices = [name for name, weight in base.items() if weight.dim() == 2]
+    start = time.process_time()
+    for model in finetuned.values():
+        for name in matrices:
+            torch.linalg.svd(model[name], full_matrices=False)
+    once = time.process_time() - start
+    seconds: dict[str, float] = defaultdict(float)
+    lock = Lock()
+
+    def timed(name: str) -> Callable:
+        function = getattr(fast.Certified, name)
+
+        def inner(*given: object) -> object:
+            begun = time.thread_time()
+            try:
+                return function(*given)
+            finally:
+                with lock:
+                    seconds[name] += time.thread_time() - begun
+
+        return inner
+
+    start = time.process_time()
+    with ExitStack() as stack:
+        for name in ("truncated_svd", "polar"):
+            stack.enter_context(patch.object(fast.Certified, name, timed(name)))
+        for fraction in FRACTIONS:
+            merged = tsv_exp.merge(base, finetuned, "tsv_m", engine=Engine(cache="memory"), rank_fraction=fraction)
+            for alpha in ALPHAS:
+                tsv_exp.apply(base, merged, alpha)
+    total = time.process_time() - start
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "tasks": args.tasks,
+        "blocks": args.blocks,
+        "merges": len(FRACTIONS) * len(ALPHAS),
+        "cpu_seconds_of_one_full_decomposition": once,
+        "cpu_seconds": total,
+        "cpu_seconds_of_decompositions": seconds["truncated_svd"],
+        "cpu_seconds_of_polar_factors": seconds["polar"],
+        "cpu_seconds_of_products_and_the_rest": total - sum(seconds.values()),
+        "full_decompositions": seconds["truncated_svd"] / once,
+        "torch": torch.__version__,
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if args.out:
+        args.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
