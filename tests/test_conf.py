@@ -1,12 +1,15 @@
 """Every configuration that can be typed composes, and every `_target_` in it can be called with its arguments."""
 
 import inspect
+import re
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob
 from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp import cli, merge
@@ -55,11 +58,39 @@ def test_other_groups(group: str) -> None:
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_experiments_name_what_exists(experiment: str) -> None:
+    text = (conf_dir() / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8")
+    for plugin in re.findall(r"override /hydra/sweeper: (\w+)", text):
+        pytest.importorskip(f"hydra_plugins.hydra_{plugin}_sweeper", reason=f"the extra {plugin} is not installed")
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("config", overrides=[f"experiment={experiment}"], return_hydra_config=True)
-    for group in ("method", "model", "alpha"):
-        for option in str(config.hydra.sweeper.params.get(group, "glob(*)")).split(","):
-            assert option == "glob(*)" or option in options(group)
+    parsed = OverridesParser.create().parse_overrides(
+        [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
+    )
+    for override in parsed:
+        value = override.value()
+        named = value.list if isinstance(value, ChoiceSweep) else [value]
+        if override.key_or_group in ("method", "model", "alpha") and not isinstance(value, Glob):
+            assert {str(option) for option in named} <= set(options(override.key_or_group))
+
+
+LAUNCHERS = {
+    "joblib": ("hydra_joblib_launcher.config", "JobLibLauncherConf"),
+    "submitit_local": ("hydra_submitit_launcher.config", "LocalQueueConf"),
+    "submitit_slurm": ("hydra_submitit_launcher.config", "SlurmQueueConf"),
+    "ray": ("hydra_ray_launcher._config", "RayLauncherConf"),
+}
+
+
+@pytest.mark.parametrize("launcher", options("hydra/launcher"))
+def test_launchers_have_only_options_that_their_plugin_knows(launcher: str) -> None:
+    module, schema = LAUNCHERS[launcher]
+    plugin = pytest.importorskip(f"hydra_plugins.{module}", reason=f"the extra for {launcher} is not installed")
+    preset = OmegaConf.merge(OmegaConf.structured(getattr(plugin, schema)), read(f"hydra/launcher/{launcher}.yaml"))
+    assert preset._target_ == getattr(plugin, schema)()._target_
+
+
+def read(name: str) -> Any:
+    return OmegaConf.load(conf_dir() / name)
 
 
 @pytest.mark.parametrize("method", options("method"))

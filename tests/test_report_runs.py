@@ -77,6 +77,16 @@ def test_a_run_without_results_is_unfinished(tmp_path: Path) -> None:
     assert cell.params == {"density": 0.2}
 
 
+def test_a_sweep_over_every_option_of_a_group(tmp_path: Path) -> None:
+    sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": {"method": "glob(ts*)"}}
+    plan = {"hydra": {"sweeper": sweeper, "overrides": {"task": ["tasks=8"]}}}
+    (tmp_path / "multirun.yaml").write_text(json.dumps(plan))
+    write_composed(tmp_path / "0", "method=tsv_m", "tasks=8")
+    reasons = [problem.reason for problem in read_runs([tmp_path]).problems if problem.folder == tmp_path]
+    assert "missing: no run of method=tsv_c tasks=8" in reasons
+    assert not any("method=tsv_m tasks=8" in reason or "method=ties" in reason for reason in reasons)
+
+
 @pytest.mark.parametrize("params", [{}, {"method": "ties,tsv_m"}])
 def test_runs_that_a_sweep_has_not_reached_are_missing(tmp_path: Path, params: dict[str, str]) -> None:
     asked = ["tasks=[Digits,Clock],8", "+x=1", *([] if params else ["method=ties,tsv_m"])]

@@ -43,7 +43,7 @@ def normalized(accuracy: Mapping[str, float], finetuned: Mapping[str, float]) ->
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen α and what was tried for it, in ascending order; nothing was tried where α is fixed."""
+    """The chosen α and what was tried for it, in ascending order; nothing where α is given."""
 
     alpha: float
     tried: Sequence[Point] = field(default=())
@@ -71,16 +71,18 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Fixed:
-    """A given α; no validation data are looked at."""
+    """A given α; validation data are looked at only to `validate` it, for a sweeper that searches."""
 
     value: float
+    validate: bool = False
 
     def __post_init__(self) -> None:
         check("alpha.value", self.value)
 
     def choose(self, score: Callable[[float], Point]) -> Choice:
         """The given value."""
-        return Choice(float(self.value))
+        value = float(self.value)
+        return Choice(value, [score(value)] if self.validate else ())
 
 
 @dataclass(frozen=True)

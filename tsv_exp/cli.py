@@ -2,10 +2,11 @@
 
 import json
 import logging
-import math
 import os
+import re
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tsv_exp import resume
+from tsv_exp import resume, workers
 from tsv_exp.config import Config, conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.files import atomic
@@ -33,6 +34,11 @@ log = logging.getLogger(__name__)
 INTERRUPTED = 130
 VERSIONS = ("tsv_exp", "torch", "open_clip_torch", "hydra-core")
 
+# as Hydra names what is missing: a class of a plugin, or its group
+PLUGIN = re.compile(r"(?:hydra_plugins\.hydra_|hydra/sweeper/)(joblib|submitit|ray|optuna)")
+# Our presets have the names of the plugins' own options, which Hydra takes for their schemas.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
+
 exit_code = 0
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -43,6 +49,7 @@ def main() -> int:
     global exit_code
     exit_code = 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us, who make one line of them
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a sweep on Ray tells nobody about it
     sys.argv[1:] = [local_data(argument) for argument in sys.argv[1:]]
     try:
         _app()
@@ -51,6 +58,10 @@ def main() -> int:
             "interrupted; finished runs are kept, and the same sweep again goes on from them", INTERRUPTED
         )
     except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
+        exit_code = _stop(one_line(error), 1)
+    except RuntimeError as error:
+        if "hydra_plugins" not in str(error):
+            raise
         exit_code = _stop(one_line(error), 1)
     finally:
         if "tsv_exp.sweep" in sys.modules:  # a sweep had begun
@@ -79,6 +90,8 @@ def one_line(error: BaseException) -> str:
         reason = error.strerror or error
         return f"{where}{reason}; free space, or choose other folders with paths.outputs= and paths.cache="
     text = str(error).split("\nConfig search path")[0].split("\n    full_key")[0]
+    if plugin := PLUGIN.search(text):
+        return f"{plugin[1]} is not installed; pip install 'tsv_exp[{plugin[1]}]'"
     return " ".join(text.split()) or type(error).__name__
 
 
@@ -90,7 +103,7 @@ def _stop(message: str, code: int) -> int:
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-def _app(cfg: DictConfig) -> float:
+def _app(cfg: DictConfig) -> float | None:
     """One run; what it returns is for sweepers that search."""
     global exit_code
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -110,16 +123,18 @@ def _job(folder: Path) -> Iterator[None]:
     from tsv_exp.progress import Lines, told
     from tsv_exp.sweep import watching
 
-    root = logging.getLogger()
-    for handler in [] if watching() else [one for one in root.handlers if isinstance(one, Lines)]:
-        root.removeHandler(handler)
+    if not watching():
+        root = logging.getLogger()
+        for handler in [one for one in root.handlers if isinstance(one, Lines)]:
+            root.removeHandler(handler)
+        workers.claim_gpu(HydraConfig.get().job.num)
     with told(folder, HydraConfig.get().job.override_dirname):
         yield
 
 
-def objective(results: Mapping[str, Any]) -> float:
-    """The best mean normalized validation accuracy; not a number where none was measured."""
-    return max((point["mean_normalized"] for point in results.get("validation") or ()), default=math.nan)
+def objective(results: Mapping[str, Any]) -> float | None:
+    """The best mean normalized validation accuracy, if any was measured."""
+    return max((point["mean_normalized"] for point in results.get("validation") or ()), default=None)
 
 
 def execute(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:

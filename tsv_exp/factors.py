@@ -3,6 +3,7 @@
 import logging
 import os
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -27,7 +28,7 @@ DISK = 16 << 30  # bytes of factors the cache folder keeps
 class Store:
     """Factors by key: the most recently used in memory, and in `folder` where there is one.
 
-    Files are whole or absent, so a killed writer leaves nothing; two processes at worst compute the same twice.
+    Files are whole or absent, so a killed writer leaves nothing.
     """
 
     folder: Path | None = None
@@ -63,6 +64,10 @@ class Store:
                 save(path, factors._asdict())
             with files.locked(self.folder / "eviction"):
                 self._evict(self.folder)
+
+    def alone(self, key: str) -> AbstractContextManager[None]:
+        """No two processes that share `folder` make the same factors at once."""
+        return nullcontext() if self.folder is None else files.locked(self.folder / "locks" / key[:2])
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
@@ -106,16 +111,22 @@ class Cached:
         flat = matrices.reshape(-1, m, n)
         kept = k if k == min(m, n) // max(1, len(flat)) else min(m, n)
         keys = [files.digest(self.name, kept, matrix) for matrix in flat]
-        found = {i: factors for i, key in enumerate(keys) if (factors := self.store.get(key)) is not None}
-        if missing := [i for i in range(len(flat)) if i not in found]:
-            made = self.algebra.truncated_svd(flat[missing], kept)
-            for i, *parts in zip(missing, *made, strict=True):
-                found[i] = LowRank(*(part.cpu().clone() for part in parts))
-                self.store.put(keys[i], found[i])
+        found = self._known(keys)
+        if len(found) < len(keys):
+            with self.store.alone(keys[0]):
+                found = self._known(keys)  # another process may have made them meanwhile
+                if missing := [i for i in range(len(flat)) if i not in found]:
+                    made = self.algebra.truncated_svd(flat[missing], kept)
+                    for i, *parts in zip(missing, *made, strict=True):
+                        found[i] = LowRank(*(part.cpu().clone() for part in parts))
+                        self.store.put(keys[i], found[i])
         cut = (LowRank(f.u[:, :k], f.s[:k], f.vh[:k]) for _, f in sorted(found.items()))
         u, s, vh = (torch.stack(parts).to(matrices.device) for parts in zip(*cut, strict=True))
         batch = matrices.shape[:-2]
         return LowRank(u.view(*batch, m, -1), s.view(*batch, -1), vh.view(*batch, -1, n))
+
+    def _known(self, keys: list[str]) -> dict[int, LowRank]:
+        return {i: factors for i, key in enumerate(keys) if (factors := self.store.get(key)) is not None}
 
     def polar(self, matrices: Tensor) -> Tensor:
         """The polar factors, as `linalg.polar`; they are not kept, since each belongs to one rank."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp.evaluate import Evaluator, device_of, weights_digest
-from tsv_exp.files import cache_dir, digest, locked
+from tsv_exp.files import cache_dir
 from tsv_exp.models import Model
 from tsv_exp.reference import finetuned_accuracies
 from tsv_exp.task_vectors import Weights
@@ -45,12 +45,7 @@ def _load(config: str, place: Path) -> Loaded:
     base, finetuned = model.base(), model.finetuned(tasks)
     digests = {"base": weights_digest(base)} | {name: weights_digest(finetuned[name]) for name in finetuned}
     evaluator = Evaluator(model, tasks, device_of(cfg["device"]), **cfg["evaluate"])
-
-    @cache
-    def best(split: SplitName) -> dict[str, float]:
-        with locked(place / "locks" / digest(digests)[:20]):  # one job of a sweep measures, the others read
-            return finetuned_accuracies(evaluator, base, finetuned, split)
-
+    best = cache(partial(finetuned_accuracies, evaluator, base, finetuned))
     return Loaded(model, base, finetuned, digests, evaluator, best)
 
 

@@ -3,6 +3,9 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
+
+from filelock import FileLock
 
 from tsv_exp.errors import UserError
 from tsv_exp.files import cache_dir
@@ -11,19 +14,52 @@ WAIT = 60  # seconds for another process that is writing
 
 
 class Scores:
-    """Digest of everything an accuracy depends on -> the accuracy (a fraction)."""
+    """Digest of everything an accuracy depends on -> the accuracy (a fraction).
+
+    Who asks for one that is not known has it to measure: until it is put, or the next is asked for, other processes
+    that ask for it wait. The operating system ends the claim of a process that dies.
+    """
+
+    _claim: ClassVar[FileLock | None] = None  # one in a process, which measures one accuracy at a time
 
     def __init__(self) -> None:
         self.path = cache_dir() / "scores.sqlite"
 
     def get(self, key: str) -> float | None:
-        """The accuracy, or None where it was not measured yet."""
-        rows = self._query("SELECT accuracy FROM scores WHERE key = ?", (key,))
-        return float(rows[0][0]) if rows else None
+        """The accuracy, or None where it is the caller's to measure."""
+        self._release()
+        known = self._known(key)
+        if known is None:
+            self._take(key)
+            known = self._known(key)
+        if known is not None:
+            self._release()
+        return known
 
     def put(self, key: str, accuracy: float) -> None:
         """Keep an accuracy."""
         self._query("INSERT OR REPLACE INTO scores VALUES (?, ?)", (key, accuracy))
+        self._release()
+
+    def _known(self, key: str) -> float | None:
+        rows = self._query("SELECT accuracy FROM scores WHERE key = ?", (key,))
+        return float(rows[0][0]) if rows else None
+
+    def _take(self, key: str) -> None:
+        place = self.path.parent / "locks" / f"score-{key[:2]}.lock"  # a few files; others' keys rarely wait for ours
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(place)
+            lock.acquire()
+        except OSError as error:
+            raise UserError(f"{place}: {error.strerror or error}; choose another folder with paths.cache") from error
+        Scores._claim = lock
+
+    @staticmethod
+    def _release() -> None:
+        if Scores._claim is not None:
+            Scores._claim.release()
+            Scores._claim = None
 
     def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[float]]:
         try:

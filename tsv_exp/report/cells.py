@@ -18,7 +18,7 @@ NOT_PARAMETERS = {"_target_", "name", "prepare", "layers", "others", "alpha", "t
 class Cell:
     """One run of one setting on one task set with one seed; accuracies are fractions.
 
-    `alpha` was given where `validation` is empty, and chosen on validation otherwise; `size` is what is stored to serve
+    `alpha` was given where `validation` has not several points to choose from; `size` is what is stored to serve
     all tasks relative to one full checkpoint per task.
     """
 
@@ -40,9 +40,14 @@ class Cell:
     order: int = 0  # in which the runs were found
 
     @property
+    def chosen(self) -> bool:
+        """Whether α was chosen on validation, not given."""
+        return len(self.validation) > 1
+
+    @property
     def setting(self) -> tuple[str, str, float | None]:
         """What is compared: the method, its parameters, and α where it was given rather than chosen."""
-        given = None if self.validation else self.alpha
+        given = None if self.chosen else self.alpha
         return self.method, json.dumps(self.params, sort_keys=True, default=str), given
 
     @property

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from tsv_exp.config import conf_dir
+
 PLAN = "multirun.yaml"
 
 
@@ -35,7 +37,12 @@ def missing_runs(sweep: Path) -> Iterator[str]:
 
 def _choices(override: Any) -> list[str]:
     """What an override stands for in each run, as Hydra writes it into the run's folder."""
+    from hydra.core.override_parser.types import Glob
+
     name = override.get_key_element()
+    if isinstance(override.value(), Glob):
+        options = sorted(path.stem for path in (conf_dir() / name).glob("*.yaml"))
+        return [f"{name}={option}" for option in override.value().filter(options)]
     if override.is_sweep_override():
         return [f"{name}={value}" for value in override.sweep_string_iterator()]
     return [f"{name}={override.get_value_element_as_str()}"]

@@ -26,7 +26,7 @@ def run_table(results: Mapping[str, Any]) -> str:
         normalized = Estimate(cell.test["normalized"][task])
         lines.append(f"| {task} | {sheets.percent(row.task(task))} | {sheets.percent(normalized)} |")
     lines.append(f"| **average** | **{sheets.percent(row.average)}** | **{sheets.percent(row.normalized)}** |")
-    origin = "chosen on validation" if cell.validation else "given"
+    origin = "chosen on validation" if cell.chosen else "given"
     params = ", ".join(f"{name} {value}" for name, value in cell.params.items() if value is not None) or "none"
     facts = [
         f"- α {sheets.alpha(row)} ({origin}) {alpha_remark(cell.family)}".rstrip(),

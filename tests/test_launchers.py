@@ -1,0 +1,35 @@
+"""Sweeps whose runs are processes of their own, by every launcher that there is on this machine."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from commands import SMALL, results, tsv_exp
+
+PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}
+
+
+def installed(plugin: str) -> bool:
+    try:
+        return find_spec(f"hydra_plugins.{plugin}") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("launcher", PLUGINS)
+def test_a_sweep_side_by_side(launcher: str, tmp_path: Path) -> None:
+    if not installed(PLUGINS[launcher]):
+        pytest.skip(f"the extra for hydra/launcher={launcher} is not installed")
+    arguments = ["-m", "method=zero_shot,tsv_m", *SMALL[1:], "alpha=fixed", f"hydra/launcher={launcher}"]
+    if launcher == "ray":
+        arguments.append("hydra.launcher.ray.remote.num_cpus=1")
+    first = tsv_exp(*arguments, "tasks=2,99", folder=tmp_path)
+    assert first.returncode == 1, first.stderr
+    found = results(tmp_path)
+    assert sorted(entry["status"] for entry in found) == ["failed", "failed", "ok", "ok"]
+    assert all("tasks=99" in entry["error"] for entry in found if entry["status"] == "failed")
+    assert "2 ran, 0 reused, 2 without figures" in first.stderr
+    assert len(list(tmp_path.glob("outputs/sweeps/**/report.html"))) == 1
+    again = tsv_exp(*arguments, SMALL[0], folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "0 ran, 2 reused, 0 without figures" in again.stderr
