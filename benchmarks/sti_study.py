@@ -24,9 +24,8 @@ from tsv_exp import Method, merge
 from tsv_exp.alpha import mean, normalized
 from tsv_exp.analyze.analysis import analyze, propose
 from tsv_exp.config import conf_dir
-from tsv_exp.evaluate import Evaluator
+from tsv_exp.evaluate import Evaluator, weights_digest
 from tsv_exp.progress import track
-from tsv_exp.reference import weights_digest
 from tsv_exp.tasks import Split, select
 
 METHODS = ("task_arithmetic", "ties", "tsv_m")
