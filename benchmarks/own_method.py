@@ -1,0 +1,126 @@
+"""iso_reg beside every other single merged model of the project, on seeds that played no part in its design.
+
+    OMP_NUM_THREADS=2 python benchmarks/own_method.py --results own_method.jsonl           measure what is missing
+    python benchmarks/own_method.py --results own_method.jsonl --table                     print what is there
+
+Pre-training seeds × fine-tuning seeds × 8, 14, 20 tasks × methods; α on validation by each method's own grid, accuracy
+on test images. Bases, fine-tuned models and accuracies are kept in the cache folder and results are appended one by
+one, so an interrupted run goes on where it was. Standard errors are over pre-training seeds (each the mean over its
+fine-tuning seeds), of paired differences where two methods are compared.
+"""
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoos import Zoo, base_of
+
+from tsv_exp.alpha import mean, normalized
+from tsv_exp.method import Method
+from tsv_exp.progress import track
+from tsv_exp.reference import finetuned_accuracies
+
+OWN, RIVAL = "iso_reg", "tsv_m"
+METHODS = [OWN, RIVAL, "iso_cts", "iso_c", "task_arithmetic", "ties", "weight_average", "consensus_ta"]
+METHODS += ["dare", "dare_ties", "breadcrumbs", "knots_ties", "tsv_m_no_truncation", "tsv_m_no_orthogonalization"]
+Seeds = tuple[int, int]
+
+
+def order(pretraining: Sequence[int], finetuning: Sequence[int]) -> list[Seeds]:
+    """All pairs of seeds, those first that use every seed once."""
+    size = len(finetuning)
+    return [(p, finetuning[(i + shift) % size]) for shift in range(size) for i, p in enumerate(pretraining)]
+
+
+def measure(zoo: Zoo, seeds: Seeds, tasks: int, name: str) -> dict[str, Any]:
+    """One method on the first tasks of a zoo: α by validation, accuracy (a fraction) on test."""
+    models = zoo.models(tasks)
+    merged = zoo.merge(Method.load(name), models)
+    point = zoo.choose(merged, models)
+    test = zoo.accuracies(merged, point.alpha, "test")
+    finetuned = finetuned_accuracies(zoo.evaluator, zoo.base, zoo.finetuned, "test")
+    return {
+        "pretraining": seeds[0],
+        "finetuning": seeds[1],
+        "tasks": tasks,
+        "method": name,
+        "alpha": point.alpha,
+        "validation": point.mean_accuracy,
+        "test": mean(test),
+        "accuracy": test,
+        "normalized": mean(normalized(test, finetuned)),
+    }
+
+
+Found = Mapping[tuple[int, str, Seeds], Mapping[str, Any]]
+
+
+def by_key(entries: Iterable[Mapping[str, Any]]) -> Found:
+    """The results by tasks, method and seeds."""
+    return {(e["tasks"], e["method"], (e["pretraining"], e["finetuning"])): e for e in entries}
+
+
+def summary(values: Mapping[Seeds, float]) -> str:
+    """Mean ± standard error over pre-training seeds, in percent."""
+    groups: dict[int, list[float]] = {}
+    for (pretraining, _), value in values.items():
+        groups.setdefault(pretraining, []).append(100 * value)
+    means = [statistics.fmean(group) for group in groups.values()]
+    error = f" ± {statistics.stdev(means) / math.sqrt(len(means)):.2f}" if len(means) > 1 else ""
+    return f"{statistics.fmean(means):.2f}{error}"
+
+
+def table(found: Found, sizes: Sequence[int], measured: str = "test") -> str:
+    """Accuracy of every method, and by how much iso_reg is ahead on the zoos that both were measured on."""
+    methods = [name for name in METHODS if any(key[1] == name for key in found)]
+    lines = ["| method | " + " | ".join(f"{t} tasks | {OWN} ahead by" for t in sizes) + " |"]
+    lines.append("| --- |" + " ---: |" * 2 * len(sizes))
+    for name in methods:
+        cells = []
+        for tasks in sizes:
+            own, theirs = (
+                {key[2]: e[measured] for key, e in found.items() if key[:2] == (tasks, method)}
+                for method in (OWN, name)
+            )
+            paired = {seeds: own[seeds] - theirs[seeds] for seeds in own.keys() & theirs.keys()}
+            cells += [summary(theirs) if theirs else "", summary(paired) if paired and name != OWN else ""]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    zoos = sorted({key[2] for key in found})
+    return "\n".join([*lines, "", f"Zoos (pre-training seed, fine-tuning seed): {', '.join(map(str, zoos))}."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pretraining", type=int, nargs="+", default=[11, 12, 13], metavar="SEED")
+    parser.add_argument("--finetuning", type=int, nargs="+", default=[11, 12, 13], metavar="SEED")
+    parser.add_argument("--data", type=int, default=2412, metavar="SEED", help="from which the images are drawn")
+    parser.add_argument("--tasks", type=int, nargs="+", default=[8, 14, 20], metavar="T")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, metavar="NAME")
+    parser.add_argument(
+        "--bases", type=Path, help="folder of pre-trained bases SEED.safetensors (default: in the cache)"
+    )
+    parser.add_argument("--results", type=Path, required=True, help="JSON lines, appended to")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    options = parser.parse_args()
+    lines = options.results.read_text().splitlines() if options.results.exists() else []
+    entries = [json.loads(line) for line in lines]
+    if not options.table:
+        for seeds in order(options.pretraining, options.finetuning):
+            known = by_key(entries)
+            cells = [(t, name) for name in options.methods for t in options.tasks if (t, name, seeds) not in known]
+            if not cells:
+                continue
+            zoo = Zoo(base_of(seeds[0], options.bases), seeds[1], options.data)
+            for tasks, name in track(cells, f"pre-training seed {seeds[0]}, fine-tuning seed {seeds[1]}"):
+                entries.append(measure(zoo, seeds, tasks, name))
+                with options.results.open("a") as file:
+                    file.write(json.dumps(entries[-1]) + "\n")
+    print(table(by_key(entries), options.tasks))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Zoos of the embedded benchmark by their seeds, merged and scored: what own_method.py and ablations.py share."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+import tsv_exp.cli  # noqa: F401 - registers the schema of the configuration
+from tsv_exp.alpha import Point, best
+from tsv_exp.config import Engine, conf_dir
+from tsv_exp.data_free import response_scale
+from tsv_exp.engine import Merged, merge
+from tsv_exp.evaluate import Evaluator, device_of
+from tsv_exp.files import cache_dir
+from tsv_exp.method import Method
+from tsv_exp.reference import finetuned_accuracies
+from tsv_exp.run import choose_per_task
+from tsv_exp.task_vectors import TaskVectors, Weights
+from tsv_exp.tasks import SplitName
+
+
+def base_of(seed: int, folder: Path | None = None) -> Path | None:
+    """The file with the base that was pre-trained with a seed, made where it is missing; 0 is the package's own: None."""
+    if seed == 0:
+        return None
+    path = (folder or cache_dir() / "bases") / f"{seed}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, "-m", "tsv_exp.tiny.pretrain", str(path), "--seed", str(seed)], check=True)
+    return path
+
+
+class Zoo:
+    """The 20 fine-tuned models of one base, fine-tuning seed and data seed; merges of the first T of them, scored."""
+
+    def __init__(self, base: Path | None, finetuning: int, data: int):
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            given = [f"seed={finetuning}", f"model.data.seed={data}", f"model.base={base or 'null'}"]
+            config = compose("config", overrides=given)
+        self.model = instantiate(config.model)
+        self.tasks = list(self.model.catalogue().values())
+        self.base: Weights = self.model.base()
+        self.finetuned: dict[str, Weights] = self.model.finetuned(self.tasks)
+        self.evaluator = Evaluator(self.model, self.tasks, device_of("auto"))
+
+    @cached_property
+    def validation(self) -> Mapping[str, float]:
+        """The fine-tuned models' accuracies on validation."""
+        return finetuned_accuracies(self.evaluator, self.base, self.finetuned, "validation")
+
+    def models(self, tasks: int) -> dict[str, Weights]:
+        """The first of the fine-tuned models."""
+        return {task.name: self.finetuned[task.name] for task in self.tasks[:tasks]}
+
+    def merge(self, method: Method, models: Mapping[str, Weights]) -> Merged:
+        """The merged model; a parameter that tasks choose is chosen on their validation images."""
+        few = Evaluator(self.model, [task for task in self.tasks if task.name in models], self.evaluator.device)
+        chosen, _ = choose_per_task(method, self.base, models, few, Engine())
+        return merge(self.base, models, chosen)
+
+    def accuracies(self, merged: Merged, alpha: float, split: SplitName) -> dict[str, float]:
+        """Task -> accuracy (a fraction), of the merged tasks."""
+        return {task: self.evaluator.accuracy(merged, alpha, task, split) for task in merged.tasks}
+
+    def point(self, merged: Merged, alpha: float) -> Point:
+        """The accuracies at α on validation."""
+        finetuned = {task: self.validation[task] for task in merged.tasks}
+        return Point.of(alpha, self.accuracies(merged, alpha, "validation"), finetuned)
+
+    def choose(self, merged: Merged, models: Mapping[str, Weights]) -> Point:
+        """The best point on validation of the method's own grid, found from the α that needs no data."""
+        grid = merged.method.alpha.grid
+        start = response_scale(merged, TaskVectors(self.base, models, tuple(Engine().exclude)))
+        return climb(grid, start, lambda alpha: self.point(merged, alpha))
+
+
+def climb(grid: Sequence[float], start: float, score: Callable[[float], Point]) -> Point:
+    """The best point of an ascending grid, by steps of 4, 2 and 1 from the value next to `start`.
+
+    The same as scoring every value where accuracy has one maximum in α but for bumps narrower than the steps.
+    """
+    seen: dict[int, Point] = {}
+
+    def top(indices: Sequence[int]) -> int:
+        for index in indices:
+            if index not in seen and 0 <= index < len(grid):
+                seen[index] = score(grid[index])
+        value = best(list(seen.values())).alpha
+        return next(index for index, point in seen.items() if point.alpha == value)
+
+    at = top([min(range(len(grid)), key=lambda index: abs(grid[index] - start))])
+    for step in (4, 2, 1):
+        while (found := top([at - step, at + step])) != at:
+            at = found
+    return seen[at]
