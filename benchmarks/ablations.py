@@ -162,7 +162,7 @@ def measure(zoo: Zoo, kind: str, setting: str, tasks: int, name: str) -> dict[st
         rest, chosen = zoo.merge(VARIANTS["tsv_m"], models), in_part(PARTS[setting])
         layers = {name: layer if chosen(name) else rest.layers[name] for name, layer in merged.layers.items()}
         merged = replace(merged, layers=layers)
-    point = zoo.choose(merged, models)
+    point = zoo.choose(merged)
     first = point.accuracy[next(iter(models))]
     return {"alpha": point.alpha, "accuracy": point.mean_accuracy, "first": first}
 

@@ -40,7 +40,7 @@ def measure(zoo: Zoo, seeds: Seeds, tasks: int, name: str) -> dict[str, Any]:
     """One method on the first tasks of a zoo: α by validation, accuracy (a fraction) on test."""
     models = zoo.models(tasks)
     merged = zoo.merge(Method.load(name), models)
-    point = zoo.choose(merged, models)
+    point = zoo.choose(merged)
     test = zoo.accuracies(merged, point.alpha, "test")
     finetuned = finetuned_accuracies(zoo.evaluator, zoo.base, zoo.finetuned, "test")
     return {

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -10,21 +10,20 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import tsv_exp.cli  # noqa: F401 - registers the schema of the configuration
-from tsv_exp.alpha import Point, best
+from tsv_exp.alpha import Point, Search
 from tsv_exp.config import Engine, conf_dir
-from tsv_exp.data_free import response_scale
 from tsv_exp.engine import Merged, merge
 from tsv_exp.evaluate import Evaluator, device_of
 from tsv_exp.files import cache_dir
 from tsv_exp.method import Method
 from tsv_exp.reference import finetuned_accuracies
 from tsv_exp.run import choose_per_task
-from tsv_exp.task_vectors import TaskVectors, Weights
+from tsv_exp.task_vectors import Weights
 from tsv_exp.tasks import SplitName
 
 
 def base_of(seed: int, folder: Path | None = None) -> Path | None:
-    """The file with the base that was pre-trained with a seed, made where it is missing; 0 is the package's own: None."""
+    """The file of the base pre-trained with a seed, made where it is missing; None for 0, the package's own."""
     if seed == 0:
         return None
     path = (folder or cache_dir() / "bases") / f"{seed}.safetensors"
@@ -71,29 +70,8 @@ class Zoo:
         finetuned = {task: self.validation[task] for task in merged.tasks}
         return Point.of(alpha, self.accuracies(merged, alpha, "validation"), finetuned)
 
-    def choose(self, merged: Merged, models: Mapping[str, Weights]) -> Point:
-        """The best point on validation of the method's own grid, found from the α that needs no data."""
-        grid = merged.method.alpha.grid
-        start = response_scale(merged, TaskVectors(self.base, models, tuple(Engine().exclude)))
-        return climb(grid, start, lambda alpha: self.point(merged, alpha))
-
-
-def climb(grid: Sequence[float], start: float, score: Callable[[float], Point]) -> Point:
-    """The best point of an ascending grid, by steps of 4, 2 and 1 from the value next to `start`.
-
-    The same as scoring every value where accuracy has one maximum in α but for bumps narrower than the steps.
-    """
-    seen: dict[int, Point] = {}
-
-    def top(indices: Sequence[int]) -> int:
-        for index in indices:
-            if index not in seen and 0 <= index < len(grid):
-                seen[index] = score(grid[index])
-        value = best(list(seen.values())).alpha
-        return next(index for index, point in seen.items() if point.alpha == value)
-
-    at = top([min(range(len(grid)), key=lambda index: abs(grid[index] - start))])
-    for step in (4, 2, 1):
-        while (found := top([at - step, at + step])) != at:
-            at = found
-    return seen[at]
+    def choose(self, merged: Merged) -> Point:
+        """The best point on validation of the method's own grid, by `alpha=search`."""
+        scaling = merged.method.alpha
+        choice = Search(scaling.stop, scaling.steps).choose(lambda alpha: self.point(merged, alpha))
+        return self.point(merged, choice.alpha)

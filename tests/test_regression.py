@@ -14,20 +14,22 @@ from tsv_exp.regression import iso_reg
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 1e-4}
 
 
-def regularized(x, ridge):
-    return inv(x + ridge * x.trace() / len(x) * torch.eye(len(x), dtype=x.dtype))
-
-
 def expected(deltas, ridge=0.1):
-    """By inverses and a singular value decomposition, in float64."""
+    """By inverses and singular value decompositions, in float64."""
     taus = [delta.double() for delta in deltas if delta.any()]
     if not taus:
         return torch.zeros_like(deltas[0]).double()
+    m, n = taus[0].shape
+    if m < n:
+        return expected([tau.T for tau in taus], ridge).T
     weights = [1 / float(tau.square().sum()) for tau in taus]
     g = sum(w * tau.T @ tau for w, tau in zip(weights, taus, strict=True))
     f = sum(w * tau @ tau.T for w, tau in zip(weights, taus, strict=True))
-    on_inputs = sum(w * tau @ (tau.T @ tau) for w, tau in zip(weights, taus, strict=True)) @ regularized(g, ridge)
-    on_outputs = regularized(f, ridge) @ sum(w * (tau @ tau.T) @ tau for w, tau in zip(weights, taus, strict=True))
+    r = sum(w * (tau @ tau.T) @ tau for w, tau in zip(weights, taus, strict=True))
+    u, s, _ = svd(r, full_matrices=False)
+    p = u[:, s > 1e-9 * s[0]] @ u[:, s > 1e-9 * s[0]].T
+    on_inputs = r @ inv(g + ridge * g.trace() / n * torch.eye(n, dtype=r.dtype))
+    on_outputs = p @ inv(p @ f @ p + ridge * f.trace() / m * torch.eye(m, dtype=r.dtype)) @ r
     u, s, vh = svd((on_inputs + on_outputs) / 2, full_matrices=False)
     flat = s / (s.square() + ridge * s.square().mean()).sqrt()
     return u @ (flat * (flat @ s) / (flat @ flat)).diag() @ vh

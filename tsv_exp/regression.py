@@ -11,18 +11,19 @@ from tsv_exp.linalg import Algebra, Exact
 def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = Exact()) -> Tensor:  # noqa: B008
     """Isotropic two-sided regression: do what each task does to its own inputs and outputs, all directions alike.
 
-    A task's own matrix stands in for its data: D_i = Δ_i / ‖Δ_i‖. With G = Σ D_iᵀ D_i and F = Σ D_i D_iᵀ the
-    least-squares solutions of Σ ‖(M − Δ_i) D_iᵀ‖² and Σ ‖D_iᵀ (M − Δ_i)‖² have R = Σ Δ_i D_iᵀ D_i in common. Where X is
-    inverted, X⁺ = (X + ridge · mean eigenvalue of X · I)⁻¹:
+    A task's own matrix stands in for its data: D_i = Δ_i / ‖Δ_i‖. Let m ≥ n (else all is transposed), G = Σ D_iᵀ D_i,
+    F = Σ D_i D_iᵀ, R = Σ Δ_i D_iᵀ D_i and Q an orthonormal basis of the columns of R. The least-squares solutions of
+    Σ ‖(M − Δ_i) D_iᵀ‖² and, among the M = Q X, of Σ ‖D_iᵀ (M − Δ_i)‖² have a mean H, whose spectrum is flattened:
 
-        H = ½ (R G⁺ + F⁺ R),   S = H ((HᵀH)⁺)^½,   merged = S · ⟨S, H⟩ / ‖S‖²
+        H = ½ (R (G + λ/n · I)⁻¹ + Q (Qᵀ F Q + λ/m · I)⁻¹ Qᵀ R),   λ = ridge · T
+        S = H (Hᵀ H + ridge · ‖H‖²/n · I)^(−½),   merged = S · ⟨S, H⟩ / ‖S‖²
 
-    S is the polar factor of H but for its small singular values, which stay small; the scale is the one nearest to H.
-    A task without change has no data and takes no part.
+    T/n and T/m are the mean eigenvalues of G and F. S is the polar factor of H but for its small singular values, which
+    stay small; the scale is the one nearest to H. A task without change has no data and takes no part.
 
     Args:
         deltas: (T, m, n).
-        ridge: what is added to each Gram matrix, as a share of its mean eigenvalue; positive.
+        ridge: what is added to each matrix that is inverted, as a share of its mean eigenvalue; positive.
         algebra: how the polar factor is computed.
     """
     if not ridge > 0:
@@ -35,26 +36,28 @@ def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = Exact()) -
     if not changed.any():
         return torch.zeros_like(deltas[0])
     units, scale = deltas[changed].div_(norms[changed, None, None]), norms.max()  # squares stay in range
-    outputs, inputs, moment = (units.new_zeros(shape) for shape in ((m, m), (n, n), (m, n)))
+    inputs, outputs, moment = (units.new_zeros(shape) for shape in ((n, n), (n, n), (m, n)))
     for unit, weight in zip(units, (norms[changed] / scale).tolist(), strict=True):
-        own = gram(unit)  # of the shorter side; it serves R too
+        own = gram(unit)
         inputs += own
-        outputs += gram(unit.mT)
         moment.addmm_(unit, own, alpha=weight)
-    target = (_solve(inputs, moment.mT, ridge).mT + _solve(outputs, moment, ridge)) / 2
+    basis, triangle = torch.linalg.qr(moment)
+    for unit in units:
+        outputs += gram(unit.mT @ basis)
+    margin = ridge * len(units)
+    target = (_solve(inputs, margin / n, moment.mT).mT + basis @ _solve(outputs, margin / m, triangle)) / 2
     # the polar factor of [H; √λ I] is [H; √λ I] (HᵀH + λ I)^(−½)
-    margin = ridge**0.5 * target.norm() / target.shape[1] ** 0.5
-    identity = torch.eye(target.shape[1], dtype=target.dtype, device=target.device)
-    flat = algebra.polar(torch.cat([target, margin * identity]))[: len(target)]
+    corner = torch.eye(n, dtype=target.dtype, device=target.device) * ((ridge / n) ** 0.5 * target.norm())
+    flat = algebra.polar(torch.cat([target, corner]))[:m]
     return flat * ((flat * target).sum() / flat.square().sum() * scale)
 
 
-def _solve(matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
-    """(A + ridge · mean eigenvalue · I)⁻¹ B of a positive semi-definite A (n, n), which is changed, and B (n, k)."""
-    matrix.diagonal().add_(ridge * matrix.diagonal().mean())
+def _solve(matrix: Tensor, shift: float, right: Tensor) -> Tensor:
+    """(A + shift · I)⁻¹ B of a positive semi-definite A (n, n), which is changed, and B (n, k)."""
+    matrix.diagonal().add_(shift)
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed:
         raise UserError(
-            f"ridge={ridge}: too small for {matrix.dtype} on task vectors of such low rank; give a larger one"
+            f"the ridge is too small for {matrix.dtype} on task vectors of such low rank; give a larger one"
         )
     return torch.cholesky_solve(right, factor)
