@@ -6,11 +6,14 @@ On the zoo of the package's base (fine-tuning seed 0, data seed 0). Every merged
 """
 
 import argparse
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from matplotlib.axes import Axes
+from torch import Tensor, nn
 from zoos import Zoo
 
 from tsv_exp.config import Engine
@@ -30,10 +33,28 @@ def kept(merged: Tensor, tasks: LowRank) -> Tensor:
     return torch.einsum("tmk,mn,tkn->tk", tasks.u, merged, tasks.vh) / tasks.s
 
 
-def deviation(merged: Tensor, tasks: LowRank) -> Tensor:
-    """‖M v − Δ_i v‖ / σ on every task's own inputs (T, k): 0 is what the task's own model does, 1 no model at all."""
-    image = torch.einsum("mn,tkn->tmk", merged, tasks.vh)
-    return (image - tasks.u * tasks.s.unsqueeze(1)).norm(dim=1) / tasks.s
+def recorded(zoo: Zoo, task: str) -> dict[str, Tensor]:
+    """What enters each matrix of the base on a task's validation images: layer -> (tokens, n)."""
+    encoder, seen = zoo.model.encoder(), {}
+    entrances = {"attn": "attn.in_proj_weight", "mlp.c_fc": "mlp.c_fc.weight", "mlp.c_proj": "mlp.c_proj.weight"}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, given: seen.__setitem__(name, given[0].detach().flatten(0, -2))
+
+    for name, module in encoder.named_modules():
+        for ending, weight in entrances.items():
+            if name.endswith("." + ending):
+                module.register_forward_pre_hook(watch(name.removesuffix(ending) + weight))
+    images, _ = next(zoo.model.split(zoo.model.catalogue()[task], "validation").batches(100))
+    with torch.no_grad():
+        encoder(zoo.model.normalize(images))
+    return seen
+
+
+def agreement(merged: Tensor, delta: Tensor, inputs: Tensor) -> float:
+    """The cosine of M x and Δ_i x over a task's real inputs x (tokens, n): 1 is the task's own answer."""
+    ours, own = inputs @ merged.mT, inputs @ delta.mT
+    return float((ours * own).sum() / ours.norm() / own.norm())
 
 
 def crosstalk(merged: Tensor, tasks: LowRank) -> float:
@@ -42,53 +63,65 @@ def crosstalk(merged: Tensor, tasks: LowRank) -> float:
     return float((table.sum() - table.diagonal().sum()) / tasks.s.sum())
 
 
-def measured(zoo: Zoo, tasks: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, float]]]:
-    """Per method: what is kept and the deviation in one layer (T, k), and the cross-talk of every layer."""
+class Measured(NamedTuple):
+    """Per method: what is kept in one layer (T, k); agreement per layer and task; cross-talk per layer."""
+
+    keeps: dict[str, Tensor]
+    agreements: dict[str, list[float]]
+    talks: dict[str, list[float]]
+
+
+def measure(zoo: Zoo, tasks: int) -> Measured:
+    """The three views of every method."""
     models = zoo.models(tasks)
     vectors = TaskVectors(zoo.base, models, tuple(Engine().exclude))
     own = {name: tsv_c(vectors.layer(name).deltas) for name in vectors.names if vectors.is_matrix(name)}
     own = {name: factors for name, factors in own.items() if factors.s.all() and factors.s.numel()}
-    merges = {}
+    inputs = [recorded(zoo, task) for task in models]
+    found = Measured({}, {}, {})
     for name in METHODS:
         merged = zoo.merge(Method.load(name), models)
         scale = response_scale(merged, vectors)
-        merges[name] = {layer: scale * tau for layer, tau in merged.vector().items()}
-    return (
-        {name: kept(vector[LAYER], own[LAYER]) for name, vector in merges.items()},
-        {name: deviation(vector[LAYER], own[LAYER]) for name, vector in merges.items()},
-        {name: {layer: crosstalk(vector[layer], own[layer]) for layer in own} for name, vector in merges.items()},
-    )
+        vector = {layer: scale * tau for layer, tau in merged.vector().items()}
+        found.keeps[name] = kept(vector[LAYER], own[LAYER])
+        found.talks[name] = [crosstalk(vector[layer], own[layer]) for layer in own]
+        found.agreements[name] = [
+            agreement(vector[layer], vectors.layer(layer).deltas[i], seen[layer])
+            for i, seen in enumerate(inputs)
+            for layer in seen
+        ]
+    return found
 
 
-def draw(
-    path: Path, keeps: Mapping[str, Tensor], errors: Mapping[str, Tensor], talks: Mapping[str, Mapping[str, float]]
-) -> None:
+def draw(path: Path, found: Measured) -> None:
     """The picture."""
     with styled():
         fig = figure(12, 4.2)
         left, middle, right = fig.subplots(1, 3)
         looks = line_styles(list(METHODS))
-        for axes, values, ideal in ((left, keeps, 1.0), (middle, errors, 0.0)):
-            for name, per_task in values.items():
-                rank = torch.arange(1, per_task.shape[1] + 1)
-                low, mid, high = per_task.quantile(torch.tensor([0.25, 0.5, 0.75]), dim=0)
-                axes.plot(rank, mid, label=METHODS[name], **{**looks[name], "marker": ""})
-                axes.fill_between(rank, low, high, color=looks[name]["color"], alpha=0.15, linewidth=0)
-            axes.axhline(ideal, color=PALETTE[6], linestyle=":", linewidth=1)
-            axes.set_xlabel("a task's own singular direction, strongest first")
+        for name, per_task in found.keeps.items():
+            rank = torch.arange(1, per_task.shape[1] + 1)
+            low, mid, high = per_task.quantile(torch.tensor([0.25, 0.5, 0.75]), dim=0)
+            left.plot(rank, mid, label=METHODS[name], **{**looks[name], "marker": ""})
+            left.fill_between(rank, low, high, color=looks[name]["color"], alpha=0.15, linewidth=0)
+        left.axhline(1.0, color=PALETTE[6], linestyle=":", linewidth=1)
+        left.set_xlabel("a task's own singular direction, strongest first")
         left.set_title("own output on own input: uᵀMv / σ")
         left.legend()
-        middle.set_title("deviation on own input: ‖Mv − Δv‖ / σ")
-        middle.axhline(1.0, color=PALETTE[6], linestyle="--", linewidth=1)
-        shares = {name: torch.tensor(list(layers.values())) for name, layers in talks.items()}
-        right.bar(
-            [METHODS[name].replace(" of the ", " of the\n") for name in shares],
-            [float(value.mean()) for value in shares.values()],
-            yerr=[float(value.std()) for value in shares.values()],
-            color=[looks[name]["color"] for name in shares],
-        )
+        bars(middle, found.agreements, looks)
+        middle.set_title("real images: cosine of Mx and Δx")
+        bars(right, found.talks, looks)
         right.set_title("between tasks: |UᵀMV| off the own blocks / Σσ")
         fig.savefig(path, dpi=110)
+
+
+def bars(axes: Axes, values: Mapping[str, list[float]], looks: Mapping[str, Mapping[str, Any]]) -> None:
+    """The mean of every method, with every single value as a dot."""
+    for at, (name, points) in enumerate(values.items()):
+        axes.bar(at, statistics.fmean(points), color=looks[name]["color"])
+        spread = torch.linspace(-0.3, 0.3, len(points))
+        axes.scatter(at + spread, points, s=6, color=PALETTE[6], alpha=0.7, zorder=3)
+    axes.set_xticks(range(len(values)), [METHODS[name].replace(" of the ", " of the\n") for name in values])
 
 
 def main() -> None:
@@ -96,11 +129,11 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    keeps, errors, talks = measured(Zoo(None, finetuning=0, data=0), options.tasks)
+    found = measure(Zoo(None, finetuning=0, data=0), options.tasks)
     for name in METHODS:
-        talk = sum(talks[name].values()) / len(talks[name])
-        print(f"{name}: kept {keeps[name].median():.3f}, deviation {errors[name].median():.3f}, between {talk:.3f}")
-    draw(options.out, keeps, errors, talks)
+        agree, talk = (statistics.fmean(values[name]) for values in (found.agreements, found.talks))
+        print(f"{name}: kept {found.keeps[name].median():.3f}, agreement {agree:.3f}, between tasks {talk:.2f}")
+    draw(options.out, found)
 
 
 if __name__ == "__main__":
