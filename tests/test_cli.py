@@ -77,3 +77,15 @@ def test_our_own_error_is_what_is_said() -> None:
     outer = RuntimeError("Error in call to target")
     outer.__cause__ = UserError("the reason\nin two lines")
     assert one_line(outer) == "the reason in two lines"
+
+
+@pytest.mark.parametrize(
+    ("said", "plugin"),
+    [
+        ("Unknown plugin class : 'hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher'", "hydra-ray-launcher"),
+        ("Could not override 'hydra/sweeper'.\nCould not find 'hydra/sweeper/optuna'\n", "hydra-optuna-sweeper"),
+    ],
+)
+def test_what_a_missing_plugin_needs_is_said(said: str, plugin: str) -> None:
+    assert one_line(RuntimeError(said)) == f"{plugin} is not installed; pip install {plugin}"
+    assert one_line(RuntimeError("Could not find 'hydra/sweeper/nope'")) == "Could not find 'hydra/sweeper/nope'"

@@ -34,8 +34,9 @@ log = logging.getLogger(__name__)
 INTERRUPTED = 130
 VERSIONS = ("tsv_exp", "torch", "open_clip_torch", "hydra-core")
 
-# as Hydra names what is missing: a class of a plugin, or its group
-PLUGIN = re.compile(r"(?:hydra_plugins\.hydra_|hydra/sweeper/)(joblib|submitit|ray|optuna)")
+EXTRAS = {name: f"hydra-{name}-launcher" for name in ("joblib", "submitit", "ray")} | {"optuna": "hydra-optuna-sweeper"}
+# as Hydra says that a plugin is missing: by its class, or by its group's option
+MISSING = re.compile(r"(?:Unknown plugin class : 'hydra_plugins\.hydra_|Could not find 'hydra/sweeper/)([a-z]+)")
 # Our presets have the names of the plugins' own options, which Hydra takes for their schemas.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
 
@@ -60,7 +61,7 @@ def main() -> int:
     except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
         exit_code = _stop(one_line(error), 1)
     except RuntimeError as error:
-        if "hydra_plugins" not in str(error):
+        if not MISSING.match(str(error)):
             raise
         exit_code = _stop(one_line(error), 1)
     finally:
@@ -90,8 +91,8 @@ def one_line(error: BaseException) -> str:
         reason = error.strerror or error
         return f"{where}{reason}; free space, or choose other folders with paths.outputs= and paths.cache="
     text = str(error).split("\nConfig search path")[0].split("\n    full_key")[0]
-    if plugin := PLUGIN.search(text):
-        return f"{plugin[1]} is not installed; pip install 'tsv_exp[{plugin[1]}]'"
+    if (missing := MISSING.search(text)) and missing[1] in EXTRAS:
+        return f"{EXTRAS[missing[1]]} is not installed; pip install {EXTRAS[missing[1]]}"
     return " ".join(text.split()) or type(error).__name__
 
 
