@@ -47,7 +47,7 @@ def write(root: Path, formats: list[str]) -> None:
     base = worlds.whole(0)
     (root / "models/openai/clip-vit-base-patch32").mkdir(parents=True)
     torch.save(base, root / "models/openai/clip-vit-base-patch32/pytorch_model.bin")
-    worlds.data(root, TASKS, train=40, test=40)
+    worlds.data(root, TASKS, train=20, test=10)
     start = {name: w for name, w in base.items() if name.startswith("vision_model.")}
     clip = clip_weights(Reader(Path("memory"), base), "base")
     encoder = {f"model.{name}": clip[name].clone() for name in clip if not name.startswith("transformer.")}

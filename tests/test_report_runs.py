@@ -87,9 +87,9 @@ def test_a_sweep_over_every_option_of_a_group(tmp_path: Path) -> None:
     assert not any("method=tsv_m tasks=8" in reason or "method=ties" in reason for reason in reasons)
 
 
-@pytest.mark.parametrize("params", [{}, {"method": "ties,tsv_m"}])
+@pytest.mark.parametrize("params", [{}, {"method": "ties,tsv_m"}, {"method": "emr", "tasks": "14,20"}])
 def test_runs_that_a_sweep_has_not_reached_are_missing(tmp_path: Path, params: dict[str, str]) -> None:
-    asked = ["tasks=[Digits,Clock],8", "+x=1", *([] if params else ["method=ties,tsv_m"])]
+    asked = ["tasks=[Digits,Clock],8", "+x=1", *([] if params == {"method": "ties,tsv_m"} else ["method=ties,tsv_m"])]
     sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": params}
     plan = {"hydra": {"sweeper": sweeper, "overrides": {"task": asked}}}
     (tmp_path / "multirun.yaml").write_text(json.dumps(plan))

@@ -52,7 +52,7 @@ def told(hub: Hub, home: Path, body: str, **environment: str) -> dict[str, objec
         env=os.environ | settings | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -19,7 +19,7 @@ from hub import Hub  # noqa: E402
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     root = tmp_path_factory.mktemp("hub")
-    worlds.models(root, worlds.first(8))
+    worlds.models(root, worlds.first(9))  # the data of the ninth task have vanished
     worlds.data(root, worlds.first(8))
     with Hub(root).running() as server:
         yield server
@@ -52,3 +52,26 @@ def test_a_given_alpha_needs_no_validation_images(hub: Hub, tmp_path: Path) -> N
     assert saved.endswith("merged.safetensors")
     assert "visual.proj" in load_file(saved)
     assert f"merged model written to {saved}" in (Path(saved).parent / "tsv-exp.log").read_text()
+
+
+def test_the_papers_table_with_a_data_set_that_is_gone(hub: Hub, tmp_path: Path) -> None:
+    sets = "tasks=[EuroSAT,SVHN],[EuroSAT,SVHN,STL10]"
+    sweep = command(tmp_path, "experiment=paper_table", "method=zero_shot,tsv_m", sets, "alpha=fixed", "alpha.value=1")
+    found = told(hub, tmp_path, f"told['code'] = run(*{sweep!r})")
+    assert found["code"] == 1
+    cells = {(entry["method"], len(entry["tasks"])): entry for entry in results(tmp_path)}
+    assert {cell: entry["status"] for cell, entry in cells.items()} == {
+        ("zero_shot", 2): "ok",
+        ("tsv_m", 2): "ok",
+        ("zero_shot", 3): "failed",
+        ("tsv_m", 3): "failed",
+    }
+    assert "data of STL10" in cells["tsv_m", 3]["error"]
+    (table,) = tmp_path.glob("outputs/sweeps/*/*/table.md")
+    compared = table.read_text(encoding="utf-8").split("2 tasks: measured beside published")[1]
+    measured = 100 * cells["zero_shot", 2]["test"]["accuracy"]["EuroSAT"]
+    assert f"| zero_shot | {measured:.2f} |" in compared
+    assert "| published | 45.00 | 31.63 | 38.31 | average computed from the tasks |" in compared
+    assert f"| difference | {measured - 45:+.2f} |".replace("-", "−") in compared
+    assert "Published figures belong to the hub family of checkpoints" in compared
+    assert "2 ran, 0 reused, 2 without figures" in found["stderr"]

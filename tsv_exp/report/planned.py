@@ -27,10 +27,11 @@ def missing_runs(sweep: Path) -> Iterator[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     asked = [f"{name}={value}" for name, value in (plan["sweeper"].get("params") or {}).items()]
-    choices = [_choices(o) for o in OverridesParser.create().parse_overrides([*asked, *plan["overrides"]["task"]])]
+    overrides = OverridesParser.create().parse_overrides([*asked, *plan["overrides"]["task"]])
+    choices = {override.get_key_element(): _choices(override) for override in overrides}  # the command line comes last
     found = sweep.rglob(".hydra/overrides.yaml")
     done = {frozenset(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in found}
-    for run in product(*choices):
+    for run in product(*choices.values()):
         if frozenset(run) not in done:
             yield " ".join(run)
 
