@@ -1,7 +1,6 @@
 """Accuracies that were measured before, in one SQLite file in the cache: safe under concurrent and killed runs."""
 
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +23,7 @@ class Scores:
 
     def __init__(self) -> None:
         self.path = cache_dir() / "scores.sqlite"
+        self._open: sqlite3.Connection | None = None
 
     def get(self, key: str) -> float | None:
         """The accuracy, or None where it is the caller's to measure."""
@@ -63,8 +63,9 @@ class Scores:
 
     def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[float]]:
         try:
-            with closing(self._connection()) as connection, connection:
-                return connection.execute(statement, values).fetchall()
+            if self._open is None:
+                self._open = self._connection()
+            return self._open.execute(statement, values).fetchall()
         except (sqlite3.Error, OSError) as error:
             raise UserError(
                 f"{self.path}: {error}; remove the file, or choose another folder with paths.cache"
@@ -72,7 +73,8 @@ class Scores:
 
     def _connection(self) -> sqlite3.Connection:
         Path(self.path.parent).mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self.path, timeout=WAIT)
+        connection = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)  # every statement is committed
+        connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, accuracy REAL CHECK (accuracy BETWEEN 0 AND 1))"
         )
