@@ -53,7 +53,8 @@ def recorded(zoo: Zoo, task: str) -> dict[str, Tensor]:
 
 def agreement(merged: Tensor, delta: Tensor, inputs: Tensor) -> float:
     """The cosine of M x and Δ_i x over a task's real inputs x (tokens, n): 1 is the task's own answer."""
-    ours, own = inputs @ merged.mT, inputs @ delta.mT
+    varying = inputs - inputs.mean(0)  # what all images have in common tells no classes apart
+    ours, own = varying @ merged.mT, varying @ delta.mT
     return float((ours * own).sum() / ours.norm() / own.norm())
 
 
