@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit
 
+from tsv_exp import batches
 from tsv_exp.engine import Merged
 from tsv_exp.errors import UserError
 from tsv_exp.files import digest
@@ -21,8 +22,6 @@ from tsv_exp.tasks import Split, SplitName, Task
 
 log = logging.getLogger(__name__)
 SOURCE = Path(__file__)
-
-BATCH = {"cpu": 256, "cuda": 1024}
 
 
 def device_of(wanted: str) -> torch.device:
@@ -37,7 +36,9 @@ def device_of(wanted: str) -> torch.device:
         device = torch.device(wanted)
     except RuntimeError as error:
         raise UserError(f"device={wanted}: no such device; choose auto, cpu or cuda:N") from error
-    if device.type not in BATCH or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+    if device.type not in ("cpu", "cuda") or (
+        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    ):
         raise UserError(f"device={wanted}: there is none here ({torch.cuda.device_count()} CUDA devices); choose cpu")
     return device
 
@@ -62,7 +63,7 @@ class Evaluator:
         tasks: what is scored.
         device: where.
         precision: auto, bfloat16, float16 or float32: of the encoder's matrix products; logits are float32.
-        batch_size: images at a time; None picks by the device. Halved, and logged, when the device runs out of memory.
+        batch_size: images at a time; None goes by the device's free memory. Halved, and logged, when that runs out.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Evaluator:
         self.tasks = {task.name: task for task in tasks}
         self.device = device
         self.dtype = resolve(precision, device)
-        self.batch_size = batch_size or BATCH[device.type]
+        self.batch_size = batch_size or batches.batch_size(device)
         self._prepared: dict[tuple[str, SplitName], Scored] = {}
         self._scores = Scores()
         self._identities: dict[str, str] = {}
