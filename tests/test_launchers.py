@@ -26,7 +26,7 @@ def test_a_sweep_side_by_side(launcher: str, tmp_path: Path) -> None:
     first = tsv_exp(*arguments, "tasks=2,99", folder=tmp_path)
     assert first.returncode == 1, first.stderr
     found = results(tmp_path)
-    assert sorted(entry["status"] for entry in found) == ["failed", "failed", "ok", "ok"]
+    assert sorted(entry["status"] for entry in found) == ["failed", "failed", "ok", "ok"], first.stderr
     assert all("tasks=99" in entry["error"] for entry in found if entry["status"] == "failed")
     assert "2 ran, 0 reused, 2 without figures" in first.stderr
     assert len(list(tmp_path.glob("outputs/sweeps/**/report.html"))) == 1
