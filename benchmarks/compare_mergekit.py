@@ -13,14 +13,16 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from merge_memory import VIT, measured, models
 from safetensors import safe_open
 
 # ours: what tsv-merge is told; theirs: method and parameters of mergekit; same: whether the definitions agree
-CASES = [
+CASES: list[dict[str, Any]] = [
     {"ours": "task_arithmetic alpha=0.3", "theirs": ("task_arithmetic", {"lambda": 0.3}, {}), "same": True},
     {"ours": "ties density=0.2", "theirs": ("ties", {}, {"density": 0.2}), "same": False},
     {"ours": "ties density=1.0", "theirs": ("ties", {}, {"density": 1.0}), "same": True},
@@ -40,10 +42,10 @@ def configuration(paths: list[Path], method: str, shared: dict[str, float], each
     )
 
 
-def difference(ours: Path, theirs: Path, base: Path) -> float:
-    """‖ours − theirs‖ over ‖theirs − base‖, all tensors together."""
+def difference(folders: Iterable[Path], base: Path) -> float:
+    """‖ours − theirs‖ over ‖theirs − base‖, all tensors together; the folders are ours and theirs."""
     squares = torch.zeros(2, dtype=torch.float64)
-    found = [safe_open(next(folder.glob("*.safetensors")), "pt") for folder in (ours, theirs)]
+    found = [safe_open(next(folder.glob("*.safetensors")), "pt") for folder in folders]
     start = safe_open(base, "pt")
     for name in start.keys():  # noqa: SIM118 (not a mapping)
         a, b, c = (file.get_tensor(name).double() for file in (*found, start))
@@ -71,11 +73,10 @@ def main() -> None:
             if case["theirs"]:
                 file = folder / f"config{number}.yml"
                 file.write_text(configuration(paths, *case["theirs"]))
-                command = [str(args.mergekit), "--quiet", "--allow-crimes", str(file), str(out[1])]
-                theirs = measured(command)
+                theirs = measured([str(args.mergekit), "--quiet", "--allow-crimes", str(file), str(out[1])])
                 result |= {"mergekit": theirs, "speedup": theirs["seconds"] / ours["seconds"]}
                 key = "difference" if case["same"] else "difference_of_definitions"
-                result[key] = difference(*out, paths[0])
+                result[key] = difference(out, paths[0])
             result |= {"threads": int(os.environ.get("OMP_NUM_THREADS", 0)), "torch": torch.__version__}
             print(json.dumps(result), flush=True)
             results.append(result)

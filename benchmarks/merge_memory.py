@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -35,6 +36,9 @@ def vit(width: int, layers: int, patch: int, tokens: int, out: int) -> dict[str,
         shapes |= {f"blocks.{i}.{name}bias": shape[:1] for name, shape in matrices.items()}
         shapes |= {f"blocks.{i}.ln_{n}.{kind}": (width,) for n in (1, 2) for kind in ("weight", "bias")}
     return shapes
+
+
+VIT = vit(768, 12, 32, 50, 512)  # ViT-B-32
 
 
 def llama(blocks: int) -> dict[str, tuple[int, ...]]:
@@ -70,11 +74,11 @@ def models(folder: Path, shapes: dict[str, tuple[int, ...]], tasks: int, dtype: 
     return paths
 
 
-def measured(command: list[str]) -> dict[str, float]:
+def measured(command: list[str], environment: Mapping[str, str] | None = None) -> dict[str, float]:
     """Seconds, processor seconds, and the largest anonymous memory in MB, sampled every 10 ms."""
     start, peak, used = time.perf_counter(), 0, os.times()
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdout=errors, stderr=errors)
+        process = subprocess.Popen(command, stdout=errors, stderr=errors, env=environment)
         while process.poll() is None:
             try:
                 status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
@@ -103,7 +107,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     shapes, dtype = {
-        "vit": (vit(768, 12, 32, 50, 512), torch.float32),
+        "vit": (VIT, torch.float32),
         "vit_l_14": (vit(1024, 24, 14, 257, 768), torch.float32),
         "llama": (llama(args.blocks), torch.bfloat16),
     }[args.model]

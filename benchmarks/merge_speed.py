@@ -49,7 +49,7 @@ def models(tasks: int, blocks: int, kind: str) -> tuple[dict[str, Tensor], dict[
     """A base of zeros, and fine-tuned models whose matrices have the spectrum and random singular vectors."""
     g = torch.Generator().manual_seed(0)
     shapes = {f"blocks.{i}.{name}": shape for i in range(blocks) for name, shape in BLOCK.items()} | OTHERS
-    orthonormal: dict[int, Tensor] = {}
+    orthonormal: dict[tuple[int, int], Tensor] = {}
 
     def vectors(rows: int, columns: int) -> Tensor:
         """Random orthonormal columns: one decomposition per size, then signs, an order and a reflection of its own."""

@@ -26,12 +26,15 @@ from tsv_exp.analyze.analysis import analyze, propose
 from tsv_exp.config import conf_dir
 from tsv_exp.evaluate import Evaluator, weights_digest
 from tsv_exp.progress import track
-from tsv_exp.tasks import Split, select
+from tsv_exp.tasks import Split, SplitName, select
 
 METHODS = ("task_arithmetic", "ties", "tsv_m")
 SIZES = range(2, 9)
 STEPS = 10  # values of α: every third of the method's own grid
-IMAGES = {"validation": 50, "test": 200}  # per task; the benchmark has more, and the study merges many subsets
+IMAGES: dict[SplitName, int] = {
+    "validation": 50,
+    "test": 200,
+}  # per task; the benchmark has more, and the study merges many subsets
 START = {"task_arithmetic": 4, "ties": 4, "tsv_m": 4}  # where looking for the best of them begins
 ROOT = Path(__file__).parents[1]
 
@@ -52,12 +55,13 @@ class FewImages:
     """A model whose splits have no more images than IMAGES says; heads are computed once."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.heads = model, {}
+        self.model = model
+        self.heads: dict[str, torch.Tensor] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def split(self, task: Any, split: str) -> Split:
+    def split(self, task: Any, split: SplitName) -> Split:
         """The first images of a split."""
         whole = self.model.split(task, split)
         return Split(whole.images[: IMAGES[split]], whole.labels[: IMAGES[split]])
@@ -174,7 +178,7 @@ def correlations(found: Sequence[Measurement]) -> list[list[str]]:
     sizes = np.array([len(m.tasks) for m in found])
     rows = []
     for label in (*map(str, SIZES), "pooled", "pooled, within sizes"):
-        chosen = np.flatnonzero(sizes == int(label)) if label.isdigit() else np.arange(len(found))
+        chosen = [i for i, size in enumerate(sizes) if str(size) == label or not label.isdigit()]
         row = [label, str(len(chosen))]
         for method in METHODS:
             y = np.array([found[i].loss[method] for i in chosen])

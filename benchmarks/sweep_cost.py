@@ -24,7 +24,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from tsv_exp import cli, merge
+import tsv_exp.cli  # noqa: F401 - registers the schema of the configuration
+from tsv_exp import merge
 from tsv_exp.config import conf_dir
 from tsv_exp.files import cache_dir
 from tsv_exp.loaded import load
@@ -47,7 +48,6 @@ def command(*arguments: str, cache: Path | None = None, code: int = 0) -> float:
 
 
 def configuration(options: Sequence[str]) -> DictConfig:
-    assert cli.Config  # the import registers the schema
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose("config", overrides=["method=tsv_m", *options])
 

@@ -35,7 +35,8 @@ def kept(merged: Tensor, tasks: LowRank) -> Tensor:
 
 def recorded(zoo: Zoo, task: str) -> dict[str, Tensor]:
     """What enters each matrix of the base on a task's validation images: layer -> (tokens, n)."""
-    encoder, seen = zoo.model.encoder(), {}
+    encoder = zoo.model.encoder()
+    seen: dict[str, Tensor] = {}
     entrances = {"attn": "attn.in_proj_weight", "mlp.c_fc": "mlp.c_fc.weight", "mlp.c_proj": "mlp.c_proj.weight"}
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
