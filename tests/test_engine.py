@@ -5,8 +5,8 @@ import pytest
 import torch
 from models import close, zoo
 
-from tsv_exp import Method, UserError, apply, interference, merge
-from tsv_exp.config import conf_dir
+from tsv_exp import Method, UserError, apply, engine, interference, merge
+from tsv_exp.config import Engine, conf_dir
 
 METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
 
@@ -108,3 +108,11 @@ def test_the_package_imports_without_torch():
     code = "import sys, tsv_exp; assert 'torch' not in sys.modules; tsv_exp.merge; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert callable(interference)
+
+
+@pytest.mark.parametrize(("key", "known"), [("svd", engine.ALGEBRAS), ("cache", engine.PLACES)])
+def test_what_is_not_known_is_named_before_anything_is_loaded(key, known):
+    for value in known:
+        assert getattr(Engine(**{key: value}), key) == value
+    with pytest.raises(UserError, match=rf"engine\.{key}=fancy: choose from: {', '.join(known)}$"):
+        Engine(**{key: "fancy"})

@@ -4,6 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tsv_exp.errors import UserError
+
+SVD = ("auto", "exact")
+CACHE = ("off", "memory", "disk")
+
 
 def conf_dir() -> Path:
     """The configuration folder: beside the package in a clone, inside it in a wheel."""
@@ -23,6 +28,11 @@ class Engine:
     svd: str = "auto"
     cache: str = "off"
     exclude: list[str] = field(default_factory=lambda: ["*text_projection*"])
+
+    def __post_init__(self) -> None:
+        for key, known in (("svd", SVD), ("cache", CACHE)):
+            if getattr(self, key) not in known:
+                raise UserError(f"engine.{key}={getattr(self, key)}: choose from: {', '.join(known)}")
 
 
 @dataclass

@@ -128,15 +128,7 @@ def merge(
 
 
 def algebra(engine: Engine) -> linalg.Algebra:
-    """The decompositions that `engine.svd` names.
-
-    Raises:
-        UserError: it names none, or `engine.cache` no place.
-    """
-    if engine.svd not in ALGEBRAS:
-        raise UserError(f"engine.svd={engine.svd}: choose from: {', '.join(ALGEBRAS)}")
-    if engine.cache not in PLACES:
-        raise UserError(f"engine.cache={engine.cache}: choose from: {', '.join(PLACES)}")
+    """The decompositions that `engine.svd` names."""
     computed, store = ALGEBRAS[engine.svd](), PLACES[engine.cache]()
     return computed if store is None else Cached(computed, engine.svd, store)
 

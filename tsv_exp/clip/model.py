@@ -4,21 +4,20 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tsv_exp.checkpoints.clip import Renamed, check_finite, clip_weights
 from tsv_exp.checkpoints.readers import Reader
 from tsv_exp.checkpoints.sources import open_weights
-from tsv_exp.checkpoints.writer import save
 from tsv_exp.clip import network
 from tsv_exp.clip.catalogue import catalogue
 from tsv_exp.clip.data import Data, Holdout
 from tsv_exp.clip.locate import Located, locate
 from tsv_exp.errors import UserError
 from tsv_exp.evaluate import device_of
-from tsv_exp.files import atomic, cache_dir, digest, locked
+from tsv_exp.files import cache_dir, digest
 from tsv_exp.heads import zero_shot_head
+from tsv_exp.kept import kept
 from tsv_exp.progress import track
 from tsv_exp.tasks import Split, SplitName, Task
 
@@ -88,12 +87,10 @@ class ClipModel:
         tower = [self._clip.source.digest, str(self.architecture)]
         key = digest(task.classes, task.templates, tower)
         path = cache_dir() / "clip" / "heads" / f"{self.name}-{task.name}-{key[:20]}.safetensors"
-        with locked(path):
-            if not path.exists():
-                scale = self._clip["logit_scale"].float().exp().item()
-                with atomic(path) as temporary:
-                    save(temporary, {"head": zero_shot_head(task, self._encode_text, scale)})
-            return load_file(path)["head"]
+        return kept(path, key, lambda: {"head": self._zero_shot(task)})["head"]
+
+    def _zero_shot(self, task: Task) -> Tensor:
+        return zero_shot_head(task, self._encode_text, self._clip["logit_scale"].float().exp().item())
 
     def split(self, task: Task, split: SplitName) -> Split:
         """The images of one split: downloaded and preprocessed on first use."""

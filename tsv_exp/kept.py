@@ -1,0 +1,50 @@
+"""Weights that take long to make: made once, kept in a file, checked whenever they are read."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tsv_exp.checkpoints.writer import save
+from tsv_exp.files import atomic, digest, locked
+from tsv_exp.progress import console
+
+Weights = Mapping[str, Tensor]
+MARK = "tsv_exp.digest"  # in a file's metadata: of its key and its weights together
+
+
+def kept(path: Path, key: str, make: Callable[[], Weights]) -> Weights:
+    """The weights in a file, if they are what `key` stands for; else they are made and stored there.
+
+    Processes that want the same file wait for the first one to make it.
+
+    Args:
+        path: of a safetensors file, in a folder that may be missing.
+        key: digest of everything that the weights depend on.
+        make: makes them.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with locked(path):
+        weights = _read(path, key)
+        if weights is not None:
+            return weights
+        if path.exists():
+            console.print(f"{path} is damaged or foreign: making it again", markup=False, soft_wrap=True)
+        weights = {name: value.detach().cpu().clone() for name, value in make().items()}
+        with atomic(path) as temporary:
+            save(temporary, weights, {MARK: digest(key, weights)})
+        return weights
+
+
+def _read(path: Path, key: str) -> Weights | None:
+    """The weights in `path`, or None where it is absent, damaged, or not what `key` stands for."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            mark = (file.metadata() or {}).get(MARK)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError):
+        return None
+    return weights if mark == digest(key, weights) else None
