@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tsv_exp import scores
 from tsv_exp.scores import Scores
 
 WORKER = """
@@ -51,3 +52,16 @@ def test_a_killed_process_leaves_nothing_locked() -> None:
     code = "from tsv_exp.scores import Scores; Scores().get('aa'); import os; os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     assert Scores().get("aa") is None
+
+
+def test_a_suspended_process_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from tsv_exp.scores import Scores; Scores().get('aa'); print('claimed', flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "claimed\n"
+        monkeypatch.setattr(scores, "PATIENCE", 0.1)
+        assert Scores().get("aa") is None
+        Scores().put("aa", 0.5)
+        assert Scores().get("aa") == 0.5
+        other.communicate("\n")

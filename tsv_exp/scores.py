@@ -4,19 +4,21 @@ import sqlite3
 from pathlib import Path
 from typing import ClassVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from tsv_exp.errors import UserError
 from tsv_exp.files import cache_dir
 
 WAIT = 60  # seconds for another process that is writing
+PATIENCE = 60.0  # seconds for another process that is measuring: it may be suspended
 
 
 class Scores:
     """Digest of everything an accuracy depends on -> the accuracy (a fraction).
 
     Who asks for one that is not known has it to measure: until it is put, or the next is asked for, other processes
-    that ask for it wait. The operating system ends the claim of a process that dies.
+    that ask for it wait, but not for ever: at worst two measure the same. The operating system ends the claim of a
+    process that dies.
     """
 
     _claim: ClassVar[FileLock | None] = None  # one in a process, which measures one accuracy at a time
@@ -50,7 +52,9 @@ class Scores:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(place)
-            lock.acquire()
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            return
         except OSError as error:
             raise UserError(f"{place}: {error.strerror or error}; choose another folder with paths.cache") from error
         Scores._claim = lock
