@@ -17,7 +17,7 @@ from tsv_exp.report.formats import escape, latex, markdown
 from tsv_exp.report.runs import read_runs
 from tsv_exp.report.sheets import group_sheet, overview_sheets
 from tsv_exp.report.single import run_table
-from tsv_exp.report.tables import Group, build_groups
+from tsv_exp.report.tables import Group, build_groups, label
 from tsv_exp.report.terminal import show
 
 
@@ -84,7 +84,7 @@ def test_latex_is_complete_and_escaped(tmp_path: Path) -> None:
 
 def test_several_seeds_give_mean_and_standard_deviation(tmp_path: Path) -> None:
     accuracies = [0.70, 0.75, 0.80]
-    contents = [results("ties", (a,) * 4, seed=s, curve={a: 0.9}) for s, a in enumerate(accuracies)]
+    contents = [results("ties", (a,) * 4, seed=s, curve={a: 0.9, 1.0: 0.8}) for s, a in enumerate(accuracies)]
     (group,) = groups_of(tmp_path, *contents, results("tsv_m"))
     ties, tsv = group.rows
     assert ties.average is not None
@@ -193,3 +193,9 @@ def test_task_sets_of_one_size_are_told_apart(tmp_path: Path) -> None:
         "tiny, 4 tasks",
         "tiny, Digits",
     ]
+
+
+def test_labels_show_no_more_digits_than_people_typed() -> None:
+    assert label("tsv_m", {"α": 2.4000000000000004, "rank_fraction": 0.05, "seed": 1, "x": None, "flag": True}) == (
+        "tsv_m (α 2.4, rank_fraction 0.05, seed 1, flag True)"
+    )

@@ -188,5 +188,9 @@ def _labels(settings: Iterable[tuple[str, str, float | None]]) -> dict[Any, str]
 
 def label(method: str, params: Mapping[str, Any]) -> str:
     """A method with some of its parameters, as tables and pictures name it."""
-    shown = ", ".join(f"{name} {value}" for name, value in params.items() if value is not None)
-    return f"{method} ({shown})" if shown else method
+    shown = [
+        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in params.items()
+        if value is not None
+    ]
+    return f"{method} ({', '.join(shown)})" if shown else method
