@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
@@ -90,17 +90,15 @@ def reference(base: Mapping[str, Tensor], finetuned: Mapping[str, Mapping[str, T
 
 
 class Stages:
-    """Seconds of processor time inside functions of `fast`, summed over threads."""
-
-    NAMES = ("gram", "_krylov", "_ritz", "_complete", "_orthonormal", "gram_polar")
+    """Seconds of processor time inside functions of a module or class, summed over threads."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._lock = Lock()
 
-    def watch(self, stack: ExitStack) -> None:
-        for name in self.NAMES:
-            stack.enter_context(patch.object(fast, name, self._timed(name, getattr(fast, name))))
+    def watch(self, stack: ExitStack, owner: object, names: Sequence[str]) -> None:
+        for name in names:
+            stack.enter_context(patch.object(owner, name, self._timed(name, getattr(owner, name))))
 
     def _timed(self, name: str, function: Callable) -> Callable:
         def timed(*args: object, **kwargs: object) -> object:
@@ -138,6 +136,14 @@ def floor(tasks: int, blocks: int) -> float:
     return blocks * flops
 
 
+def show(result: Mapping[str, object], out: Path | None) -> None:
+    """Print a result, and write it where it is wanted."""
+    text = json.dumps(result, indent=1)
+    print(text)
+    if out:
+        out.write_text(text + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=8)
@@ -151,7 +157,7 @@ def main() -> None:
     ours, theirs, stages = [], [], Stages()
     cpu: dict[str, list[float]] = {"ours": [], "theirs": []}
     with ExitStack() as stack:
-        stages.watch(stack)
+        stages.watch(stack, fast, ("gram", "_krylov", "_ritz", "_complete", "_orthonormal", "gram_polar"))
         for _ in range(args.pairs):
             start, used = time.perf_counter(), time.process_time()
             merged = tsv_exp.merge(base, finetuned, "tsv_m", engine=Engine(exclude=["proj", "positional_embedding"]))
@@ -187,10 +193,7 @@ def main() -> None:
         exact, tau = reference(*part, torch.float64), merged.vector()
         result["error"] = {n: float((tau[n] - exact[n]).norm() / exact[n].norm()) for n in block}
         result["reference_error"] = {n: float((expected[n] - exact[n]).norm() / exact[n].norm()) for n in block}
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n")
+    show(result, args.out)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ The models are those of merge_speed.py. Processor seconds are given too: other j
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from pathlib import Path
 
-from merge_speed import BLOCK, models, rate
+from merge_speed import BLOCK, models, rate, show
 from torch import Tensor
 
 import tsv_exp
@@ -73,10 +72,7 @@ def main() -> None:
         models64 = {task: {name: model[name].double() for name in block} for task, model in finetuned.items()}
         exact = tsv_exp.merge(double, models64, METHODS[0], engine=Engine(svd="exact")).vector()
         result["error"] = error({name: tau.double() for name, tau in own.vector().items()}, exact)
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n")
+    show(result, args.out)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,13 @@ task matrix.
 """
 
 import argparse
-import json
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from threading import Lock
-from unittest.mock import patch
 
 import torch
-from merge_speed import models
+from merge_speed import Stages, models, show
 
 import tsv_exp
 from tsv_exp import fast
@@ -43,26 +38,10 @@ def main() -> None:
         for name in matrices:
             torch.linalg.svd(model[name], full_matrices=False)
     once = time.process_time() - start
-    seconds: dict[str, float] = defaultdict(float)
-    lock = Lock()
-
-    def timed(name: str) -> Callable:
-        function = getattr(fast.Certified, name)
-
-        def inner(*given: object) -> object:
-            begun = time.thread_time()
-            try:
-                return function(*given)
-            finally:
-                with lock:
-                    seconds[name] += time.thread_time() - begun
-
-        return inner
-
+    stages = Stages()
     start = time.process_time()
     with ExitStack() as stack:
-        for name in ("truncated_svd", "polar"):
-            stack.enter_context(patch.object(fast.Certified, name, timed(name)))
+        stages.watch(stack, fast.Certified, ("truncated_svd", "polar"))
         for fraction in FRACTIONS:
             merged = tsv_exp.merge(base, finetuned, "tsv_m", engine=Engine(cache="memory"), rank_fraction=fraction)
             for alpha in ALPHAS:
@@ -75,16 +54,13 @@ def main() -> None:
         "merges": len(FRACTIONS) * len(ALPHAS),
         "cpu_seconds_of_one_full_decomposition": once,
         "cpu_seconds": total,
-        "cpu_seconds_of_decompositions": seconds["truncated_svd"],
-        "cpu_seconds_of_polar_factors": seconds["polar"],
-        "cpu_seconds_of_products_and_the_rest": total - sum(seconds.values()),
-        "full_decompositions": seconds["truncated_svd"] / once,
+        "cpu_seconds_of_decompositions": stages.seconds["truncated_svd"],
+        "cpu_seconds_of_polar_factors": stages.seconds["polar"],
+        "cpu_seconds_of_products_and_the_rest": total - sum(stages.seconds.values()),
+        "full_decompositions": stages.seconds["truncated_svd"] / once,
         "torch": torch.__version__,
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n")
+    show(result, args.out)
 
 
 if __name__ == "__main__":
