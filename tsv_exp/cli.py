@@ -22,16 +22,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tsv_exp import resume, workers
+from tsv_exp.commands import INTERRUPTED
 from tsv_exp.config import Config, conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.files import atomic
+from tsv_exp.progress import Lines, console, stop, told
 
 if TYPE_CHECKING:
     from tsv_exp.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
-INTERRUPTED = 130
 VERSIONS = ("tsv_exp", "torch", "open_clip_torch", "hydra-core")
 
 EXTRAS = {name: f"hydra-{name}-launcher" for name in ("joblib", "submitit", "ray")} | {"optuna": "hydra-optuna-sweeper"}
@@ -55,15 +56,15 @@ def main() -> int:
     try:
         _app()
     except KeyboardInterrupt:
-        exit_code = _stop(
-            "interrupted; finished runs are kept, and the same sweep again goes on from them", INTERRUPTED
+        exit_code = stop(
+            "tsv-exp", "interrupted; finished runs are kept, and the same sweep again goes on from them", INTERRUPTED
         )
     except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
-        exit_code = _stop(one_line(error), 1)
+        exit_code = stop("tsv-exp", one_line(error), 1)
     except RuntimeError as error:
         if not MISSING.match(str(error)):
             raise
-        exit_code = _stop(one_line(error), 1)
+        exit_code = stop("tsv-exp", one_line(error), 1)
     finally:
         if "tsv_exp.sweep" in sys.modules:  # a sweep had begun
             sys.modules["tsv_exp.sweep"].stop_watching()
@@ -96,11 +97,19 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def _stop(message: str, code: int) -> int:
-    from tsv_exp.progress import console
+@contextmanager
+def reported(command: str, interrupted: str = "interrupted") -> Iterator[None]:
+    """What goes wrong inside ends the process with one line.
 
-    console.print(f"tsv-exp: {message}", style="red", markup=False, soft_wrap=True, highlight=False)
-    return code
+    Around a command's Hydra main and inside it too: Hydra prints a line of its own for what leaves that.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us, who make one line of them
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
+        raise SystemExit(stop(command, one_line(error), 1)) from error
+    except KeyboardInterrupt:
+        raise SystemExit(stop(command, interrupted, INTERRUPTED)) from None
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -121,7 +130,6 @@ def _app(cfg: DictConfig) -> float | None:
 @contextmanager
 def _job(folder: Path) -> Iterator[None]:
     """A run of a sweep, in this process or one of its own: the process that was started shows what it does."""
-    from tsv_exp.progress import Lines, told
     from tsv_exp.sweep import watching
 
     if not watching():
@@ -209,8 +217,6 @@ def _write(results: Mapping[str, Any], folder: Path) -> None:
 
 def _show(results: Mapping[str, Any], folder: Path) -> None:
     from rich.markdown import Markdown
-
-    from tsv_exp.progress import console
 
     if results["status"] == "ok":
         console.print(Markdown((folder / "table.md").read_text(encoding="utf-8")))

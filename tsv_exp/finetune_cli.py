@@ -3,20 +3,18 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
 import torch
-from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import distributed
 
 from tsv_exp.checkpoints.writer import save
-from tsv_exp.cli import INTERRUPTED, one_line
+from tsv_exp.cli import reported
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.evaluate import device_of
@@ -44,28 +42,19 @@ class Published(Recipe):
 
 def main() -> int:
     """The command: 0 when the checkpoint is written, else one line and 1."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us, who make one line of them
-    try:
+    with _reported():
         _app()
-    except (HydraException, OmegaConfBaseException) as error:
-        return _stop(one_line(error), 1)
-    except KeyboardInterrupt:
-        return _stop("interrupted; the same command goes on from the last saved step", INTERRUPTED)
     return 0
 
 
-def _stop(message: str, code: int) -> int:
-    console.print(f"tsv-finetune: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-    return code
+def _reported() -> AbstractContextManager[None]:
+    return reported("tsv-finetune", "interrupted; the same command goes on from the last saved step")
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="finetune")
 def _app(cfg: DictConfig) -> None:
-    try:
-        with _processes() as (rank, in_turn):
-            path = run(cfg, rank, in_turn)
-    except (HydraException, OmegaConfBaseException, UserError, OSError) as error:  # else Hydra adds a line of its own
-        raise SystemExit(_stop(one_line(error), 1)) from error
+    with _reported(), _processes() as (rank, in_turn):
+        path = run(cfg, rank, in_turn)
     if rank == 0:
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 

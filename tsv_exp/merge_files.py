@@ -32,12 +32,13 @@ from torch import Tensor
 from tsv_exp import files, layers
 from tsv_exp.checkpoints import store, writer
 from tsv_exp.checkpoints.sources import locate, open_weights
+from tsv_exp.commands import INTERRUPTED
 from tsv_exp.config import Engine
 from tsv_exp.engine import algebra, report
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
 from tsv_exp.method import Method
-from tsv_exp.progress import bar, console
+from tsv_exp.progress import bar, console, stop
 from tsv_exp.task_vectors import Layer, TaskVectors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -69,11 +70,9 @@ def main() -> None:
     try:
         run(parse(sys.argv[1:]))
     except UserError as error:
-        console.print(f"tsv-merge: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(1) from error
+        raise SystemExit(stop("tsv-merge", str(error), 1)) from error
     except KeyboardInterrupt:
-        console.print("tsv-merge: interrupted; the same command goes on from here")
-        raise SystemExit(130) from None
+        raise SystemExit(stop("tsv-merge", "interrupted; the same command goes on from here", INTERRUPTED)) from None
 
 
 def parse(arguments: Sequence[str]) -> Options:

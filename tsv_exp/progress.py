@@ -22,6 +22,12 @@ _active: list["Line"] = []
 _told: tuple[Path | None, str] = (None, "")
 
 
+def stop(command: str, message: str, code: int) -> int:
+    """Say in one line why a command ends; its exit code is returned."""
+    console.print(f"{command}: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
 class Line(Progress):
     """Stages, opened inside one another, as one line: on the console, or in a file for another process to show."""
 

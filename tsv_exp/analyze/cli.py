@@ -1,26 +1,22 @@
 """tsv-analyze: interference of the tasks of a model, or of any fine-tuned models of one base."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from tsv_exp.analyze.analysis import analyze, propose
 from tsv_exp.analyze.write import summary, write_analysis
 from tsv_exp.checkpoints.sources import open_weights
-from tsv_exp.cli import one_line
+from tsv_exp.cli import reported
 from tsv_exp.config import Engine, conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files import named
-from tsv_exp.progress import console
 from tsv_exp.report.write import Report
 from tsv_exp.task_vectors import Weights
 from tsv_exp.tasks import select
@@ -28,33 +24,17 @@ from tsv_exp.tasks import select
 
 def main() -> int:
     """The command: 0 when everything was written, else one line on standard error and 1."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us, who make one line of them
-    try:
+    with reported("tsv-analyze"):
         _app()
-    except (HydraException, OmegaConfBaseException) as error:
-        return _stop(one_line(error), 1)
-    except KeyboardInterrupt:
-        return _stop("interrupted", 130)
     return 0
-
-
-def _stop(message: str, code: int) -> int:
-    console.print(f"tsv-analyze: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-    return code
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="analyze")
 def _app(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
+    with reported("tsv-analyze"):
         report = run(cfg, folder)
         instantiate(cfg.tracking).log_report(report, folder, "analyze")
-    except (
-        HydraException,
-        UserError,
-        OSError,
-    ) as error:  # Hydra would print a line of its own before it passes them on
-        raise SystemExit(_stop(one_line(error), 1)) from error
 
 
 def run(cfg: DictConfig, folder: Path) -> Report:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tsv_exp.commands import INTERRUPTED
 from tsv_exp.errors import UserError
+from tsv_exp.progress import stop
 from tsv_exp.report.published import families
 from tsv_exp.report.terminal import show
 from tsv_exp.report.write import write_report
@@ -26,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         report = write_report(options.folders, out, options.published)
     except UserError as error:
-        return _stop(str(error), 1)
+        return stop("tsv-report", str(error), 1)
     except KeyboardInterrupt:
-        return _stop("interrupted; what was written is whole, the rest is not there", 130)
+        return stop("tsv-report", "interrupted; what was written is whole, the rest is not there", INTERRUPTED)
     console = Console(soft_wrap=True, highlight=False)
     show(report.sheets, Console())
     for problem in report.runs.problems:
@@ -39,8 +41,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     console.print(f"Look at {report.paths[0]}", style="bold", markup=False)
     return 0
-
-
-def _stop(message: str, code: int) -> int:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"tsv-report: {message}", style="red", markup=False)
-    return code
