@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from commands import SMALL, results, tsv_exp
 
-from tsv_exp.cli import local_data, one_line
+from tsv_exp.cli import local_data, one_line, unexpected
 from tsv_exp.errors import UserError
 
 
@@ -77,6 +78,12 @@ def test_our_own_error_is_what_is_said() -> None:
     outer = RuntimeError("Error in call to target")
     outer.__cause__ = UserError("the reason\nin two lines")
     assert one_line(outer) == "the reason in two lines"
+
+
+def test_memory_that_runs_out_is_no_bug(tmp_path: Path) -> None:
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. GPU 0 has a total capacity of 8 GiB")
+    assert unexpected(full, tmp_path) == "CUDA out of memory; choose a device= with more memory, or device=cpu"
+    assert unexpected(KeyError("x"), tmp_path) == f"unexpected KeyError: 'x' (see {tmp_path}/tsv-exp.log)"
 
 
 @pytest.mark.parametrize(

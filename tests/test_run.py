@@ -2,9 +2,14 @@
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError
 
 from tsv_exp import run
 
@@ -33,3 +38,22 @@ def test_stages_add_up_also_where_one_fails() -> None:
             raise ValueError
     assert clock.seconds["merge"] >= 0.02
     assert clock.seconds["load"] == clock.seconds["select"] == clock.seconds["test"] == 0
+
+
+@pytest.fixture
+def formats() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@pytest.mark.usefixtures("formats")
+def test_tf32_is_off_unless_asked_for(tmp_path: Path) -> None:
+    assert torch.get_float32_matmul_precision() == "highest"
+    for asked, expected in (("highest", False), ("high", True)):
+        torch.set_float32_matmul_precision(asked)
+        torch.backends.cudnn.allow_tf32 = True  # torch's default
+        with pytest.raises(ConfigAttributeError):
+            run.run(OmegaConf.create({"seed": 0}), tmp_path)
+        assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is expected

@@ -97,6 +97,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+def unexpected(error: Exception, folder: Path) -> str:
+    """What is said of an error that is not of our own making; `folder` is the run's."""
+    text = " ".join(str(error).split())
+    if type(error).__name__ == "OutOfMemoryError":  # by name: torch may not be imported yet
+        return f"{text.partition('. ')[0]}; choose a device= with more memory, or device=cpu"
+    return f"unexpected {type(error).__name__}: {text} (see {folder}/tsv-exp.log)"
+
+
 @contextmanager
 def reported(command: str, interrupted: str = "interrupted") -> Iterator[None]:
     """What goes wrong inside ends the process with one line.
@@ -174,9 +182,7 @@ def execute(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
         results["error"] = one_line(error)
         log.error(results["error"])
     except Exception as error:  # a bug costs one run, not the sweep, and must not go unrecorded
-        results["error"] = (
-            f"unexpected {type(error).__name__}: {' '.join(str(error).split())} (see {folder}/tsv-exp.log)"
-        )
+        results["error"] = unexpected(error, folder)
         log.error(results["error"])
         log.debug("traceback", exc_info=True)
     finally:

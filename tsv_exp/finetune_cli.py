@@ -71,8 +71,9 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
         The checkpoint: safetensors with the keys of the model's base.
 
     Raises:
-        UserError: something in the configuration or the data is not as it must be.
+        UserError: something in the configuration or the data is not as it must be, or memory runs out.
     """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # by default convolutions use it unasked
     model: Model = instantiate(cfg.model)
     (task,) = select(model.catalogue(), [cfg.task])
     path = Path(cfg.output) / model.name / f"{task.name}.safetensors"
@@ -90,7 +91,13 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
     state = path.with_suffix(".training")
     with bar(f"fine-tuning on {task.name}", recipe.steps) as (progress, done):
         advance = lambda: progress.advance(done)  # noqa: E731
-        finetune(encoder, head, model.normalize, split, recipe, cfg.seed, advance, state, cfg.save_every)
+        try:
+            finetune(encoder, head, model.normalize, split, recipe, cfg.seed, advance, state, cfg.save_every)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{device} has no room for its share of finetune.batch_size={recipe.batch_size} images; share them "
+                "among more GPUs (torchrun --nproc-per-node N), or give fewer; the last saved step is kept"
+            ) from error
     if rank == 0:
         with atomic(path) as temporary:
             save(temporary, encoder.state_dict())

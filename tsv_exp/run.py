@@ -30,6 +30,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         UserError: something in the configuration, the checkpoints or the data is not as it must be.
     """
     torch.manual_seed(cfg.seed)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # by default convolutions use it unasked
     clock = Clock()
     with clock("load"):
         method, engine = Method.from_config(cfg.method), Engine(**cfg.engine)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -62,6 +62,27 @@ def test_bad_settings(settings: list[str]) -> None:
         run(composed([*settings, "epochs=0"]), 0, lambda: None)
     with pytest.raises(UserError, match="unknown task 'Venus'"):
         run(composed([*settings, "task=Venus"]), 0, lambda: None)
+
+
+def test_out_of_memory_keeps_what_was_saved(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [*settings, "epochs=3", "save_every=1"]
+    whole = load_file(run(composed([*overrides, f"output={tmp_path}/whole"]), 0, lambda: None))
+
+    def full(*_: object) -> None:
+        if (tmp_path / "out/vit_b_32/EuroSAT.training").exists():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.")
+
+    with monkeypatch.context() as crowded:
+        crowded.setattr("tsv_exp.finetune._check", full)
+        with pytest.raises(
+            UserError, match=r"cpu has no room .*finetune\.batch_size=8 .*torchrun .*saved step is kept$"
+        ):
+            run(composed(overrides), 0, lambda: None)
+    assert [path.name for path in (tmp_path / "out/vit_b_32").iterdir()] == ["EuroSAT.training"]
+    again = load_file(run(composed(overrides), 0, lambda: None))
+    assert all(torch.equal(weight, again[name]) for name, weight in whole.items())
 
 
 def test_the_published_recipe() -> None:
