@@ -17,8 +17,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub(ThreadingHTTPServer):
     """`requests` holds the paths asked for, `ranges` where in a file each transfer began.
 
-    `faults` maps the end of a path to "gated", "drop" (half of the file, then nothing more), "drop once", "slow"
-    (seconds without an answer) or a status.
+    `faults` maps the end of a path to "gated", "drop" (half of the file, then nothing more), "drop once", "hang" (half
+    of the file, then silence), "slow" (seconds without an answer), "damaged once", "elsewhere" (the file is on another
+    host, as the real hub's large files are) or a status. `told` holds the hosts that were sent a token.
     """
 
     def __init__(self, root: Path, port: int = 0):
@@ -26,6 +27,7 @@ class Hub(ThreadingHTTPServer):
         self.root = root
         self.requests: list[str] = []
         self.ranges: list[int] = []
+        self.told: set[str] = set()
         self.faults: dict[str, str] = {}
 
     @property
@@ -62,6 +64,8 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         path = unquote(urlsplit(self.path).path).strip("/")
         self.server.requests.append(f"{self.command} {path}")
+        if "Authorization" in self.headers:
+            self.server.told.add(self.headers["Host"].split(":")[0])
         fault = next((fault for end, fault in self.server.faults.items() if path.endswith(end)), None)
         if fault == "gated":
             return self._send(403, b"", {"X-Error-Code": "GatedRepo"})
@@ -84,13 +88,19 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         content = file.read_bytes()
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        if fault == "elsewhere" and not self.headers["Host"].startswith("localhost"):
+            linked = {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(content))}
+            place = f"http://localhost:{self.server.server_address[1]}{self.path}"
+            return self._send(302, b"", {"X-Repo-Commit": COMMIT, "ETag": '"x"', "Location": place, **linked})
+        if fault == "damaged once" and self.server.requests.count(self.server.requests[-1]) == 1:
+            content = content[:-1] + bytes([content[-1] ^ 1])
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0] or 0)
         if self.command == "GET":
             self.server.ranges.append(start)
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        sent = len(content) // 2 - start if fault == "drop" or (fault == "drop once" and not start) else None
-        return self._send(206 if start else 200, content[start:], headers, sent)
+        sent = len(content) // 2 - start if fault in ("drop", "hang") or (fault == "drop once" and not start) else None
+        return self._send(206 if start else 200, content[start:], headers, sent, hang=fault == "hang")
 
     def _api(self, parts: list[str], body: dict[str, object]) -> None:
         repository = self.server.root.joinpath(*parts[:3])
@@ -125,7 +135,14 @@ class Handler(BaseHTTPRequestHandler):
     def _json(self, content: object) -> None:
         self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json", "X-Repo-Commit": COMMIT})
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, sent: int | None = None) -> None:
+    def _send(
+        self,
+        status: int,
+        body: bytes,
+        headers: dict[str, str] | None = None,
+        sent: int | None = None,
+        hang: bool = False,
+    ) -> None:
         self.send_response(status)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
@@ -134,6 +151,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             try:
                 self.wfile.write(body if sent is None else body[: max(0, sent)])
+                time.sleep(SLOW if hang else 0)
             except OSError:  # it did not wait
                 self.close_connection = True
         if sent is not None:

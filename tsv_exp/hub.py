@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tsv_exp.errors import UserError
 
-KEPT = "files that arrived whole are kept"
+KEPT = "what has arrived is kept"
 REFUSED = (401, 403)
 # Requests are not for people to read, and whatever goes wrong is raised as well and becomes one line.
 QUIET = dict.fromkeys(("httpx", "httpx2"), logging.WARNING)
@@ -49,7 +49,7 @@ def failures(what: str) -> Iterator[None]:
         elif answers := [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]:
             refused = "log in (hf auth login, or a valid HF_TOKEN)" if answers[0] in REFUSED else "try again later"
             message = f"{ENDPOINT} answered {answers[0]}; {refused} ({KEPT})"
-        elif any(_broken(cause) for cause in causes):
+        elif any(broken(cause) for cause in causes):
             message = (
                 f"{ENDPOINT} cannot be reached or broke off, and there is no full local copy; "
                 f"try again ({KEPT}), or give a local copy"
@@ -59,7 +59,8 @@ def failures(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {message}") from error
 
 
-def _broken(error: BaseException) -> bool:
+def broken(error: BaseException) -> bool:
+    """Whether this is the error of a hub that cannot be reached, or of a connection that broke off."""
     # By name: the hub's library has changed its HTTP client twice.
     kinds = {"LocalEntryNotFoundError", "ConnectionError", "TimeoutError", "TransportError"}
     return any(kind.__name__ in kinds for kind in type(error).__mro__)

@@ -41,22 +41,30 @@ print(json.dumps(told))
 """
 
 
-def told(hub: Hub, home: Path, body: str, **environment: str) -> dict[str, object]:
-    """What a fresh process with caches in `home` found out."""
+def started(hub: Hub, home: Path, body: str, **environment: str) -> "subprocess.Popen[str]":
+    """A fresh process with caches in `home`."""
     script = STEPS.format(path=[str(Path(__file__).parent)], body=body)
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"), "TSV_EXP_CACHE": str(home / "cache")}
     settings |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
     hub.requests.clear()
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-c", script],
         env=os.environ | settings | environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {**json.loads(done.stdout.splitlines()[-1]), "stderr": done.stderr}
+
+
+def told(hub: Hub, home: Path, body: str, **environment: str) -> dict[str, object]:
+    """What a fresh process with caches in `home` found out."""
+    with started(hub, home, body, **environment) as process:
+        try:
+            output, errors = process.communicate(timeout=300)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors[-3000:]
+    return {**json.loads(output.splitlines()[-1]), "stderr": errors}
 
 
 def downloads(hub: Hub, ending: str) -> list[str]:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tsv_exp import hub
+from tsv_exp import downloads, hub
 from tsv_exp.checkpoints.lora import Adapter
 from tsv_exp.checkpoints.readers import Reader, read
 from tsv_exp.errors import UserError
 
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-CONFIGURATION = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
 def open_weights(source: str | Path, base: Mapping[str, Tensor] | None = None) -> Reader | Adapter:
@@ -41,11 +41,9 @@ def locate(source: str | Path) -> Path:
     match = HUB_ID.fullmatch(str(source))
     if not match or path.suffix:
         raise UserError(f"{source}: there is no such file or folder, and it is not a hub id such as owner/name")
-    from huggingface_hub import snapshot_download
-
     repo, revision = match["repo"], match["revision"]
     with hub.failures(f"model {source}"):
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(CONFIGURATION)))
+        folder = downloads.model(repo, revision, "*.safetensors", CONFIGURATION)
         if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*CONFIGURATION, "*.bin"]))
+            folder = downloads.model(repo, revision, "*.bin", CONFIGURATION)
     return folder

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from tsv_exp import hub
+from tsv_exp import downloads, hub
 from tsv_exp.errors import UserError
 from tsv_exp.files import digest
 from tsv_exp.tasks import Task
@@ -91,6 +91,7 @@ def _table(place: str, config: str | None, split: str, where: str) -> Any:
             found = {str(name): list(files) for name, files in (builder.config.data_files or {}).items()}
             if split not in found:
                 raise UserError(f"{where}: there is no such split; it has: {', '.join(found) or 'none'}")
+            downloads.data(found[split])
             # Naming the files of one split keeps the other splits' files from being downloaded.
             return datasets.load_dataset(builder.name, data_files={split: found[split]}, split=split)
     except (FileNotFoundError, ValueError, DatasetBuildError) as error:
