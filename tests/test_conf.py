@@ -111,3 +111,13 @@ def test_python_knows_every_method(method: str) -> None:
 def test_the_folder_is_the_repositorys() -> None:
     assert (conf_dir() / "config.yaml").is_file()
     assert Path(__file__).parents[1] in conf_dir().parents
+
+
+@pytest.mark.parametrize("command", ["analyze", "finetune"])
+def test_help_names_the_groups_of_the_command_and_no_others(command: str) -> None:
+    content = OmegaConf.load(conf_dir() / f"{command}.yaml")
+    template = OmegaConf.to_container(content.hydra.help)["template"]  # type: ignore[index,call-overload]
+    named = dict(re.findall(r"^(\w+): (.*)$", template, re.MULTILINE))
+    groups = [group for entry in content.defaults if isinstance(entry, DictConfig) for group in entry]
+    expected = {group: ", ".join(options(group)) for group in groups if "/" not in group}
+    assert named == expected

@@ -18,6 +18,9 @@ from synthetic import failed, results, write_run
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.report import write_report
+from tsv_exp.report.runs import Runs
+from tsv_exp.report.sheets import Entry, Line, Sheet
+from tsv_exp.report.write import Report
 from tsv_exp.tracking import Tracker, WandbTracker
 
 CONFIG = {"model": {"name": "tiny"}, "tasks": 4, "method": {"name": "tsv_m", "rank_fraction": None}}
@@ -28,7 +31,12 @@ def records(folder: Path) -> list[Any]:
     from wandb.proto.wandb_internal_pb2 import Record
 
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    return [Record.FromString(content) for content in _log(path.read_bytes())]
+    until = time.monotonic() + 10  # on a busy machine the service writes the last of them after finish() has returned
+    while True:
+        found = [Record.FromString(content) for content in _log(path.read_bytes())]
+        if any(record.HasField("exit") for record in found) or time.monotonic() > until:
+            return found
+        time.sleep(0.05)
 
 
 def _log(data: bytes) -> Iterator[bytes]:
@@ -105,6 +113,16 @@ def test_a_sweep_is_a_group_and_its_report_one_more_run(tmp_path: Path) -> None:
     assert (summary["status"], summary["error"]) == ("failed", "no memory")
     files = {path.suffix for path in tmp_path.glob("report/wandb/offline-run-*/files/media/*/**/*") if path.is_file()}
     assert files == {".json", ".png", ".html"}
+
+
+def test_the_tables_of_an_analysis_are_tables(tmp_path: Path) -> None:
+    line = Line("fc1, fc2", (Entry("8", value=8), Entry("2–4"), Entry("1235", value=1234.5)))
+    sheet = Sheet("Interference", "By layer", ("k", "rank", "STI"), (line,), "", 3, first="layer")
+    WandbTracker().log_report(Report(Runs((), (), ()), (), (sheet,), ()), tmp_path, "analyze")
+    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/**/*.table.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["layer", "k", "rank", "STI"]
+    assert content["data"] == [["fc1, fc2", 8, None, 1234.5]]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the service\nis gone"), OSError(28, "No space left on device")])

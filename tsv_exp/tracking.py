@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from tsv_exp.errors import UserError
 from tsv_exp.report.cells import from_results
-from tsv_exp.report.sheets import alpha
+from tsv_exp.report.sheets import Sheet, alpha
 from tsv_exp.report.tables import Group, columns, single
 from tsv_exp.report.write import Report
 
@@ -67,9 +67,10 @@ class WandbTracker(Tracker):
                     _log_files(run, _pictures(groups, Path(pictures)))
 
     def log_report(self, report: Report, folder: Path, group: str) -> None:
-        """Track a sweep's tables, pictures and page as one more run of its group."""
+        """Track the tables, pictures and page of a sweep, as one more run of its group, or of an analysis."""
         with _harmless("report", folder), self._run("report", "report", folder, group, {}) as run:
             _log_tables(run, report.groups)
+            _log_sheets(run, () if report.groups else report.sheets)
             _log_files(run, report.paths)
 
     @contextmanager
@@ -117,6 +118,17 @@ def _log_tables(run: Any, groups: Sequence[Group]) -> None:
             figures = [figure(row) for _, figure in columns(group)]
             table.add_data(row.label, *(f and round(100 * f.mean, 2) for f in figures), alpha(row), row.size)
         run.log({f"table/{group.title}": table})
+
+
+def _log_sheets(run: Any, sheets: Sequence[Sheet]) -> None:
+    """The tables of a report without runs, such as an analysis."""
+    import wandb
+
+    for sheet in sheets:
+        table = wandb.Table(columns=[sheet.first, *sheet.headings])
+        for line in sheet.lines:
+            table.add_data(line.label, *(entry.value for entry in line.entries))
+        run.log({f"table/{sheet.title}": table})
 
 
 def _pictures(groups: Sequence[Group], folder: Path) -> list[Path]:

@@ -1,19 +1,24 @@
 """The command on checkpoint files: what it writes, and what it says when it cannot."""
 
 import csv
+import io
 import json
 import subprocess
 import sys
+from itertools import combinations
 
 import pytest
 import torch
 from models import zoo
+from rich.console import Console
 from safetensors.torch import save_file
 
 from tsv_exp.analyze import plots, tables
 from tsv_exp.analyze.analysis import analyze, propose
 from tsv_exp.analyze.write import write_analysis
+from tsv_exp.report.formats import latex
 from tsv_exp.report.style import styled
+from tsv_exp.report.terminal import show
 
 COMMAND = [sys.executable, "-c", "import sys; from tsv_exp.analyze import main; sys.exit(main())"]
 
@@ -41,6 +46,8 @@ def test_any_checkpoints(files):
     base, finetuned = zoo(3, torch.float32)
     expected = analyze(base, finetuned, together=2)
     assert found["tasks"] == ["task0", "task1", "task2"]
+    logged = (folder / "tsv-analyze.log").read_text()
+    assert all(line in logged for line in done.stdout.splitlines()[:2])
     assert found["interference"] == pytest.approx(expected.interference, rel=1e-3)
     assert tuple(found["selected"]) == propose(expected, 2)[0].tasks
     assert "<svg" in (folder / "analysis.html").read_text()
@@ -88,10 +95,16 @@ def test_tables_hold_the_measures(tmp_path):
         ("task0", "task1"), ("task0", "task2"), ("task1", "task2")
     ]  # fmt: skip
     assert float(pairs[1]["cosine"]) == pytest.approx(float(analysis.cosines[0, 2]))
-    totals = {sheet.title: sheet.lines[-1].entries[1].value for sheet in report.sheets if "layer" in sheet.title}
+    totals = {
+        sheet.title: sheet.lines[-1].entries[sheet.headings.index("STI")].value
+        for sheet in report.sheets
+        if "layer" in sheet.title
+    }
     assert list(totals.values()) == pytest.approx([analysis.interference] * 2)
     assert all(path.is_file() for path in report.paths)
-    assert "| layers | k | STI |" in (tmp_path / "table.md").read_text()
+    assert "| layers | k | energy at k |" in (tmp_path / "table.md").read_text()
+    (tmp_path / "table.tex").write_text(latex(report.sheets))
+    (tmp_path / "table.tex").read_text(encoding="ascii")  # what any LaTeX reads
 
 
 def test_layers_are_of_one_type_where_only_the_block_differs():
@@ -112,6 +125,12 @@ def test_pictures_show_the_measures():
     assert [bar.get_width() for bar in bars] == pytest.approx([layer.interference for layer in analysis.changed])
     heat = figures["pairs"].axes[0].images[0].get_array()
     assert float(heat[0, 1]) == pytest.approx(float(analysis.overlap("left")[0, 1]))
+    assert [axes.images[0].get_array()[1, 0] for axes in figures["pairs"].axes[:4]] == pytest.approx(
+        [
+            float(matrix[1, 0])
+            for matrix in (analysis.overlap("left"), analysis.overlap("right"), analysis.cosines, analysis.pairs)
+        ]
+    )
     line = figures["spectra"].axes[0].lines[0]
     first = next(iter(analysis.kinds.values()))[0].spectra[0]
     assert line.get_ydata() == pytest.approx((first / first[0]).tolist())
@@ -123,3 +142,71 @@ def test_one_task_and_one_that_changed_nothing_can_be_drawn(tmp_path):
     report = write_analysis(analyze(base, {"still": base}), [], tmp_path / "none", "none")
     assert not any("spectra.png" in path.name for path in report.paths)
     assert tables.sheets(analyze(base, finetuned))[0].lines
+
+
+def long_names(tasks):
+    """A base with one more layer, of a long name, and as many equal tasks."""
+    base, finetuned = zoo(1)
+    for model in (base, *finetuned.values()):
+        model["visual.transformer.resblocks.0.attn.in_proj_weight"] = model["tall.weight"].clone()
+    return analyze(base, {f"task{i}": finetuned["task0"] for i in range(tasks)})
+
+
+@pytest.mark.parametrize("tasks", [1, 3, 20])
+def test_titles_and_names_have_room_in_the_pictures(tasks):
+    with styled():
+        for name, fig in plots.draw(long_names(tasks)):
+            fig.draw_without_rendering()
+            titles = [axes.title.get_window_extent() for axes in fig.axes if axes.get_title()]
+            boxes = [axes.get_tightbbox() for axes in fig.axes if axes.get_visible()]
+            assert not any(a.overlaps(b) for a, b in combinations(titles, 2)), f"{name}: titles overlap"
+            assert all(fig.bbox.x0 <= box.x0 and box.x1 <= fig.bbox.x1 for box in boxes), f"{name}: cut off"
+
+
+def test_a_narrow_terminal_shows_interference():
+    by_type, by_layer = tables.sheets(long_names(3))[:2]
+    for sheet in (by_type, by_layer):
+        console = Console(file=io.StringIO(), width=80)
+        show([sheet], console)
+        text = console.file.getvalue()
+        assert f" {sheet.first} " in text
+        assert "STI / Σσ" in text
+        assert all(entry.text in text for entry in sheet.lines[-1].entries[-tables.KEPT :])
+        assert "…" not in text
+
+
+def test_colours_do_not_tell_rounding_apart():
+    with styled():
+        pairs = dict(plots.draw(long_names(2)))["pairs"]
+    for axes in pairs.axes[:4]:
+        image = axes.images[0]
+        assert image.norm(image.get_array()[0, 1]) == pytest.approx(
+            float(image.norm(image.get_array()[1, 0])), abs=0.01
+        )
+        assert image.norm(image.get_array()[0, 1]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_tables_show_the_pairs_that_interfere_most(monkeypatch):
+    base, finetuned = zoo(4)
+    analysis = analyze(base, finetuned)
+    monkeypatch.setattr(tables, "PAIRS_SHOWN", 2)
+    sheet = tables.sheets(analysis)[-1]
+    worst = sorted(combinations(range(4), 2), key=lambda pair: -float(analysis.pairs[pair]))[:2]
+    assert [line.label for line in sheet.lines] == [f"task{i}, task{j}" for i, j in worst]
+    assert sheet.legend.startswith("The 2 of 6 pairs that interfere most")
+
+
+def test_overlap_stands_beside_what_chance_gives():
+    base, finetuned = zoo(3)
+    analysis = analyze(base, finetuned)
+    (line,) = [line for line in tables.sheets(analysis)[1].lines if line.label == "tall.weight"]
+    layer = next(layer for layer in analysis.layers if layer.name == "tall.weight")
+    entry = line.entries[tables.sheets(analysis)[1].headings.index("overlap left")]
+    mean = (float(layer.left.sum()) - 3) / 6
+    assert entry.value == pytest.approx(mean)
+    assert entry.text == f"{mean:.3f} ({layer.k / layer.shape[0]:.3f})"
+
+
+def test_large_figures_are_written_out():
+    texts = [tables.rounded(value) for value in (22137.4, 999.96, 1.23456, 0.005695)]
+    assert texts == ["22137", "1000", "1.235", "0.005695"]

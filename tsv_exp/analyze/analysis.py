@@ -75,7 +75,8 @@ class Analysis:
 
     def overlap(self, side: str) -> Tensor:
         """(T, T): the mean over the changed layers of the overlap `left` or `right`."""
-        return torch.stack([getattr(layer, side).double().cpu() for layer in self.changed]).mean(0)
+        mean = torch.stack([getattr(layer, side).double().cpu() for layer in self.changed]).mean(0)
+        return (mean + mean.mT) / 2  # symmetric but for rounding
 
     def _sum(self, name: str) -> Tensor:
         return torch.stack([getattr(layer, name).double().cpu() for layer in self.layers]).sum(0)

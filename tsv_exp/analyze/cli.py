@@ -1,5 +1,6 @@
 """tsv-analyze: interference of the tasks of a model, or of any fine-tuned models of one base."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from tsv_exp.merge_files import named
 from tsv_exp.report.write import Report
 from tsv_exp.task_vectors import Weights
 from tsv_exp.tasks import select
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -46,11 +49,16 @@ def run(cfg: DictConfig, folder: Path) -> Report:
     analysis = analyze(base, models, cfg.rank_fraction, cfg.select, engine=engine, device=cfg.device)
     proposals = propose(analysis, cfg.select) if cfg.select else []
     report = write_analysis(analysis, proposals, folder, name)
-    out = Console(soft_wrap=True, highlight=False, markup=False)
+    found = [f"{summary(analysis)}. Wrote {len(report.paths)} files to {folder}"]
     if proposals:
         best = proposals[0]
-        out.print(f"Least interference among {len(proposals)} choices: {', '.join(best.tasks)} ({best.score:.4g})")
-    out.print(f"{summary(analysis)}. Wrote {len(report.paths)} files to {folder}")
+        found.insert(
+            0, f"Least interference among {len(proposals)} choices: {', '.join(best.tasks)} ({best.score:.4g})"
+        )
+    out = Console(soft_wrap=True, highlight=False, markup=False)
+    for line in found:
+        out.print(line)
+        log.info(line)
     out.print(f"Look at {report.paths[0]}", style="bold")
     return report
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
 from tsv_exp.analyze.analysis import Analysis
@@ -14,6 +15,8 @@ from tsv_exp.report.style import PALETTE, entitle, figure, line_styles
 ACROSS = 3  # panels in a row
 FLOOR = 1e-4  # singular values below this share of the largest are not drawn
 WRITTEN = 12  # more tasks than this have no figures in their heatmaps
+SPAN = 0.02  # the least range of a heatmap's colours, relative to its largest value: below it, rounding shows
+LETTER = 0.07  # inches that a letter of a layer's name takes, at font size 8
 
 
 def draw(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
@@ -29,7 +32,7 @@ def draw(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
 def by_layer(analysis: Analysis) -> Figure:
     """Bars: STI of every layer, absolute and relative to its Σσ, coloured by layer type."""
     layers, kinds = analysis.changed, list(analysis.kinds)
-    fig = figure(10, 1.9 + 0.24 * len(layers))
+    fig = figure(7 + LETTER * max(len(layer.name) for layer in layers), 1.9 + 0.24 * len(layers))
     left, right = fig.subplots(1, 2, sharey=True)
     colours = [PALETTE[kinds.index(layer.kind) % len(PALETTE)] for layer in layers]
     relative = [layer.interference / layer.strength if layer.strength else 0.0 for layer in layers]
@@ -49,11 +52,13 @@ def by_layer(analysis: Analysis) -> Figure:
 def layers_by_tasks(analysis: Analysis) -> Figure:
     """Heatmaps of layers by tasks: energy kept at k, and stable rank."""
     layers, tasks = analysis.changed, analysis.tasks
-    fig = figure(3.4 + 0.75 * len(tasks), 1.9 + 0.26 * len(layers))
+    labels = [f"{layer.name}  (k = {layer.k})" for layer in layers]
+    panel = max(2.6, 0.8 + _cell(tasks) * len(tasks))  # room for its title and its scale
+    fig = figure(LETTER * max(map(len, labels)) + 2 * panel, 1.9 + 0.26 * len(layers))
     left, right = fig.subplots(1, 2, sharey=True)
     _heat(left, torch.stack([layer.energy for layer in layers]), "energy in the top k (share)", "viridis", ".2f")
-    _heat(right, torch.stack([layer.stable_rank for layer in layers]), "stable rank", "magma", ".2g")
-    left.set_yticks(range(len(layers)), [f"{layer.name}  (k = {layer.k})" for layer in layers], fontsize=8)
+    _heat(right, torch.stack([layer.stable_rank for layer in layers]), "stable rank", "magma", ".1f")
+    left.set_yticks(range(len(layers)), labels, fontsize=8)
     for axes in (left, right):
         axes.set_xticks(range(len(tasks)), tasks, rotation=90)
     entitle(fig, "Low rank of the task matrices, by layer and task")
@@ -96,27 +101,35 @@ def _spectra(axes: Axes, layers: Sequence[LayerMeasures], tasks: Sequence[str], 
 def pairs(analysis: Analysis) -> Figure:
     """Heatmaps of tasks by tasks: overlap left and right, cosine similarity, STI of the pair."""
     tasks = analysis.tasks
-    side = 1.9 + 0.36 * len(tasks)
+    side = 1.9 + _cell(tasks) * len(tasks)
     fig = figure(2 * side + 1.4, 2 * side + 0.4)
     panels = fig.subplots(2, 2, sharex=True, sharey=True)
     matrices = (
-        ("overlap of left singular vectors", analysis.overlap("left"), "viridis", ".2f"),
-        ("overlap of right singular vectors", analysis.overlap("right"), "viridis", ".2f"),
-        ("cosine similarity of task vectors", analysis.cosines, "cividis", ".2f"),
-        ("STI / Σσ of the two alone", analysis.pairs, "magma", ".3g"),
+        ("overlap left, mean over layers", analysis.overlap("left"), "viridis", ".2f"),
+        ("overlap right, mean over layers", analysis.overlap("right"), "viridis", ".2f"),
+        ("cosine similarity of task vectors", analysis.cosines, "cividis", ".3f"),
+        ("STI / Σσ of the two alone", analysis.pairs, "magma", ".2f"),
     )
     for axes, (title, matrix, colours, digits) in zip(panels.flat, matrices, strict=True):
         _heat(axes, matrix.clone().fill_diagonal_(torch.nan), title, colours, digits)
         axes.set_xticks(range(len(tasks)), tasks, rotation=90)
         axes.set_yticks(range(len(tasks)), tasks)
-    entitle(fig, "Pairs of tasks, mean over layers")
+    entitle(fig, "Pairs of tasks")
     return fig
+
+
+def _cell(tasks: Sequence[str]) -> float:
+    """The width of a cell in inches: with or without a figure in it."""
+    return 0.38 if len(tasks) <= WRITTEN else 0.22
 
 
 def _heat(axes: Axes, values: Tensor, title: str, colours: str, digits: str) -> None:
     """A heatmap with its figures written into it where there is room."""
     shown = values.double().cpu()
-    image = axes.imshow(shown.tolist(), aspect="auto", cmap=colours)
+    known = shown[shown.isfinite()]
+    middle, reach = float(known.max() + known.min()) / 2, float(known.max() - known.min()) / 2
+    reach = max(reach, SPAN / 2 * float(known.abs().max()))
+    image = axes.imshow(shown.tolist(), aspect="auto", cmap=colours, vmin=middle - reach, vmax=middle + reach)
     axes.set_title(title, fontsize=9)
     axes.tick_params(length=0)
     if shown.shape[1] <= WRITTEN:
@@ -126,4 +139,4 @@ def _heat(axes: Axes, values: Tensor, title: str, colours: str, digits: str) -> 
                     red, green, blue, _ = image.cmap(image.norm(value))
                     ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
                     axes.text(x, y, f"{value:{digits}}", ha="center", va="center", fontsize=6.5, color=ink)
-    axes.figure.colorbar(image, ax=axes, shrink=0.8)
+    axes.figure.colorbar(image, ax=axes, shrink=0.8, format=ScalarFormatter(useOffset=False))

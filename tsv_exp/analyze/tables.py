@@ -13,10 +13,12 @@ from tsv_exp.report.sheets import Entry, Line, Sheet
 
 SECTION = "Interference"
 SHOWN = 10  # proposals in the table
+PAIRS_SHOWN = 30
 LEGEND = (
     "STI: Singular Task Interference of the tasks' top k singular components (arXiv 2412.00081), summed over layers; "
     "Σσ: their singular values; energy at k: share of ‖Δ‖² in them; stable rank: ‖Δ‖² / σ_1²; overlap: "
-    "‖U_iᵀU_j‖² / k, the mean over pairs of tasks; by chance: what random subspaces would have. "
+    "‖U_iᵀU_j‖² / k (k: at most the smaller rank), the mean over pairs of tasks; in parentheses: what random subspaces "
+    "would have. "
     "All but the sums are means over layers and tasks. Matrices that no task changed are left out."
 )
 PAIRS = (
@@ -30,15 +32,22 @@ def sheets(analysis: Analysis, proposals: Sequence[Proposal] = ()) -> list[Sheet
     total = _line("all layers", analysis.changed)
     kinds = [_line(kind, layers) for kind, layers in analysis.kinds.items()]
     layers = [_line(layer.name, [layer]) for layer in analysis.changed]
-    headings = ("k", *(heading for heading, _ in COLUMNS))
+    headings = ("k", *(heading for heading, _ in COLUMNS if heading not in CHANCE.values()))
     found = [
-        Sheet(SECTION, "By layer type", headings, (*kinds, total), LEGEND, len(headings), first="layers"),
-        Sheet(SECTION, "By layer", headings, (*layers, total), LEGEND, len(headings), first="layer"),
+        Sheet(SECTION, "By layer type", headings, (*kinds, total), LEGEND, KEPT, first="layers"),
+        Sheet(SECTION, "By layer", headings, (*layers, total), LEGEND, KEPT, first="layer"),
     ]
     if len(analysis.tasks) > 1:
-        lines = tuple(Line(f"{a}, {b}", tuple(map(_number, values))) for a, b, *values in pairs(analysis))
-        found.append(Sheet(SECTION, "By pair of tasks", PAIR_HEADINGS, lines, PAIRS, len(PAIR_HEADINGS), first="tasks"))
+        found.append(_pairs(analysis))
     return ([_selection(proposals)] if proposals else []) + found
+
+
+def _pairs(analysis: Analysis) -> Sheet:
+    ordered = sorted(pairs(analysis), key=lambda row: -row[-1])
+    lines = tuple(Line(f"{a}, {b}", tuple(map(_number, values))) for a, b, *values in ordered[:PAIRS_SHOWN])
+    some = f"The {len(lines)} of {len(ordered)} pairs that interfere most (pairs.csv has all). "
+    legend = some * (len(lines) < len(ordered)) + PAIRS
+    return Sheet(SECTION, "By pair of tasks", PAIR_HEADINGS, lines, legend, len(PAIR_HEADINGS), first="tasks")
 
 
 def _selection(proposals: Sequence[Proposal]) -> Sheet:
@@ -46,19 +55,26 @@ def _selection(proposals: Sequence[Proposal]) -> Sheet:
     lines = [Line(", ".join(found.tasks), (_number(found.score),)) for found in proposals[:SHOWN]]
     legend = (
         f"The least of {len(proposals)} choices of {len(best.tasks)} tasks; score: STI of the pairs / Σσ of the tasks; "
-        f"median {middle.score:.4g}, largest {worst.score:.4g} ({', '.join(worst.tasks)})."
+        f"median {rounded(middle.score)}, largest {rounded(worst.score)} ({', '.join(worst.tasks)})."
     )
     return Sheet(SECTION, "Tasks that interfere least", ("score",), tuple(lines), legend, 1, first="tasks")
 
 
 def _line(label: str, layers: Sequence[LayerMeasures]) -> Line:
     ks = sorted({layer.k for layer in layers})
-    k = Entry("–".join(map(str, dict.fromkeys((ks[0], ks[-1])))), value=ks[0])
-    return Line(label, (k, *(_number(value(layers)) for _, value in COLUMNS)))
+    k = Entry(f"{ks[0]}–{ks[-1]}") if len(ks) > 1 else Entry(f"{ks[0]}", value=ks[0])
+    figures = {heading: value(layers) for heading, value in COLUMNS}
+    chance = {heading: figures.pop(other) for heading, other in CHANCE.items()}
+    return Line(label, (k, *(_number(value, chance.get(heading)) for heading, value in figures.items())))
 
 
-def _number(value: float) -> Entry:
-    return Entry(f"{value:.4g}", value=value)
+def _number(value: float, chance: float | None = None) -> Entry:
+    return Entry(rounded(value) if chance is None else f"{value:.3f} ({chance:.3f})", value=value)
+
+
+def rounded(value: float) -> str:
+    """Four significant digits, and all that stand before the point."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 PAIR_HEADINGS = ("cosine", "overlap left", "overlap right", "STI / Σσ")
@@ -137,16 +153,19 @@ def mean(values: Iterable[float]) -> float:
 
 Column = tuple[str, Callable[[Sequence[LayerMeasures]], float]]
 COLUMNS: tuple[Column, ...] = (
-    ("STI", lambda layers: sum(layer.interference for layer in layers)),
-    ("Σσ", lambda layers: sum(layer.strength for layer in layers)),
-    ("STI / Σσ", lambda layers: _relative(layers)),
     ("energy at k", lambda layers: mean(float(layer.energy.mean()) for layer in layers)),
     ("stable rank", lambda layers: mean(float(layer.stable_rank.mean()) for layer in layers)),
     ("overlap left", lambda layers: mean(_off_diagonal(layer.left) for layer in layers)),
     ("left by chance", lambda layers: mean(layer.k / layer.shape[0] for layer in layers)),
     ("overlap right", lambda layers: mean(_off_diagonal(layer.right) for layer in layers)),
     ("right by chance", lambda layers: mean(layer.k / layer.shape[1] for layer in layers)),
+    # last, because a narrow terminal drops what stands on the left
+    ("STI", lambda layers: sum(layer.interference for layer in layers)),
+    ("Σσ", lambda layers: sum(layer.strength for layer in layers)),
+    ("STI / Σσ", lambda layers: _relative(layers)),
 )
+KEPT = 3  # of these in a narrow terminal
+CHANCE = {"overlap left": "left by chance", "overlap right": "right by chance"}  # in one column of a sheet
 
 
 def _relative(layers: Sequence[LayerMeasures]) -> float:

@@ -54,9 +54,14 @@ def write_analysis(analysis: Analysis, proposals: Sequence[Proposal], out: Path 
 
 def summary(analysis: Analysis) -> str:
     """One line: what was measured, and the total."""
+    tasks, interference, relative = (
+        analysis.tasks,
+        tables.rounded(analysis.interference),
+        tables.rounded(analysis.relative),
+    )
     return (
-        f"{len(analysis.tasks)} tasks ({', '.join(analysis.tasks)}), {len(analysis.layers)} matrices; "
-        f"STI {analysis.interference:.4g}, relative to Σσ {analysis.relative:.4g}"
+        f"{len(tasks)} task{'s' * (len(tasks) > 1)} ({', '.join(tasks)}), {len(analysis.layers)} matrices; "
+        f"STI {interference}, relative to Σσ {relative}"
     )
 
 

@@ -20,7 +20,7 @@ def show(sheets: Sequence[Sheet], console: Console) -> None:
             table = _table(sheet, len(sheet.headings) - sheet.least)
         console.print(table)
         if len(table.columns) <= len(sheet.headings):
-            console.print("Per-task figures: table.md, or a wider terminal.", style="dim")
+            console.print("The other columns: table.md, or a wider terminal.", style="dim")
         for line in sheet.lines:
             if line.note:
                 console.print(f"{line.label}: {line.note}", markup=False, highlight=False)
@@ -31,7 +31,7 @@ def show(sheets: Sequence[Sheet], console: Console) -> None:
 def _table(sheet: Sheet, first: int) -> Table:
     """The sheet from its column `first` on."""
     table = Table(title=sheet.title, title_justify="left", title_style="bold")
-    table.add_column("method", no_wrap=True)
+    table.add_column(sheet.first, overflow="fold")  # the only one that may be narrower than its content
     for heading in sheet.headings[first:]:
         table.add_column(heading, justify="right", no_wrap=True)
     for line in sheet.lines:
