@@ -121,3 +121,26 @@ def test_help_names_the_groups_of_the_command_and_no_others(command: str) -> Non
     groups = [group for entry in content.defaults if isinstance(entry, DictConfig) for group in entry]
     expected = {group: ", ".join(options(group)) for group in groups if "/" not in group}
     assert named == expected
+
+
+@pytest.mark.parametrize("name", options("method"))
+def test_the_docs_tell_paper_defaults_and_alpha_of_a_method(name: str) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{name}` \|(.*)\|$", page, re.MULTILINE)
+    cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)]  # paper, equation, parameters, α, α without data
+    text = (conf_dir() / "method" / f"{name}.yaml").read_text(encoding="utf-8")
+    config = OmegaConf.to_container(OmegaConf.create(text))
+    assert isinstance(config, dict)
+    assert set(re.findall(r"arXiv (\d{4}\.\d{5})", text)) <= set(re.findall(r"\d{4}\.\d{5}", cells[0]))
+    assert "α" in "".join(line for line in text.splitlines() if line.startswith("#"))
+    method = Method.from_config(config)
+    for key, value in method.params.items():
+        told = "null" if value is None else f"{value:g}"
+        expected = f"`{key}` chosen per task" if method.tune and key == method.tune.parameter else f"`{key}` {told}"
+        assert expected in cells[2] or (value is None and f"`{key}`" in cells[2])
+    alpha = method.alpha
+    if alpha.steps > 1:
+        step = "1/30" if alpha.stop == 1 else f"{alpha.stop / alpha.steps:g}"
+        assert cells[3:] == [f"(0, {alpha.stop:g}], {step}", f"{alpha.default:g}"]
+    elif alpha.default:
+        assert set(cells[3:]) == {f"{alpha.default:g}"}

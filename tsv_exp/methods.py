@@ -40,7 +40,7 @@ def weight_average(deltas: Tensor) -> Tensor:
 
 
 def task_arithmetic(deltas: Tensor) -> Tensor:
-    """Task arithmetic (arXiv 2212.04089, section 2): τ_mtl = Σ_i τ_i."""
+    """Task arithmetic (arXiv 2212.04089): τ_mtl = Σ_i τ_i."""
     return deltas.sum(0)
 
 
@@ -76,7 +76,7 @@ def ties_statistics(stream: TaskVectors, density: float) -> Mapping[str, Any]:
 
 
 def ties(deltas: Tensor, thresholds: Tensor, majority: Majority) -> Tensor:
-    """TIES-Merging (arXiv 2306.01708, algorithm 1): trim, elect a sign per entry, mean of the entries that agree.
+    """TIES-Merging (arXiv 2306.01708): trim, elect a sign per entry, mean of the entries that agree.
 
     The elected sign is that of the sum over tasks of the trimmed entries; where the sum is 0 it is the `majority`
     sign, and where that is 0 too the negative one, as in the official code.
@@ -108,7 +108,7 @@ def _elect(trimmed: Tensor) -> Tensor:
 
 
 def tall_mask(deltas: Tensor, lambda_: float | Sequence[float] = 0.4) -> Masked:
-    """TALL masks (arXiv 2405.07813, equation 4): task i uses mask_i ∘ τ_mtl, mask_i = |τ_i| > λ_i · |τ_mtl − τ_i|.
+    """TALL masks (arXiv 2405.07813): task i uses mask_i ∘ τ_mtl, mask_i = |τ_i| > λ_i · |τ_mtl − τ_i|.
 
     Args:
         deltas: (T, *shape).
@@ -120,7 +120,7 @@ def tall_mask(deltas: Tensor, lambda_: float | Sequence[float] = 0.4) -> Masked:
 
 
 def consensus_ta(deltas: Tensor, threshold: int = 2, lambda_: float | Sequence[float] = 0.4) -> Tensor:
-    """Consensus task arithmetic (arXiv 2405.07813, section 4.3): the entries of τ_mtl that enough TALL masks keep.
+    """Consensus task arithmetic (arXiv 2405.07813): the entries of τ_mtl that enough TALL masks keep.
 
     Args:
         deltas: (T, *shape).
@@ -154,7 +154,7 @@ def kept_components(shape: Sequence[int], tasks: int, rank_fraction: float | Non
 
 @factors_suffice
 def tsv_c(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra = Exact()) -> LowRank:  # noqa: B008
-    """TSV-Compress (arXiv 2412.00081, section 3.2): of each Δ_i its top k singular components.
+    """TSV-Compress (arXiv 2412.00081, section 4.1): of each Δ_i its top k singular components.
 
     Args:
         deltas: (T, m, n).

@@ -1,4 +1,4 @@
-"""Singular Task Interference (arXiv 2412.00081, section 3.3)."""
+"""Singular Task Interference (arXiv 2412.00081, section 3.3, equation 6)."""
 
 from collections.abc import Mapping
 

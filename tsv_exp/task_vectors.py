@@ -1,4 +1,4 @@
-"""Task vectors τ_i = θ_ft_i − θ_pre (arXiv 2212.04089, section 2), one layer of all tasks at a time."""
+"""Task vectors τ_i = θ_ft_i − θ_pre (arXiv 2212.04089), one layer of all tasks at a time."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -15,7 +15,7 @@ from tsv_exp.task_vectors import Layer, TaskVectors
 
 
 def dropped(deltas: Tensor, drop_rate: float, seed: int) -> Tensor:
-    """Drop And REscale (DARE, arXiv 2311.03099, equation 2): zero entries with probability p, divide the rest by 1 − p.
+    """Drop And REscale (DARE, arXiv 2311.03099): zero entries with probability p, divide the rest by 1 − p.
 
     The masks depend on the seed and on the layer's content, not on its place in the model: they are the same in every
     order of the layers, in every thread and on every device.
@@ -34,7 +34,7 @@ def dropped(deltas: Tensor, drop_rate: float, seed: int) -> Tensor:
 
 
 def dare(deltas: Tensor, drop_rate: float = 0.9, seed: int = 0) -> Tensor:
-    """DARE with task arithmetic (arXiv 2311.03099, section 3.2): Σ_i of the dropped and rescaled τ_i."""
+    """DARE with task arithmetic (arXiv 2311.03099): Σ_i of the dropped and rescaled τ_i."""
     return dropped(deltas, drop_rate, seed).sum(0)
 
 
@@ -57,12 +57,12 @@ def dare_ties_statistics(stream: TaskVectors, density: float, drop_rate: float, 
 
 
 def dare_ties(deltas: Tensor, thresholds: Tensor, majority: Majority, drop_rate: float, seed: int) -> Tensor:
-    """DARE with TIES-Merging (arXiv 2311.03099, section 3.2): TIES of the dropped and rescaled τ_i."""
+    """DARE with TIES-Merging (arXiv 2311.03099): TIES of the dropped and rescaled τ_i."""
     return ties(dropped(deltas, drop_rate, seed), thresholds, majority)
 
 
 def breadcrumbs(deltas: Tensor, beta: float = 0.85, gamma: float = 0.994) -> Tensor:
-    """Model Breadcrumbs (arXiv 2312.06795, section 3): Σ_i m_i ∘ τ_i without each layer's smallest and largest entries.
+    """Model Breadcrumbs (arXiv 2312.06795): Σ_i m_i ∘ τ_i without each layer's smallest and largest entries.
 
     Of the d entries of a layer, by ascending magnitude (the earlier entry first among equals), the first floor(β d) and
     the last floor((1 − γ) d) are masked.
@@ -87,7 +87,7 @@ def magnitude_thresholds(stream: TaskVectors, density: float) -> Mapping[str, An
 
 
 def magnitude_mask(deltas: Tensor, thresholds: Tensor) -> Masked:
-    """Magnitude masking (arXiv 2405.07813, section 5.1): task i uses mask_i ∘ τ_mtl, mask_i where |τ_i| is largest.
+    """Magnitude masking (a baseline of arXiv 2405.07813): task i uses mask_i ∘ τ_mtl, mask_i where |τ_i| is largest.
 
     The masks are those of TIES' trimming; τ_mtl = Σ_i τ_i is not trimmed.
     """

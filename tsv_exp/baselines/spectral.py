@@ -17,7 +17,7 @@ from tsv_exp.task_vectors import Layer, TaskVectors
 
 
 def iso_c(deltas: Tensor, *, algebra: Algebra = Exact()) -> Tensor:  # noqa: B008
-    """Iso-C (arXiv 2502.04959, equation 6): Σ_i Δ_i with its singular values replaced by their mean.
+    """Iso-C (arXiv 2502.04959, algorithm 1): Σ_i Δ_i with its singular values replaced by their mean.
 
     Null directions are left out, of the mean too: the sum of the singular values stays what it was.
     """
@@ -91,7 +91,7 @@ def knots_ties_statistics(stream: TaskVectors, density: float) -> Mapping[str, A
 
 
 def knots_ties(deltas: Tensor, thresholds: Tensor, majority: Majority) -> Tensor:
-    """KnOTS with TIES-Merging (arXiv 2410.19735, section 4): U · TIES(Σ V_1ᵀ, …, Σ V_Tᵀ); [Δ_1 …] = U Σ [V_1 …]ᵀ."""
+    """KnOTS with TIES-Merging (arXiv 2410.19735): U · TIES(Σ V_1ᵀ, …, Σ V_Tᵀ); [Δ_1 …] = U Σ [V_1 …]ᵀ."""
     u = aligned_basis(deltas)
     return u @ ties(u.mT @ deltas, thresholds, majority)
 
@@ -122,5 +122,5 @@ def gram_polar(x: Tensor) -> Tensor:
 
 @factors_suffice
 def truncated_sum(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra = Exact()) -> Tensor:  # noqa: B008
-    """TSV-M without orthogonalization (arXiv 2412.00081, ablation): Σ_i of the top k singular components of Δ_i."""
+    """TSV-M without orthogonalization (arXiv 2412.00081, section 6.1): Σ_i of the top k singular components of Δ_i."""
     return tsv_c(deltas, rank_fraction, algebra=algebra).dense().sum(0)
