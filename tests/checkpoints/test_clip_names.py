@@ -143,7 +143,7 @@ def test_the_digest_follows_file_and_projection(tmp_path: Path, base: Weights) -
         (lambda w: [w.pop(name) for name in list(w) if ".layers.1." in name], "lacks visual.transformer.resblocks.1"),
         (lambda w: w.update({n.replace("s.1", "s.2"): w[n] for n in list(w) if ".layers.1." in n}), "too much"),
         (lambda w: w.update({"vision_model.post_layernorm.bias": torch.zeros(5)}), r"\(5,\)"),
-        (lambda w: (w.clear(), w.update(fc=torch.zeros(2))), "not the image encoder"),
+        (lambda w: (w.clear(), w.update(fc=torch.zeros(2))), "expected the image encoder"),
     ],
 )
 def test_other_architectures_are_named(base: Weights, change: object, message: str) -> None:

@@ -38,6 +38,10 @@ TEXT = {
 }
 
 
+REMEDY = "choose the model= that it belongs to, or give another checkpoint"
+OTHER = f"it is of another architecture: {REMEDY}"
+
+
 class Part(NamedTuple):
     """How one tensor comes about: the named tensors joined along axis 0, then transposed or not."""
 
@@ -102,15 +106,12 @@ def clip_weights(source: Reader, where: str, base: Mapping[str, Tensor] | None =
     unknown = next((name for name in parts if name.startswith("visual.") and name not in base), None)
     if missing or unknown:
         what = f"lacks {missing}" if missing else f"has {unknown} too much"
-        raise UserError(f"{where}: {what}; it is of another architecture than the base")
+        raise UserError(f"{where}: {what}; {OTHER}")
     kept = {name: part for name, part in parts.items() if name in base}
     for name, part in kept.items():
         shape = _shape([source[source_name].shape for source_name in part.sources], part.transposed)
         if shape != tuple(base[name].shape):
-            raise UserError(
-                f"{where}: {name} has shape {shape} and the base's is {tuple(base[name].shape)}; "
-                "it is of another architecture"
-            )
+            raise UserError(f"{where}: {name} has shape {shape} and the base's is {tuple(base[name].shape)}; {OTHER}")
     return Renamed(source, kept, rest)
 
 
@@ -138,7 +139,10 @@ def _parts(source: Reader, where: str) -> dict[str, Part]:
     if "conv1.weight" in plain:
         plain = {f"visual.{short}": name for short, name in plain.items()}
     if "visual.conv1.weight" not in plain:
-        raise UserError(f"{where}: not the image encoder of a CLIP; it begins with {', '.join(names[:3]) or 'nothing'}")
+        raise UserError(
+            f"{where}: expected the image encoder of a CLIP, with the names of transformers or open_clip; it begins "
+            f"with {', '.join(names[:3]) or 'nothing'}: give another checkpoint"
+        )
     return {short: Part([name]) for short, name in plain.items()}
 
 
@@ -168,5 +172,7 @@ def _tower(names: set[str], where: str, prefix: str, target: str, outer: Mapping
     for name, part in parts.items():
         for source in part.sources:
             if source not in names:
-                raise UserError(f"{where}: lacks {source} (for {name}); it is damaged or of another architecture")
+                raise UserError(
+                    f"{where}: lacks {source} (for {name}); it is damaged, or of another architecture: {REMEDY}"
+                )
     return parts

@@ -18,6 +18,7 @@ from tsv_exp.tasks import Task
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 INTEGER = re.compile("u?int|bool")  # two classes may be false and true
+EMPTY = "the split is empty; fetch the data again, or give another copy: tasks.<name>.data=DIR"
 TABLES = (".parquet", ".arrow", ".tar", ".zip")
 
 
@@ -96,6 +97,8 @@ def _table(place: str, config: str | None, split: str, where: str) -> Any:
             return datasets.load_dataset(builder.name, data_files={split: found[split]}, split=split)
     except (FileNotFoundError, ValueError, DatasetBuildError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
+        if "corresponds to no data" in reason:
+            raise UserError(f"{where}: {EMPTY}") from error
         raise UserError(
             f"{where}: damaged, or not laid out as data ({reason}); expected parquet files, or one folder per class: "
             "fetch them again, or give another copy as tasks.<name>.data=DIR"
@@ -172,9 +175,7 @@ def check_names(task: Task, names: Sequence[str], where: str) -> None:
 
 def _check_labels(task: Task, labels: Tensor, where: str) -> None:
     if not len(labels):
-        raise UserError(
-            f"{where}: the split is empty; fetch the data again, or give another copy: tasks.{task.name}.data=DIR"
-        )
+        raise UserError(f"{where}: {EMPTY}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= len(task.classes):
         raise UserError(
