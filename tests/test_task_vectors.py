@@ -2,7 +2,7 @@ import pytest
 import torch
 from models import zoo
 
-from tsv_exp import UserError
+from tsv_exp import UserError, task_vectors
 from tsv_exp.task_vectors import TaskVectors
 
 
@@ -32,8 +32,23 @@ def test_exclude_patterns():
 def test_values_that_are_not_finite_name_tensor_and_model(value, culprit):
     base, finetuned = zoo(2)
     (base if culprit == "base" else finetuned[culprit])["conv.weight"][0, 0, 0, 0] = value
-    with pytest.raises(UserError, match=rf"'conv.weight' of .*{culprit}"):
-        list(TaskVectors(base, finetuned))
+    layer = TaskVectors(base, finetuned).layer("conv.weight")
+    for read in (lambda: layer.deltas, lambda: list(layer.blocks())):
+        with pytest.raises(UserError, match=rf"'conv.weight' of .*{culprit}"):
+            read()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_are_the_deltas_of_every_layer_flattened(monkeypatch, dtype):
+    monkeypatch.setattr(task_vectors, "_BLOCK", 300)
+    base, finetuned = zoo(3, dtype)
+    base["scalar"] = torch.tensor(1.0, dtype=dtype)
+    for number, model in enumerate(finetuned.values()):
+        model["scalar"] = torch.tensor(number, dtype=dtype)
+    for layer in TaskVectors(base, finetuned):
+        blocks = list(layer.blocks())
+        assert max(block.shape[1] for block in blocks) <= 100
+        assert torch.equal(torch.cat(blocks, 1), layer.deltas.reshape(3, -1))
 
 
 def test_models_of_another_architecture():

@@ -1,5 +1,6 @@
 """How one layer of a merged model is held: dense, low-rank or masked, shared by all tasks or one per task."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -37,6 +38,18 @@ def per_task(layer: Representation, shape: torch.Size) -> bool:
     if isinstance(layer, Masked):
         return True
     return (layer.u if isinstance(layer, LowRank) else layer).dim() > len(shape)
+
+
+def joined(runs: Sequence[Representation], shape: torch.Size) -> Representation:
+    """The layer of this shape whose flattened entries are given in runs: (b,), (T, b) or masked."""
+
+    def whole(tensors: list[Tensor]) -> Tensor:
+        return torch.cat(tensors, -1).view((*tensors[0].shape[:-1], *shape))
+
+    masked = [run for run in runs if isinstance(run, Masked)]
+    if masked:
+        return Masked(whole([run.vector for run in masked]), whole([run.masks for run in masked]), masked[0].scales)
+    return whole([run for run in runs if isinstance(run, Tensor)])
 
 
 def moved(layer: Representation, device: torch.device) -> Representation:

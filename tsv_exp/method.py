@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
-from tsv_exp.layers import Representation
+from tsv_exp.layers import Representation, joined
 from tsv_exp.linalg import Algebra
 from tsv_exp.task_vectors import Layer, TaskVectors
 
@@ -146,14 +146,16 @@ class Method:
         decomposes = _accepts(self.function, "algebra")
 
         def merged(layer: Layer) -> Representation:
-            if layer.matrix or self.others is self.function:
-                if not decomposes:
-                    return self.function(layer.deltas, **arguments)
-                if getattr(self.function, "factors_suffice", False):
-                    deltas, known = layer.to_decompose(algebra)
-                    return self.function(deltas, **arguments, algebra=known)
-                return self.function(layer.deltas, **arguments, algebra=algebra)
-            return self.others(layer.deltas)
+            mine = layer.matrix or self.others is self.function
+            function, given = (self.function, arguments) if mine else (self.others, {})
+            if getattr(function, "entrywise", False):
+                return joined([function(block, **given) for block in layer.blocks()], layer.shape[1:])
+            if not (mine and decomposes):
+                return function(layer.deltas, **given)
+            if getattr(function, "factors_suffice", False):
+                deltas, known = layer.to_decompose(algebra)
+                return function(deltas, **given, algebra=known)
+            return function(layer.deltas, **given, algebra=algebra)
 
         return merged
 

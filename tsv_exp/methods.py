@@ -6,7 +6,7 @@ its parameters.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from threading import Lock
 from typing import Any, TypeAlias
@@ -19,9 +19,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank, Masked
 from tsv_exp.linalg import Algebra, Exact, factors_suffice
 from tsv_exp.selection import kth_magnitudes
-from tsv_exp.task_vectors import TaskVectors
-
-_BLOCK = 1 << 14  # entries per task that are worked on at a time
+from tsv_exp.task_vectors import TaskVectors, entrywise
 
 
 def zero_shot(deltas: Tensor) -> Tensor:
@@ -34,11 +32,13 @@ def individual(deltas: Tensor) -> Tensor:
     return deltas
 
 
+@entrywise
 def weight_average(deltas: Tensor) -> Tensor:
     """The mean of the models (arXiv 2203.05482): 1/T · Σ_i τ_i."""
     return deltas.mean(0)
 
 
+@entrywise
 def task_arithmetic(deltas: Tensor) -> Tensor:
     """Task arithmetic (arXiv 2212.04089): τ_mtl = Σ_i τ_i."""
     return deltas.sum(0)
@@ -64,7 +64,7 @@ def ties_statistics(stream: TaskVectors, density: float) -> Mapping[str, Any]:
     @cache
     def counted() -> int:
         votes = sum(
-            stream.map(lambda layer: sum(int(_elect(part).sum()) for part in _trimmed(layer.deltas, thresholds)))
+            stream.map(lambda layer: sum(int(_elect(_trimmed(part, thresholds)).sum()) for part in layer.blocks()))
         )
         return (votes > 0) - (votes < 0)
 
@@ -75,31 +75,26 @@ def ties_statistics(stream: TaskVectors, density: float) -> Mapping[str, Any]:
     return {"thresholds": thresholds, "majority": majority}
 
 
+@entrywise
 def ties(deltas: Tensor, thresholds: Tensor, majority: Majority) -> Tensor:
     """TIES-Merging (arXiv 2306.01708): trim, elect a sign per entry, mean of the entries that agree.
 
     The elected sign is that of the sum over tasks of the trimmed entries; where the sum is 0 it is the `majority`
     sign, and where that is 0 too the negative one, as in the official code.
     """
-    merged = []
-    for trimmed in _trimmed(deltas, thresholds):
-        elected = _elect(trimmed)
-        cancelled = (elected == 0) & (trimmed.abs().sum(0) > 0)
-        if cancelled.any():
-            elected[cancelled] = majority() or -1
-        agreeing = (trimmed * elected).relu_()
-        merged.append(agreeing.sum(0) * elected / agreeing.sign_().sum(0).clamp_(min=1))
-    return torch.cat(merged).view(deltas.shape[1:])
+    trimmed = _trimmed(deltas, thresholds)
+    elected = _elect(trimmed)
+    cancelled = (elected == 0) & (trimmed.abs().sum(0) > 0)
+    if cancelled.any():
+        elected[cancelled] = majority() or -1
+    agreeing = (trimmed * elected).relu_()
+    return agreeing.sum(0) * elected / agreeing.sign_().sum(0).clamp_(min=1)
 
 
-def _trimmed(deltas: Tensor, thresholds: Tensor) -> Iterator[Tensor]:
-    """The deltas, block by block (T, b) so that what is computed stays in the processor's cache, without small entries.
-
-    An entry is zero whose magnitude is below the threshold (T,) of its task.
-    """
+def _trimmed(deltas: Tensor, thresholds: Tensor) -> Tensor:
+    """The deltas without small entries: zero where the magnitude is below the threshold (T,) of the task."""
     below = torch.nextafter(thresholds.to(deltas), torch.tensor(-1.0).to(deltas)).tolist()  # ≥ x is > the float below x
-    for block in deltas.reshape(len(deltas), -1).split(_BLOCK if deltas.device.type == "cpu" else deltas[0].numel(), 1):
-        yield torch.stack([hardshrink(row, limit) for row, limit in zip(block, below, strict=True)])
+    return torch.stack([hardshrink(delta, limit) for delta, limit in zip(deltas, below, strict=True)])
 
 
 def _elect(trimmed: Tensor) -> Tensor:
@@ -107,6 +102,7 @@ def _elect(trimmed: Tensor) -> Tensor:
     return trimmed.sum(0, dtype=torch.float64).sign().to(trimmed.dtype)
 
 
+@entrywise
 def tall_mask(deltas: Tensor, lambda_: float | Sequence[float] = 0.4) -> Masked:
     """TALL masks (arXiv 2405.07813): task i uses mask_i ∘ τ_mtl, mask_i = |τ_i| > λ_i · |τ_mtl − τ_i|.
 
@@ -119,6 +115,7 @@ def tall_mask(deltas: Tensor, lambda_: float | Sequence[float] = 0.4) -> Masked:
     return Masked(total, deltas.abs() > limits * (total - deltas).abs())
 
 
+@entrywise
 def consensus_ta(deltas: Tensor, threshold: int = 2, lambda_: float | Sequence[float] = 0.4) -> Tensor:
     """Consensus task arithmetic (arXiv 2405.07813): the entries of τ_mtl that enough TALL masks keep.
 

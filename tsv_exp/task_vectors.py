@@ -1,10 +1,11 @@
 """Task vectors τ_i = θ_ft_i − θ_pre (arXiv 2212.04089), one layer of all tasks at a time."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property, reduce
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +18,18 @@ from tsv_exp.progress import track
 
 Weights = Mapping[str, Tensor]
 Result = TypeVar("Result")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_BLOCK = 1 << 19  # entries of all tasks together that are worked on at a time
+
+
+def entrywise(function: Function) -> Function:
+    """Marks a function of deltas whose result at an entry depends on the deltas (T,) of that entry alone.
+
+    It is given a layer in blocks (T, b), so that what it computes stays in the processor's cache.
+    """
+    function.entrywise = True  # type: ignore[attr-defined]
+    return function
 
 
 @runtime_checkable
@@ -41,6 +54,7 @@ class Layer:
         shape: of its deltas, (T, *shape).
         matrix: whether it has task singular vectors.
         form: gives the deltas.
+        parts: gives them flat, a block of entries at a time; None where that saves nothing.
         factors: the deltas of a matrix as T products, where they are known to be of low rank (adapters).
     """
 
@@ -48,12 +62,20 @@ class Layer:
     shape: torch.Size
     matrix: bool
     form: Callable[[], Tensor]
+    parts: Callable[[], Iterator[Tensor]] | None = None
     factors: tuple[LowRank, ...] | None = None
 
     @cached_property
     def deltas(self) -> Tensor:
-        """The deltas (T, *shape); products are formed when this is first asked for."""
+        """The deltas (T, *shape), made when this is first asked for."""
         return self.form()
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The deltas as (T, b), a run of their flattened entries at a time; on a graphics card all at once."""
+        if self.parts is not None:
+            return self.parts()
+        flat = self.deltas.reshape(len(self.deltas), self.shape[1:].numel())
+        return iter(flat.split(_run(len(flat)), 1) if flat.device.type == "cpu" else (flat,))
 
     def to_decompose(self, algebra: Algebra) -> tuple[Tensor, Algebra]:
         """Deltas and an algebra for a function that does nothing but decompose them.
@@ -153,30 +175,46 @@ class TaskVectors:
 
     def layer(self, name: str) -> Layer:
         """One layer; its deltas are new tensors, the weights stay as they are."""
-        shape, matrix = torch.Size((len(self.finetuned), *self.base[name].shape)), self.is_matrix(name)
-        factors = self._factors(name) if matrix else None
-        if factors is None:
-            deltas = self._deltas(name)
-            return Layer(name, shape, matrix, lambda: deltas)
-        return Layer(name, shape, matrix, lambda: self._deltas(name), factors)
+        weight, models = self.base[name], self.finetuned.values()
+        for task, model in self.finetuned.items():
+            if not isinstance(model, KnowsDeltas) and model[name].shape != weight.shape:
+                shapes = f"{tuple(model[name].shape)} in model {task!r} and {tuple(weight.shape)} in the base"
+                raise UserError(f"tensor {name!r} has shape {shapes}; they must be the same architecture")
+        shape, matrix = torch.Size((len(models), *weight.shape)), self.is_matrix(name)
+        known = any(isinstance(model, KnowsDeltas) for model in models)
+        streamed = not known and torch.device(self.device or weight.device).type == "cpu"
+        return Layer(
+            name,
+            shape,
+            matrix,
+            lambda: self._deltas(name),
+            (lambda: self._blocks(name)) if streamed else None,
+            self._factors(name) if matrix and known else None,
+        )
 
     def _deltas(self, name: str) -> Tensor:
-        weight = self.base[name]
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        start = weight.detach().to(self.device, dtype)
-        deltas = torch.empty((len(self.finetuned), *weight.shape), dtype=dtype, device=start.device)
-        for task, model, delta in zip(self.tasks, self.finetuned.values(), deltas, strict=True):
-            if isinstance(model, KnowsDeltas):
-                known = model.delta(name, dtype)
-                delta.copy_(known) if known is not None else delta.zero_()
-                continue
-            end = model[name].detach()
-            if end.shape != weight.shape:
-                shapes = f"{tuple(end.shape)} in model {task!r} and {tuple(weight.shape)} in the base"
-                raise UserError(f"tensor {name!r} has shape {shapes}; they must be the same architecture")
-            torch.sub(end.to(start.device, dtype), start, out=delta)
+        weight, models = self.base[name], self.finetuned.values()
+        deltas = self._minus(weight, [weight if isinstance(model, KnowsDeltas) else model[name] for model in models])
+        for model, delta in zip(models, deltas, strict=True):
+            if isinstance(model, KnowsDeltas) and (known := model.delta(name, delta.dtype)) is not None:
+                delta.copy_(known)
+        return self._finite(name, deltas)
+
+    def _blocks(self, name: str) -> Iterator[Tensor]:
+        weights = [model[name].detach().reshape(-1) for model in (self.base, *self.finetuned.values())]
+        for start, *ends in zip(*(weight.split(_run(len(self.finetuned))) for weight in weights), strict=True):
+            yield self._finite(name, self._minus(start, ends))
+
+    def _minus(self, start: Tensor, ends: Sequence[Tensor]) -> Tensor:
+        start = start.detach().to(self.device, torch.promote_types(start.dtype, torch.float32))
+        deltas = start.new_empty(len(ends), *start.shape)
+        for end, delta in zip(ends, deltas, strict=True):
+            torch.sub(end.detach().to(start), start, out=delta)
+        return deltas
+
+    def _finite(self, name: str, deltas: Tensor) -> Tensor:
         # A sum is not finite if an entry is not; the exact check is needed only then.
-        if not deltas.sum().isfinite() and not deltas.isfinite().all():
+        if not math.isfinite(deltas.sum()) and not deltas.isfinite().all():
             self._blame(name)
         return deltas
 
@@ -201,6 +239,10 @@ class TaskVectors:
                     f"tensor {name!r} of model {task!r}{_file(model)} holds NaN or infinite values; leave it out"
                 )
         raise UserError(f"the task vectors overflow at tensor {name!r}; convert the weights to float64 first")
+
+
+def _run(tasks: int) -> int:
+    return max(1, _BLOCK // tasks)
 
 
 def _file(weights: Weights) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Masked
 from tsv_exp.methods import Majority, ties, ties_statistics
-from tsv_exp.task_vectors import Layer, TaskVectors
+from tsv_exp.task_vectors import Layer, TaskVectors, entrywise
 
 
 def dropped(deltas: Tensor, drop_rate: float, seed: int) -> Tensor:
@@ -86,6 +86,7 @@ def magnitude_thresholds(stream: TaskVectors, density: float) -> Mapping[str, An
     return {"thresholds": ties_statistics(stream, density)["thresholds"]}
 
 
+@entrywise
 def magnitude_mask(deltas: Tensor, thresholds: Tensor) -> Masked:
     """Magnitude masking (a baseline of arXiv 2405.07813): task i uses mask_i ∘ τ_mtl, mask_i where |τ_i| is largest.
 
@@ -113,6 +114,7 @@ def _norms(vectors: Tensor) -> Tensor:
     return vectors.abs().reshape(len(vectors), -1).sum(1, dtype=torch.float64).cpu()
 
 
+@entrywise
 def emr(deltas: Tensor, scales: Tensor | None) -> Masked:
     """EMR-Merging (arXiv 2405.17461, section 3.2, algorithm 1): elect, mask, rescale; task i uses λ_i · M_i ∘ τ_uni.
 
