@@ -108,18 +108,28 @@ def test_polar_factors_of_any_condition(shared, limit, shape, scale):
     assert algebra.fallbacks == 0
 
 
+@pytest.mark.parametrize("shared", [(0, 0.5), (0, 3), (1, 40)])
+def test_polar_factors_in_a_batch_are_those_of_each_matrix(shared):
+    x = torch.stack([side_by_side(part, (200, 96)) for part in shared])
+    algebra = fast.Certified()
+    for found in (algebra.polar(x), algebra.polar(x.mT).mT, algebra.polar(x.unsqueeze(1)).squeeze(1)):
+        expected = linalg.polar(x.double())
+        assert (torch.linalg.matrix_norm(found - expected) < 1e-4 * torch.linalg.matrix_norm(expected)).all()
+    assert (algebra.total, algebra.fallbacks) == (6, 0)
+
+
 def test_the_usual_polar_factors_need_no_float64(monkeypatch):
     x = side_by_side(1)
     expected = linalg.polar(x)
-    monkeypatch.setattr(torch.Tensor, "double", lambda t: t.to(torch.float64) if t.shape[1] < 32 else None)
-    torch.testing.assert_close(fast.gram_polar(x)[0], expected, atol=1e-5, rtol=0)
+    monkeypatch.setattr(torch.Tensor, "double", lambda t: t.to(torch.float64) if t.shape[-1] < 32 else None)
+    torch.testing.assert_close(fast.gram_polar(x[None])[0][0], expected, atol=1e-5, rtol=0)
 
 
 def test_null_directions_of_a_polar_factor_are_left_out():
     x = side_by_side(0)
     x[:, 32:64] = x[:, :32]  # two tasks are the same
-    found, good = fast.gram_polar(x)
-    assert good
+    (found,), good = fast.gram_polar(x[None])
+    assert good.all()
     torch.testing.assert_close(found, linalg.polar(x), atol=1e-5, rtol=0)
     assert torch.linalg.matrix_rank(found) == 96
 

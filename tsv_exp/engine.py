@@ -2,10 +2,11 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,11 +16,15 @@ from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
 from tsv_exp.factors import Cached, Store
 from tsv_exp.fast import Certified
+from tsv_exp.gathered import Gathered
 from tsv_exp.layers import Representation
 from tsv_exp.method import Method
-from tsv_exp.task_vectors import TaskVectors, Weights
+from tsv_exp.task_vectors import Layer, TaskVectors, Weights
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+CPU = torch.device("cpu")
 
 ALGEBRAS: dict[str, type[linalg.Algebra]] = {"auto": Certified, "exact": linalg.Exact}
 
@@ -112,10 +117,14 @@ def merge(
     engine = engine or Engine()
     chosen = (method if isinstance(method, Method) else Method.load(method)).with_params(**params)
     stream = TaskVectors(base, finetuned, tuple(engine.exclude), device)
-    decompositions = algebra(engine)
+    decompositions = algebra(engine, stream.place)
     function = chosen.bind(stream, decompositions)
-    merged = stream.watched(f"merging {chosen.name}").map(lambda layer: (layer.name, function(layer)))
-    held = {name: layers.moved(layer, base[name].device) for name, layer in merged}
+
+    def merged(layer: Layer) -> Representation:
+        return layers.moved(function(layer), base[layer.name].device)
+
+    found = over_layers(merged, stream.watched(f"merging {chosen.name}"), decompositions)
+    held = dict(zip(stream.names, found, strict=True))
     report(decompositions)
     return Merged(
         method=chosen,
@@ -127,17 +136,26 @@ def merge(
     )
 
 
-def algebra(engine: Engine) -> linalg.Algebra:
-    """The decompositions that `engine.svd` names."""
+def algebra(engine: Engine, place: torch.device = CPU) -> linalg.Algebra:
+    """The decompositions that `engine.svd` names; on a graphics card those of several layers at once."""
     computed, store = ALGEBRAS[engine.svd](), PLACES[engine.cache]()
-    return computed if store is None else Cached(computed, engine.svd, store)
+    kept = computed if store is None else Cached(computed, engine.svd, store)
+    return Gathered(kept) if place.type == "cuda" else kept
+
+
+def over_layers(
+    function: Callable[[Layer], Result], stream: TaskVectors, used: linalg.Algebra, names: Sequence[str] | None = None
+) -> Iterator[Result]:
+    """`function`, which decomposes by `used`, of every layer (or the named ones), in order, several at a time."""
+    return used.map(function, stream, names) if isinstance(used, Gathered) else stream.map(function, names)
 
 
 def report(used: linalg.Algebra) -> None:
     """Log how many decompositions could not be certified and were computed exactly."""
-    counted = used.algebra if isinstance(used, Cached) else used
-    if isinstance(counted, Certified) and counted.fallbacks:
-        log.info("%d of %d decompositions were computed exactly", counted.fallbacks, counted.total)
+    while isinstance(used, (Gathered, Cached)):
+        used = used.algebra
+    if isinstance(used, Certified) and used.fallbacks:
+        log.info("%d of %d decompositions were computed exactly", used.fallbacks, used.total)
 
 
 @cache

@@ -109,7 +109,8 @@ class Cached:
         """The top k singular components, as `linalg.truncated_svd`."""
         m, n = matrices.shape[-2:]
         flat = matrices.reshape(-1, m, n)
-        kept = k if k == min(m, n) // max(1, len(flat)) else min(m, n)
+        tasks = matrices.shape[-3] if matrices.dim() > 2 else 1
+        kept = k if k == min(m, n) // tasks else min(m, n)
         keys = [files.digest(self.name, kept, matrix) for matrix in flat]
         found = self._known(keys)
         if len(found) < len(keys):

@@ -71,17 +71,20 @@ class Certified:
         return LowRank(u.view(*batch, m, k), s.view(*batch, k), vh.view(*batch, k, n))
 
     def polar(self, matrices: Tensor) -> Tensor:
-        """The polar factor of a matrix, as `linalg.polar`."""
-        if matrices.dtype != torch.float32 or matrices.dim() != 2 or not matrices.numel():
+        """The polar factors of matrices, as `linalg.polar`."""
+        *batch, m, n = matrices.shape
+        if matrices.dtype != torch.float32 or not matrices.numel():
             return linalg.polar(matrices)
-        self._count(total=1)
-        wide = matrices.shape[0] < matrices.shape[1]
-        factor, good = gram_polar(matrices.mT if wide else matrices)
-        if good:
-            return factor.mT if wide else factor
-        self._count(fallbacks=1)
-        log.info("a %d × %d polar factor could not be certified and is computed exactly", *matrices.shape)
-        return linalg.polar(matrices)
+        if m < n:
+            return self.polar(matrices.mT).mT
+        flat = matrices.reshape(-1, m, n)
+        self._count(total=len(flat))
+        factors, good = gram_polar(flat)
+        for i in (~good).nonzero().flatten().tolist():
+            self._count(fallbacks=1)
+            log.info("a %d × %d polar factor could not be certified and is computed exactly", m, n)
+            factors[i] = linalg.polar(flat[i])
+        return factors.view(*batch, m, n)
 
     def _count(self, total: int = 0, fallbacks: int = 0) -> None:
         with _lock:  # layers are merged by several threads
@@ -221,43 +224,47 @@ def _complete(x: Tensor, gram_matrix: Tensor, factors: LowRank) -> Tensor:
     return torch.linalg.cholesky_ex(rest).info == 0
 
 
-def gram_polar(x: Tensor) -> tuple[Tensor, bool]:
-    """polar(x) = x (xᵀx)^(−1/2) of a matrix (m, n), m ≥ n, without null directions, and whether it is certified."""
-    x, doubt = _scaled(x)[0], torch.inf
+def gram_polar(x: Tensor) -> tuple[Tensor, Tensor]:
+    """polar(x) = x (xᵀx)^(−1/2) of matrices (b, m, n), m ≥ n, without null directions, and which are certified (b,)."""
+    x = _scaled(x)[0]
+    doubt = x.new_full((len(x),), torch.inf)
     values, vectors = torch.linalg.eigh(gram(x))
-    if values[0] > _WELL_CONDITIONED * values[-1]:
-        factor, keep, doubt = x @ ((vectors * values.rsqrt()) @ vectors.mT), values > 0, 0.0
-    elif values[len(values) // 8] > _CORRECTABLE * values[-1]:
+    first, middle, last = values[:, 0], values[:, values.shape[1] // 8], values[:, -1]
+    if bool((first > _WELL_CONDITIONED * last).all()):
+        factor = x @ ((vectors * values.rsqrt().unsqueeze(1)) @ vectors.mT)
+        keep, doubt = values > 0, torch.zeros_like(doubt)
+    elif bool((middle > _CORRECTABLE * last).all()):
         factor, vectors, keep, doubt = _corrected_polar(x, vectors)
-    if not doubt < _FIRST_ORDER:
+    if not bool((doubt < _FIRST_ORDER).all()):
         factor, vectors, keep, doubt = _corrected_polar(x, torch.linalg.eigh(gram(x.double())).eigenvectors.to(x))
-    probe = torch.randn(x.shape[1], _BLOCK, generator=torch.Generator().manual_seed(0)).to(x)
-    kept = vectors @ (keep.unsqueeze(1) * (vectors.mT @ probe))
-    error = (factor.mT @ (factor @ probe) - kept).norm() / probe.norm()
-    return factor, bool(error < _ORTHOGONAL and doubt < _FIRST_ORDER)
+    probe = torch.randn(x.shape[-1], _BLOCK, generator=torch.Generator().manual_seed(0)).to(x)
+    kept = vectors @ (keep.unsqueeze(-1) * (vectors.mT @ probe))
+    error = torch.linalg.matrix_norm(factor.mT @ (factor @ probe) - kept) / probe.norm()
+    return factor, (error < _ORTHOGONAL) & (doubt < _FIRST_ORDER)
 
 
-def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
-    """polar(x) from approximate eigenvectors (n, n) of xᵀx, the smallest first, to first order in their error.
+def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """polar(x) of (b, m, n) from approximate eigenvectors of xᵀx (the smallest first), to first order in their error.
 
     y = x · vectors has nearly orthogonal columns, whatever their sizes d: yᵀy = D (I + F) D is known to high relative
     accuracy, as in one-sided Jacobi. Perturbing the root of D (I + F) D gives polar(y) = y D⁻¹ (I − F ∘ W) with
     W_ij = d_i / (d_i + d_j). The smallest eigenvectors, where errors are largest, are first made exact.
 
     Returns:
-        the factor, the eigenvectors, which of them are no null directions, and ‖F‖: the error is of its square.
+        the factors, the eigenvectors, which of them are no null directions, and ‖F‖ (b,): the error is of its square.
     """
     y, vectors = x @ vectors, vectors.clone()
-    small = slice(0, x.shape[1] // 8 + 1)
-    squared = y[:, small].double()
+    small = slice(0, x.shape[-1] // 8 + 1)
+    squared = y[..., small].double()
     rotation = torch.linalg.eigh(squared.mT @ squared).eigenvectors.to(x)
-    y[:, small], vectors[:, small] = y[:, small] @ rotation, vectors[:, small] @ rotation
-    sizes = y.norm(dim=0)
-    keep = linalg.independent(sizes, *x.shape)
-    y *= keep / torch.where(keep, sizes, 1)
+    y[..., small], vectors[..., small] = y[..., small] @ rotation, vectors[..., small] @ rotation
+    sizes = y.norm(dim=-2)
+    keep = linalg.independent(sizes, *x.shape[-2:])
+    y *= (keep / torch.where(keep, sizes, 1)).unsqueeze(-2)
     off = gram(y) - torch.diag_embed(keep.to(y))
-    weighted = off * (sizes.unsqueeze(1) / (sizes.unsqueeze(1) + sizes).clamp(min=torch.finfo(y.dtype).tiny))
-    return y @ (vectors.mT - weighted @ vectors.mT), vectors, keep, float(off.norm())
+    pairs = (sizes.unsqueeze(-1) + sizes.unsqueeze(-2)).clamp(min=torch.finfo(y.dtype).tiny)
+    weighted = off * (sizes.unsqueeze(-1) / pairs)
+    return y @ (vectors.mT - weighted @ vectors.mT), vectors, keep, torch.linalg.matrix_norm(off)
 
 
 def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,9 +34,10 @@ from tsv_exp.checkpoints import store, writer
 from tsv_exp.checkpoints.sources import locate, open_weights
 from tsv_exp.commands import INTERRUPTED
 from tsv_exp.config import Engine
-from tsv_exp.engine import algebra, report
+from tsv_exp.engine import algebra, over_layers, report
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
+from tsv_exp.linalg import Algebra
 from tsv_exp.method import Method
 from tsv_exp.progress import bar, console, stop
 from tsv_exp.task_vectors import Layer, TaskVectors
@@ -129,10 +130,10 @@ def run(options: Options) -> None:
     settings = [options.task, options.dtype, options.shard_mb, engine.svd, engine.exclude]
     recipe = files.digest(method.name, dict(method.params), alpha, settings, inputs)
     with _ranks() as (rank, world, wait):
-        decompositions = algebra(engine)
+        decompositions = algebra(engine, stream.place)
         function = method.bind(stream, decompositions)
         by_task = options.task is None and _per_task(stream, function)
-        content = _content(stream, function, alpha, options, by_task)
+        content = _content(stream, function, decompositions, alpha, options, by_task)
         parts = writer.shards({n: _size(base[n], options.dtype) for n in base}, int(options.shard_mb * 2**20))
         output = writer.Output(options.out, store.STEM if by_task else "model", len(parts), recipe)
         if rank == 0:
@@ -164,7 +165,7 @@ def run(options: Options) -> None:
             console.print(f"{options.out}: {size / 1e6:.1f} MB in {len(parts)} files", highlight=False)
 
 
-def _content(stream: TaskVectors, function: Any, alpha: float, options: Options, by_task: bool) -> Any:
+def _content(stream: TaskVectors, function: Any, used: Algebra, alpha: float, options: Options, by_task: bool) -> Any:
     """names, advance -> the tensors of one file."""
     index = stream.tasks.index(options.task) if options.task is not None else None
 
@@ -180,7 +181,7 @@ def _content(stream: TaskVectors, function: Any, alpha: float, options: Options,
     def tensors(names: Sequence[str], advance: Any) -> dict[str, Tensor]:
         floating = [name for name in names if stream.base[name].is_floating_point()]
         merged: dict[str, dict[str, Tensor]] = {}
-        for name, part in zip(floating, stream.map(encoded, floating), strict=True):
+        for name, part in zip(floating, over_layers(encoded, stream, used, floating), strict=True):
             merged[name] = part
             advance()
         others = {} if by_task else {name: {name: stream.base[name]} for name in names if name not in merged}

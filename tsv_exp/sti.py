@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp.config import Engine
-from tsv_exp.engine import algebra
+from tsv_exp.engine import algebra, over_layers
 from tsv_exp.layers import LowRank
 from tsv_exp.linalg import Algebra, Exact
 from tsv_exp.methods import concatenated, tsv_c
@@ -26,13 +26,13 @@ def interference(
     """
     engine = engine or Engine()
     stream = TaskVectors(base, finetuned, tuple(engine.exclude)).watched("measuring interference")
-    computed = algebra(engine)
+    computed = algebra(engine, stream.place)
 
     def measured(layer: Layer) -> tuple[str, float]:
         deltas, known = layer.to_decompose(computed)  # adapters by their factors
         return layer.name, layer_interference(deltas, rank_fraction, known)
 
-    return dict(stream.map(measured, [name for name in stream.names if stream.is_matrix(name)]))
+    return dict(over_layers(measured, stream, computed, [name for name in stream.names if stream.is_matrix(name)]))
 
 
 def layer_interference(deltas: Tensor, rank_fraction: float | None = None, algebra: Algebra = Exact()) -> float:  # noqa: B008

@@ -140,6 +140,11 @@ class TaskVectors:
         return tuple(self.finetuned)
 
     @property
+    def place(self) -> torch.device:
+        """Where deltas are computed."""
+        return torch.device(self.device or next(iter(self.base.values())).device)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The widest dtype of the deltas."""
         return reduce(torch.promote_types, (self.base[name].dtype for name in self.names), torch.float32)
@@ -169,6 +174,22 @@ class TaskVectors:
         results = in_threads(lambda name: function(self.layer(name)), chosen, self._bytes)
         return results if self.description is None else track(results, self.description, len(chosen))
 
+    def groups(self, names: Sequence[str], budget: int) -> Iterator[list[Layer]]:
+        """The named layers with their deltas, those of one shape together as far as they fit `budget` bytes."""
+        shapes: dict[torch.Size, list[str]] = {}
+        for name in names:
+            shapes.setdefault(self.base[name].shape, []).append(name)
+        for alike in shapes.values():
+            size = max(1, budget // max(1, self._bytes(alike[0])))
+            for start in range(0, len(alike), size):
+                yield [self._loaded(name) for name in alike[start : start + size]]
+
+    def _loaded(self, name: str) -> Layer:
+        layer = self.layer(name)
+        if layer.factors is None:
+            _ = layer.deltas
+        return layer
+
     def _bytes(self, name: str) -> int:
         # The deltas, and about as much again while they are made and worked on.
         return 2 * len(self.finetuned) * self.base[name].numel() * self.dtype.itemsize
@@ -182,7 +203,7 @@ class TaskVectors:
                 raise UserError(f"tensor {name!r} has shape {shapes}; they must be the same architecture")
         shape, matrix = torch.Size((len(models), *weight.shape)), self.is_matrix(name)
         known = any(isinstance(model, KnowsDeltas) for model in models)
-        streamed = not known and torch.device(self.device or weight.device).type == "cpu"
+        streamed = not known and self.place.type == "cpu"
         return Layer(
             name,
             shape,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsv_exp.analyze.measures import LayerMeasures, measure
 from tsv_exp.config import Engine
-from tsv_exp.engine import algebra
+from tsv_exp.engine import algebra, over_layers
 from tsv_exp.errors import UserError
 from tsv_exp.methods import kept_components
 from tsv_exp.task_vectors import Layer, TaskVectors, Weights
@@ -106,7 +106,7 @@ def analyze(
     """
     engine = engine or Engine()
     stream = TaskVectors(base, finetuned, tuple(engine.exclude), device)
-    computed, merged = algebra(engine), together or len(finetuned)
+    computed, merged = algebra(engine, stream.place), together or len(finetuned)
 
     def measured(layer: Layer) -> tuple[LayerMeasures | None, Tensor]:
         flat = layer.deltas.reshape(len(layer.deltas), -1).double()
@@ -116,7 +116,7 @@ def analyze(
             found = measure(layer.name, layer.deltas, k, computed)
         return found, (flat @ flat.T).cpu()
 
-    results = list(stream.watched("measuring").map(measured))
+    results = list(over_layers(measured, stream.watched("measuring"), computed))
     layers = tuple(found for found, _ in results if found is not None)
     if not layers:
         raise UserError("the base has no matrix to analyze (engine.exclude names 2-D parameters that are none)")
