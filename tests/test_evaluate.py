@@ -163,6 +163,17 @@ def test_out_of_memory_goes_on_with_smaller_batches(
     assert caplog.messages == [f"out of memory on cpu: going on with batches of {size}" for size in halved]
 
 
+def test_thirty_alphas_cost_thirty_passes() -> None:
+    model = Crowded(lambda *_: False)
+    evaluator = Evaluator(model, TASKS, CPU, "float32", batch_size=40)
+    merged = merge(model.base(), model.finetuned(TASKS), "tsv_m")
+    for _ in range(2):  # the second time they are known
+        for step in range(1, 31):
+            evaluator.accuracies(merged, 0.1 * step, "validation")
+    assert model.sizes == [40] * 30 * len(TASKS)
+    assert model.reads == len(TASKS)
+
+
 def test_no_room_for_a_single_image() -> None:
     model = Crowded(lambda *_: True)
     evaluator = Evaluator(model, TASKS, CPU, "float32", batch_size=6)

@@ -1,5 +1,6 @@
 """Saved models load into open_clip as they are, and give the features of the merged encoder."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -54,6 +55,17 @@ def test_clip(method: str, tmp_path: Path) -> None:
     base = open_clip.CLIP(**worlds.ARCHITECTURE)
     base.load_state_dict(model.complete(model.base()))
     assert torch.equal(clip.encode_text(texts), base.encode_text(texts))
+
+
+def test_open_clip_opens_the_file_by_its_name(tmp_path: Path) -> None:
+    save_file(worlds.whole(0), tmp_path / "base.safetensors")
+    model = ClipModel("toy", worlds.ARCHITECTURE, str(tmp_path / "base.safetensors"), {})
+    found = merged(model, "tsv_m")
+    (file,) = save_merged(model, found, ALPHA, tmp_path)
+    (tmp_path / "Toy.json").write_text(json.dumps(worlds.ARCHITECTURE), encoding="utf-8")
+    open_clip.add_model_config(tmp_path / "Toy.json")
+    opened = open_clip.create_model("Toy", pretrained=file).state_dict()
+    assert all(torch.equal(weight, opened[name]) for name, weight in load_file(file).items())
 
 
 def test_the_tiny_model(tmp_path: Path) -> None:

@@ -129,6 +129,13 @@ def test_columns_and_classes_that_do_not_fit(
         sources.rows(TASKS[task], "test", folder)
 
 
+def test_the_letters_of_emnist_fit_the_hubs_checkpoints_only(tmp_path: Path) -> None:
+    folder = table(tmp_path / "data/test-0.parquet", image="image", label=LETTERS)
+    assert set(labels(folder, "EMNIST")) == {0, 1, 2, 3, 4, 5}
+    with pytest.raises(UserError, match=r"has 26 classes \(A, B …\), but the task has 10 .*tasks\.EMNIST\.data=DIR"):
+        sources.rows(catalogue("paper")["EMNIST"], "test", folder)
+
+
 def test_labels_and_pictures_that_cannot_be_used(tmp_path: Path) -> None:
     task = replace(TASKS["PCAM"], classes=("only",))
     folder = table(tmp_path / "data/test-0.parquet", image="image", label="int64")
