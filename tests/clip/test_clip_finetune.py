@@ -1,14 +1,19 @@
 """tsv-finetune's flow on a toy CLIP with a local folder of images, and its recipe."""
 
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -55,6 +60,44 @@ def test_a_checkpoint_that_the_benchmark_takes(settings: list[str], tmp_path: Pa
     before = path.stat().st_mtime_ns
     run(composed(settings), 0, lambda: None)
     assert path.stat().st_mtime_ns == before
+
+
+COMMAND = "import sys; from tsv_exp.commands import finetune; sys.exit(finetune())"
+
+
+def features(file: Path, settings: list[str]) -> Tensor:
+    """What the encoder of a checkpoint makes of the training images."""
+    model = instantiate(composed(settings).model)
+    encoder = model.encoder()
+    encoder.load_state_dict(load_file(file))
+    return encoder(model.normalize(model.split(model.catalogue()["EuroSAT"], "train").images[:]))
+
+
+def test_a_killed_command_goes_on_under_torchrun(settings: list[str], tmp_path: Path) -> None:
+    overrides = [*settings, "epochs=40", "finetune.lr=1e-4", "finetune.warmup_steps=5", "save_every=1"]
+    script, state = tmp_path / "tsv_finetune.py", tmp_path / "out/vit_b_32/EuroSAT.training"
+    script.write_text(COMMAND, encoding="utf-8")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    with subprocess.Popen([sys.executable, str(script), *overrides], **quiet) as process:
+        while process.poll() is None and not state.exists():
+            time.sleep(0.002)
+        process.kill()
+    assert [path.name for path in state.parent.iterdir() if not path.name.startswith(".")] == [state.name]
+    there = torch.load(state)["step"]
+    assert 1 <= there < 80
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run([*torchrun, *overrides], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("wrote ") == 1  # the first process
+    whole = run(composed([*overrides, f"output={tmp_path}/whole"]), 0, lambda: None)
+    made = state.with_suffix(".safetensors")
+    assert not state.exists()
+    base = tmp_path / "still.safetensors"
+    save_file(ClipModel("toy", worlds.ARCHITECTURE, str(tmp_path / "base.safetensors"), {}).base(), base)
+    before, alone, shared = (features(file, settings) for file in (base, whole, made))
+    assert (alone - before).norm() > 0.1 * before.norm()
+    assert (alone - shared).norm() < 1e-3 * (alone - before).norm()
 
 
 def test_bad_settings(settings: list[str]) -> None:
