@@ -55,18 +55,29 @@ def test_changed_weights_are_another_cell(tmp_path: Path) -> None:
 
 
 def test_another_commit_of_the_hub_is_another_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    keys = {key("model=vit_b_32")}
-    for repository in ("openai--clip-vit-base-patch32", "tanganke--clip-vit-base-patch32_dtd"):
-        reference = tmp_path / f"models--{repository}" / "refs" / "main"
-        reference.parent.mkdir(parents=True)
-        for commit in ("abc", "def"):
-            reference.write_text(commit, encoding="utf-8")
-            keys.add(key("model=vit_b_32"))
-    assert len(keys) == 5
-    (tmp_path / "models--someone--else" / "refs").mkdir(parents=True)
-    (tmp_path / "models--someone--else" / "refs" / "main").write_text("abc", encoding="utf-8")
-    assert key("model=vit_b_32") in keys
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def fetched(repository: str, commit: str) -> None:
+        reference = tmp_path / "hub" / f"models--{repository}" / "refs" / "main"
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(commit, encoding="utf-8")
+
+    used = "openai--clip-vit-base-patch32", "tanganke--clip-vit-base-patch32_dtd"
+    for repository in used:
+        fetched(repository, "abc")
+    fetched("someone--else", "abc")
+    cfg, first = composed("model=vit_b_32"), key("model=vit_b_32")
+    assert resume.commits(cfg) == {f"models--{repository}/refs/main": "abc" for repository in used}
+    resume.remember(first, tmp_path, finished(tmp_path / "run", cell=first, commits=resume.commits(cfg)))
+    fetched("someone--else", "def")
+    fetched("tanganke--clip-vit-base-patch32_stl10", "abc")  # for another task, later
+    assert key("model=vit_b_32") == first
+    assert resume.find(first, tmp_path)
+    for repository in used:
+        fetched(repository, "def")
+        assert resume.find(first, tmp_path) is None
+        fetched(repository, "abc")
+        assert resume.find(first, tmp_path)
 
 
 def test_a_changed_function_is_another_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,8 +175,9 @@ def execute(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
         else:
             from tsv_exp.run import run
 
-            # the key once more: now everything is here that had to be fetched
-            results |= {**run(cfg, folder), "status": "ok", "error": None, "cell": resume.cell_key(cfg)}
+            found = run(cfg, folder)  # before the rest: then everything is here that had to be fetched
+            cell = {"cell": resume.cell_key(cfg), "commits": resume.commits(cfg)}
+            results |= {**found, **cell, "status": "ok", "error": None}
             log.info("done in %.1f s", time.perf_counter() - began)
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         results["error"] = one_line(error)

@@ -23,15 +23,26 @@ DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 def cell_key(cfg: DictConfig) -> str:
     """Digest of all that determines a run: configuration, weights and data, program.
 
-    Weights and data count as files (path, size, time of change) or as repositories of the hub (name, and the commit in
-    the local cache; data sets by name). The program is this package, the module or package of every function that the
-    configuration names, and the versions of what the package depends on.
+    Weights and data count as files (path, size, time of change) or by their name on the hub, whose `commits` are kept
+    beside the key. The program is this package, the module or package of every function that the configuration names,
+    and the versions of what the package depends on.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     kept = {name: value for name, value in plain.items() if name not in IRRELEVANT}
     texts = sorted(set(_texts([kept.get("model"), kept.get("method"), kept.get("alpha")])))
     code = sorted({text.split(".")[0] for text in texts if DOTTED.fullmatch(text)} - {__package__})
     return digest(kept, [_identity(text) for text in texts], [_module(name) for name in code], _package())
+
+
+def commits(cfg: DictConfig) -> dict[str, str]:
+    """Branch of a model on the hub -> its commit, of all in the local cache that the configuration may mean.
+
+    What other tasks have brought there later does not make a run another cell; hence these are no part of its key.
+    """
+    plain: Any = OmegaConf.to_container(cfg.model, resolve=True)
+    names = [found for text in sorted(set(_texts(plain))) if (found := HUB.fullmatch(text)) and not Path(text).exists()]
+    places = [place for name in names for place in _cached().glob(f"models--{name[1]}--{name[2]}/refs/**/*")]
+    return {str(place.relative_to(_cached())): _commit(place) for place in sorted(places) if place.is_file()}
 
 
 def find(key: str, outputs: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -43,7 +54,10 @@ def find(key: str, outputs: Path) -> tuple[Path, dict[str, Any]] | None:
     except (OSError, ValueError):  # never run, or its folder is gone or damaged
         return None
     known = isinstance(results, dict) and results.get("cell") == key and results.get("status") == "ok"
-    return (folder, results) if known and all(Path(file).exists() for file in results.get("saved", ())) else None
+    if not known or not all(Path(file).exists() for file in results.get("saved", ())):
+        return None
+    same = all(_commit(_cached() / name) == commit for name, commit in results.get("commits", {}).items())
+    return (folder, results) if same else None
 
 
 def remember(key: str, outputs: Path, folder: Path) -> None:
@@ -65,17 +79,19 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _identity(text: str) -> str:
-    """Of the files or the repositories that a value of the configuration names, if it names any."""
+    """Of the files that a value of the configuration names, if it names any."""
     path = Path(text).expanduser()
-    if text and path.exists():
-        return _files(path.resolve())
-    named = HUB.fullmatch(text)
-    if not named:
-        return ""
-    from huggingface_hub.constants import HF_HUB_CACHE
+    return _files(path.resolve()) if text and path.exists() else ""
 
-    commits = Path(HF_HUB_CACHE).glob(f"models--{named[1]}--{named[2]}/refs/**/*")
-    return digest([(str(ref), ref.read_text(encoding="utf-8")) for ref in sorted(commits) if ref.is_file()])
+
+def _cached() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _commit(place: Path) -> str:
+    return place.read_text(encoding="utf-8") if place.is_file() else ""
 
 
 @cache

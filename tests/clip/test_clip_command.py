@@ -1,6 +1,7 @@
 """tsv-exp on a toy CLIP, as a user types it, against a hub on loopback."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,33 @@ def test_a_given_alpha_needs_no_validation_images(hub: Hub, tmp_path: Path) -> N
     assert f"merged model written to {saved}" in (Path(saved).parent / "tsv-exp.log").read_text()
 
 
+MINE = """
+defaults: [vit_b_32]
+checkpoints:
+  EuroSAT: zoo/clip_eurosat
+  SVHN: {folder}/mine.safetensors
+local_data:
+  SVHN: {folder}/svhn
+"""
+
+
+def test_checkpoints_and_data_listed_in_a_file_of_ones_own(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/mine.yaml").write_text(MINE.format(folder=tmp_path), encoding="utf-8")
+    shutil.copy(hub.root / "models/zoo/clip_svhn/model.safetensors", tmp_path / "mine.safetensors")
+    worlds.parquet(tmp_path / "svhn/test-0.parquet", 10, 7)
+    own = ["model=mine", f"hydra.searchpath=[file://{tmp_path}/conf]", "tasks=[SVHN,EuroSAT]", "method=tsv_m"]
+    overrides = [*command(tmp_path)[1:], *own, "alpha=fixed", "alpha.value=1"]
+    overrides = [one for one in overrides if not one.startswith("model.checkpoints")]
+    assert told(hub, tmp_path, f"told['code'] = run(*{overrides!r})")["code"] == 0
+    (result,) = results(tmp_path)
+    assert result["tasks"] == ["SVHN", "EuroSAT"]
+    assert result["checkpoints"]["family"] == "listed"
+    assert round(7 * result["test"]["accuracy"]["SVHN"], 6) in range(8)  # of the seven images in the folder
+    assert [name.split("/")[1] for name in downloads(hub, "model.safetensors")] == ["clip_eurosat"]
+    assert len(downloads(hub, ".parquet")) == 1
+
+
 def test_the_papers_table_with_a_data_set_that_is_gone(hub: Hub, tmp_path: Path) -> None:
     sets = "tasks=[EuroSAT,SVHN],[EuroSAT,SVHN,STL10]"
     sweep = command(tmp_path, "experiment=paper_table", "method=zero_shot,tsv_m", sets, "alpha=fixed", "alpha.value=1")
@@ -75,3 +103,8 @@ def test_the_papers_table_with_a_data_set_that_is_gone(hub: Hub, tmp_path: Path)
     assert f"| difference | {measured - 45:+.2f} |".replace("-", "−") in compared
     assert "Published figures belong to the hub family of checkpoints" in compared
     assert "2 ran, 0 reused, 2 without figures" in found["stderr"]
+    worlds.data(hub.root, worlds.first(9)[8:])  # it is back: only what failed is run again
+    again = told(hub, tmp_path, f"told['code'] = run(*{sweep!r})")
+    assert again["code"] == 0
+    assert "2 ran, 2 reused" in again["stderr"]
+    assert all("stl10" in request for request in downloads(hub, ".parquet"))
