@@ -95,6 +95,11 @@ def test_a_method_from_anywhere():
         (lambda b, f: apply({"scale": b["scale"]}, merge(b, f)), "has no tensor 'tall.weight'"),
         (lambda b, f: Method.from_config({"name": "x", "_target_": "tsv_exp.nowhere.f"}), "method x: cannot import"),
         (lambda b, f: Method.from_config({"name": "x"}), "no _target_"),
+        (lambda b, f: Method.from_config({"name": "x", "_target_": "tsv_exp.methods.tsv_m", "rank": 1}), "x: .*'rank'"),
+        (
+            lambda b, f: Method.from_config({"name": "x", "_target_": "tsv_exp.baselines.elementwise.dropped"}),
+            "drop_rate",
+        ),
         (lambda b, f: Method.from_config({"name": "x", "_target_": "torch.amax", "layers": "some"}), "layers=some"),
         (lambda b, f: Method.from_config({"name": "x", "_target_": "torch.amax", "alpha": {"stp": 1}}), "alpha"),
     ],

@@ -80,7 +80,8 @@ class Method:
         """The method that a mapping with the keys of conf/method describes; keys of its own are its parameters.
 
         Raises:
-            UserError: a key is missing or has a value that does not fit, or a function cannot be imported.
+            UserError: a key is missing or has a value that does not fit, or a function cannot be imported or does not
+                take the parameters.
         """
         plain: Any = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
         keys = dict(plain)
@@ -101,11 +102,13 @@ class Method:
             raise UserError(
                 f"method {name}: alpha or tune in its YAML is not as conf/method documents it: {error}"
             ) from error
+        first = prepare and _function(name, prepare)
+        _check(name, first or function, keys)
         return cls(
             name=name,
             function=function,
             others=function if scope == "all" else _function(name, others),
-            prepare=prepare and _function(name, prepare),
+            prepare=first,
             alpha=scaling,
             tune=tuned,
             params=keys,
@@ -171,4 +174,19 @@ def _function(method: str, path: Any) -> Function:
     try:
         return resolve_name(str(path))
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"method {method}: cannot import {path!r} ({error}); give package.module.function") from error
+        remedy = "give package.module.function, in a folder on PYTHONPATH"
+        raise UserError(f"method {method}: cannot import {path!r} ({error}); {remedy}") from error
+
+
+def _check(method: str, function: Function, params: Mapping[str, Any]) -> None:
+    """That a function of deltas, or of a stream, takes these parameters."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a built-in function without one
+        return
+    given = dict(params, algebra=None) if "algebra" in signature.parameters else params
+    try:
+        signature.bind(None, **given)
+    except TypeError as error:
+        where = f"{function.__module__}.{function.__qualname__}"
+        raise UserError(f"method {method}: the keys of its YAML do not fit {where}: {error}") from error

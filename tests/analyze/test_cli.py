@@ -58,6 +58,13 @@ def test_any_checkpoints(files):
     }
 
 
+def test_a_single_model_needs_no_list(files):
+    words = [f"base={files}/base.safetensors", f"models={files}/task1.safetensors", f"paths.outputs={files}/out"]
+    done = command(*words, "engine.cache=off")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 task (task1), ")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -142,7 +142,7 @@ def propose(analysis: Analysis, count: int) -> list[Proposal]:
     """
     total = len(analysis.tasks)
     if not 2 <= count <= total:
-        raise UserError(f"select={count}: there are {total} tasks to choose from; give 2 to {total}")
+        raise UserError(f"select={count}: give at least 2, and at most as many as there are tasks: {total}")
     if comb(total, count) > SUBSETS:
         raise UserError(f"select={count}: that is {comb(total, count):,} choices; give a smaller pool of tasks")
     chosen = np.array(list(combinations(range(total), count)))

@@ -44,7 +44,7 @@ def run(cfg: DictConfig, folder: Path) -> Report:
     """Measure what the configuration names and write it into `folder`."""
     name, base, models = weights(cfg)
     if cfg.select is not None and not (isinstance(cfg.select, int) and 2 <= cfg.select <= len(models)):
-        raise UserError(f"select={cfg.select}: there are {len(models)} tasks to choose from; give 2 to {len(models)}")
+        raise UserError(f"select={cfg.select}: give at least 2, and at most as many as there are tasks: {len(models)}")
     engine = Engine(svd=cfg.engine.svd, cache=cfg.engine.cache, exclude=list(cfg.engine.exclude))
     analysis = analyze(base, models, cfg.rank_fraction, cfg.select, engine=engine, device=cfg.device)
     proposals = propose(analysis, cfg.select) if cfg.select else []
@@ -65,12 +65,13 @@ def run(cfg: DictConfig, folder: Path) -> Report:
 
 def weights(cfg: DictConfig) -> tuple[str, Weights, Mapping[str, Weights]]:
     """A name, the base and the fine-tuned weights by task, of the model or of the checkpoints given instead."""
-    given: Any = OmegaConf.to_container(cfg.models) if cfg.models else None
+    given: Any = OmegaConf.to_container(cfg.models) if OmegaConf.is_config(cfg.models) else cfg.models
     if (cfg.base is None) != (not given):
         raise UserError("base and models belong together: base=PATH 'models=[PATH,PATH]', or neither of them")
     if cfg.base is None:
         model = instantiate(cfg.model)
         return model.name, model.base(), model.finetuned(select(model.catalogue(), cfg.tasks))
     base = open_weights(cfg.base)
-    paths = given if isinstance(given, dict) else named([str(path) for path in given])
+    several = given if isinstance(given, dict | list) else [given]
+    paths = several if isinstance(several, dict) else named([str(path) for path in several])
     return str(cfg.base), base, {str(task): open_weights(path, base) for task, path in paths.items()}
