@@ -9,8 +9,10 @@ import torch
 from models import matrix, zoo
 from textbook import task_vectors
 
-from tsv_exp import UserError, interference
+from tsv_exp import UserError, interference, merge
 from tsv_exp.analyze.analysis import analyze, propose
+from tsv_exp.config import Engine
+from tsv_exp.linalg import Exact
 
 NAMES = ["tall.weight", "wide.weight", "square.weight"]
 
@@ -116,3 +118,17 @@ def test_choices_that_cannot_be():
         propose(analyze(base, finetuned), 4)
     with pytest.raises(UserError, match="no matrix"):
         analyze({"b": torch.zeros(3)}, {"a": {"b": torch.ones(3)}})
+
+
+def test_factors_of_a_merge_are_not_computed_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path))
+    base, finetuned = zoo(3)
+    engine = Engine(cache="disk", svd="exact")
+    merge(base, finetuned, "tsv_m", engine=engine)
+    expected = analyze(base, finetuned)
+
+    def refuse(*_):
+        raise AssertionError("decomposed again")
+
+    monkeypatch.setattr(Exact, "truncated_svd", refuse)
+    assert analyze(base, finetuned, engine=engine).interference == pytest.approx(expected.interference)
