@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -15,6 +16,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import worlds  # noqa: E402
 from fresh import command, downloads, told  # noqa: E402
 from hub import Hub  # noqa: E402
+
+from tsv_exp.checkpoints.clip import clip_weights  # noqa: E402
+from tsv_exp.checkpoints.readers import Reader, read  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,38 @@ def test_a_given_alpha_needs_no_validation_images(hub: Hub, tmp_path: Path) -> N
     assert saved.endswith("merged.safetensors")
     assert "visual.proj" in load_file(saved)
     assert f"merged model written to {saved}" in (Path(saved).parent / "tsv-exp.log").read_text()
+
+
+def in_other_formats(hub: Hub, folder: Path) -> dict[str, Path]:
+    """The hub's eight checkpoints in the paper's layout, and as one file per task."""
+    places = {"paper": folder / "paper", "files": folder / "files"}
+    places["files"].mkdir()
+    clip = clip_weights(Reader(Path("memory"), worlds.whole(0)), "base")
+    base = {name: clip[name].clone() for name in clip if name.startswith("visual.")}
+    frozen = {f"model.{name}": clip[name].clone() for name in clip if not name.startswith("transformer.")}
+    for task in worlds.first(8):
+        repository = hub.root / "models/zoo" / f"clip_{task.source['hub_checkpoint_suffix']}"
+        tuned = {name: w.clone() for name, w in clip_weights(read(repository), task.name, base).items()}
+        save_file({name: w.contiguous() for name, w in tuned.items()}, places["files"] / f"{task.name}.safetensors")
+        inside = places["paper"] / "vit_b_32" / f"{task.name}Val"
+        inside.mkdir(parents=True)
+        torch.save(frozen | {f"model.{name}": w for name, w in tuned.items()}, inside / "nonlinear_finetuned.pt")
+    torch.save(frozen, inside / "nonlinear_zeroshot.pt")
+    return places
+
+
+def test_eight_tasks_come_out_the_same_in_each_format(hub: Hub, tmp_path: Path) -> None:
+    runs = [command(tmp_path, "tasks=8", "alpha=fixed", "alpha.value=1")]
+    runs += [[*runs[0], f"model.checkpoints={place}"] for place in in_other_formats(hub, tmp_path).values()]
+    assert told(hub, tmp_path, f"told['codes'] = [run(*typed) for typed in {runs!r}]")["codes"] == [0, 0, 0]
+    found = results(tmp_path)
+    assert [entry["checkpoints"]["family"] for entry in found] == ["hub", "paper", "files"]
+    assert list(found[0]["test"]["accuracy"]) == [task.name for task in worlds.first(8)]
+    for entry in found[1:]:
+        assert entry["test"] == found[0]["test"]
+        assert entry["finetuned"] == found[0]["finetuned"]
+    assert len(downloads(hub, "model.safetensors")) == 8
+    assert len(downloads(hub, ".parquet")) == 8
 
 
 MINE = """

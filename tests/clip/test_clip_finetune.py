@@ -62,6 +62,26 @@ def test_a_checkpoint_that_the_benchmark_takes(settings: list[str], tmp_path: Pa
     assert path.stat().st_mtime_ns == before
 
 
+def test_a_full_disk_keeps_the_last_saved_step(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides, save_state = [*settings, "epochs=3", "save_every=1"], torch.save
+    state = tmp_path / "out/vit_b_32/EuroSAT.training"
+
+    def save(content: object, file: object) -> None:
+        if state.exists():
+            raise OSError(28, "No space left on device")
+        save_state(content, file)
+
+    with monkeypatch.context() as crowded:
+        crowded.setattr(torch, "save", save)
+        with pytest.raises(UserError, match=r"cannot write .*EuroSAT\.training: No space left on device; free space"):
+            run(composed(overrides), 0, lambda: None)
+    assert list(state.parent.iterdir()) == [state]
+    assert torch.load(state)["step"] == 1
+    assert run(composed(overrides), 0, lambda: None).exists()
+
+
 COMMAND = "import sys; from tsv_exp.commands import finetune; sys.exit(finetune())"
 
 
