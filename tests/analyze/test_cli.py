@@ -9,13 +9,16 @@ from itertools import combinations
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from models import zoo
 from rich.console import Console
 from safetensors.torch import save_file
 
 from tsv_exp.analyze import plots, tables
 from tsv_exp.analyze.analysis import analyze, propose
+from tsv_exp.analyze.cli import run
 from tsv_exp.analyze.write import write_analysis
+from tsv_exp.config import conf_dir
 from tsv_exp.report.formats import latex
 from tsv_exp.report.style import styled
 from tsv_exp.report.terminal import show
@@ -59,10 +62,10 @@ def test_any_checkpoints(files):
 
 
 def test_a_single_model_needs_no_list(files):
-    words = [f"base={files}/base.safetensors", f"models={files}/task1.safetensors", f"paths.outputs={files}/out"]
-    done = command(*words, "engine.cache=off")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("1 task (task1), ")
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        words = [f"base={files}/base.safetensors", f"models={files}/task1.safetensors", "engine.cache=off"]
+        report = run(compose("analyze", words), files / "out")
+    assert "<p>1 task (task1), " in report.paths[0].read_text().replace("\n", "")
 
 
 @pytest.mark.parametrize(
