@@ -1,0 +1,118 @@
+"""Rules that give α without labels or images, beside the α that validation chooses.
+
+    OMP_NUM_THREADS=1 python benchmarks/alpha_rules.py --results alpha_rules.jsonl            measure what is missing
+    python benchmarks/alpha_rules.py --results alpha_rules.jsonl --table                      print what is there
+
+The zoo of the package's base (fine-tuning seed 0, data seed 0), on which `alpha=data_free` was chosen, and zoos that
+played no part in that. Accuracies are those of validation images relative to the fine-tuned models, at each rule's α.
+"""
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+from zoos import Zoo, base_of
+
+from tsv_exp import layers
+from tsv_exp.data_free import response_scale
+from tsv_exp.engine import Merged
+from tsv_exp.method import Method
+from tsv_exp.progress import track
+from tsv_exp.task_vectors import TaskVectors, Weights
+
+SEEDS = {"0": (0, 0), "11": (11, 2412), "12": (12, 2412), "13": (13, 2412)}  # pre-training = fine-tuning, data
+METHODS, SIZES = ("tsv_m", "iso_reg"), (8, 14, 20)
+VALIDATED = "validated"
+
+
+def rules(merged: Merged, base: Weights, models: Mapping[str, Weights]) -> dict[str, float]:
+    """The α of every rule, from the matrices alone; D_i = Δ_i / ‖Δ_i‖."""
+    vectors = TaskVectors(base, models)
+    along = dict.fromkeys(models, 0.0)  # ⟨M, Δ_i⟩ and ‖Δ_i‖², over layers
+    own = dict(along)
+    theirs = fit = size = 0.0  # ‖M‖², Σ of ⟨M D, Δ D⟩, Σ of ‖M D‖², on both sides
+    for name in filter(vectors.is_matrix, vectors.names):
+        deltas = vectors.layer(name).deltas.double()
+        m = layers.delta(merged.layers[name], deltas.shape[1:]).double()
+        theirs += float(m.square().sum())
+        for task, delta in zip(models, deltas, strict=True):
+            norm = float(delta.norm())
+            if not norm:
+                continue
+            along[task] += float((m * delta).sum())
+            own[task] += norm**2
+            for a, b, d in ((m, delta, delta / norm), (m.mT, delta.mT, delta.mT / norm)):
+                fit += float(((a @ d.mT) * (b @ d.mT)).sum())
+                size += float((a @ d.mT).square().sum())
+    response, squares = response_scale(merged, vectors), fit / size
+    return {
+        "equal response (data_free)": response,
+        "least squares on D": squares,
+        "geometric mean of these two": math.sqrt(response * squares),
+        "mean of ⟨M, Δ⟩/‖Δ‖² is 1": 1 / statistics.fmean(along[task] / own[task] for task in models),
+        "‖αM‖² is Σ ‖Δ‖²": math.sqrt(sum(own.values()) / theirs),
+        "α = 1": 1.0,
+    }
+
+
+def measure(zoo: Zoo, tasks: int, name: str) -> dict[str, tuple[float, float]]:
+    """Rule -> α and normalized validation accuracy (a fraction)."""
+    models = zoo.models(tasks)
+    merged = zoo.merge(Method.load(name), models)
+    chosen = zoo.choose(merged)
+    found = {VALIDATED: (chosen.alpha, chosen.mean_normalized)}
+    for rule, alpha in rules(merged, zoo.base, models).items():
+        found[rule] = (alpha, zoo.point(merged, alpha).mean_normalized)
+    return found
+
+
+def table(entries: list[dict], zoos: list[str]) -> str:
+    """Accuracy in percent, and the mean α in parentheses, over these zoos."""
+    columns = [(name, tasks) for name in METHODS for tasks in SIZES]
+    lines = ["| rule | " + " | ".join(f"{name}, {tasks}" for name, tasks in columns) + " |"]
+    lines.append("| --- |" + " ---: |" * len(columns))
+    cells: dict[tuple[str, int], list[dict]] = {(e["method"], e["tasks"]): [] for e in entries}
+    for e in entries:
+        if e["zoo"] in zoos:
+            cells[e["method"], e["tasks"]].append(e["found"])
+    for rule in next(iter(entries))["found"]:
+        row = []
+        for column in columns:
+            found = [measured[rule] for measured in cells.get(column, [])]
+            row.append(
+                f"{100 * statistics.fmean(v for _, v in found):.1f} ({statistics.fmean(a for a, _ in found):.2f})"
+                if found
+                else ""
+            )
+        lines.append(f"| {rule} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--bases", type=Path, help="folder of pre-trained bases SEED.safetensors (default: in the cache)"
+    )
+    parser.add_argument("--results", type=Path, required=True, help="JSON lines, appended to")
+    parser.add_argument("--zoos", nargs="+", default=list(SEEDS), choices=list(SEEDS), help="pre-training seeds")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    options = parser.parse_args()
+    lines = options.results.read_text().splitlines() if options.results.exists() else []
+    entries = [json.loads(line) for line in lines]
+    for seed in [] if options.table else options.zoos:
+        known = {(e["method"], e["tasks"]) for e in entries if e["zoo"] == seed}
+        if missing := [(name, tasks) for name in METHODS for tasks in SIZES if (name, tasks) not in known]:
+            zoo = Zoo(base_of(int(seed), options.bases), *SEEDS[seed])
+            for name, tasks in track(missing, f"zoo {seed}"):
+                entries.append({"zoo": seed, "method": name, "tasks": tasks, "found": measure(zoo, tasks, name)})
+                with options.results.open("a") as file:
+                    file.write(json.dumps(entries[-1]) + "\n")
+    for seeds in (["0"], [seed for seed in options.zoos if seed != "0"]):
+        print(f"zoos {', '.join(seeds)}\n\n{table(entries, seeds)}\n")
+
+
+if __name__ == "__main__":
+    main()
