@@ -137,7 +137,6 @@ def cells() -> list[tuple[str, str, int, str]]:
     wanted += [("rank of the task matrices", str(rank), 8, name) for rank in (2, 8, 32) for name in PAIR]
     for setting in ("every other task × 3", "one task × 3", "one task × 10", "one task × 0.1"):
         wanted += [("norms", setting, 8, name) for name in PAIR]
-    wanted += [("parts", "", 20, name) for name in VARIANTS]
     return wanted
 
 
