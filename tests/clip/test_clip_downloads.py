@@ -90,3 +90,5 @@ def test_what_arrives_damaged_is_not_kept(hub: Hub, tmp_path: Path) -> None:
         assert found[f"again: {case}"] is None
     assert hub.ranges == [0] * len(hub.ranges)
     assert whole(tmp_path)
+    gone = told(hub, tmp_path, FETCH, HF_ENDPOINT="http://127.0.0.1:9")  # nobody listens, but the cache has it all
+    assert gone["model"] is None
