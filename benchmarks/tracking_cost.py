@@ -1,0 +1,38 @@
+"""What Weights & Biases (offline) costs per cell of a sweep: its configuration, accuracies, α curve and timings logged.
+
+python benchmarks/tracking_cost.py --cells 100
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from synthetic import results
+
+from tsv_exp.tracking import WandbTracker
+
+CONFIG = {"model": {"name": "tiny"}, "tasks": 4, "method": {"name": "tsv_m", "rank_fraction": None}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=100)
+    options = parser.parse_args()
+    content = results(curve={step / 10: step / 30 for step in range(1, 31)})
+    tracker, seconds = WandbTracker(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(options.cells + 1):
+            start = time.perf_counter()
+            tracker.log_run(content, CONFIG, Path(folder), "sweep")
+            seconds.append(time.perf_counter() - start)
+    print(f"{statistics.median(seconds[1:]):.3f} s a cell (median of {options.cells})", end=", ")
+    print(f"{seconds[0]:.1f} s for the first, which starts the service")
+
+
+if __name__ == "__main__":
+    main()
