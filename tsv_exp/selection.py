@@ -19,14 +19,17 @@ def kth_magnitudes(stream: TaskVectors, rank: int) -> Tensor:
     integer, width = (torch.int64, 63) if dtype == torch.float64 else (torch.int32, 31)
     prefix, remaining = [0] * tasks, [rank] * tasks
     for shift in range(width // _DIGIT * _DIGIT if rank else -1, -1, -_DIGIT):
-        digits = 1 << min(_DIGIT, width - shift)
+        digits, first = 1 << min(_DIGIT, width - shift), shift + _DIGIT > width
 
-        def count(layer: Layer, shift: int = shift, digits: int = digits) -> Tensor:
+        def count(layer: Layer, shift: int = shift, digits: int = digits, first: bool = first) -> Tensor:
             rows: list[list[Tensor]] = [[] for _ in range(tasks)]
             for block in layer.blocks():
-                for row, known, found in zip(block.to(dtype).abs().view(integer) >> shift, prefix, rows, strict=True):
-                    found.append(row.short() if shift + _DIGIT > width else row[row >> _DIGIT == known] & (digits - 1))
-            return torch.stack([torch.bincount(torch.cat(found), minlength=digits) for found in rows]).cpu()
+                numbers = block.to(dtype).abs().view(integer) >> shift
+                if first:
+                    numbers = numbers.short()  # half the memory
+                for row, found, known in zip(rows, numbers, prefix, strict=True):
+                    row.append(found if first else found[found >> _DIGIT == known] & (digits - 1))
+            return torch.stack([torch.bincount(torch.cat(row), minlength=digits) for row in rows]).cpu()
 
         counts = sum(stream.map(count), start=torch.zeros(tasks, digits, dtype=torch.int64))
         for task, cumulative in enumerate(counts.cumsum(1)):
