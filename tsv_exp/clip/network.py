@@ -116,7 +116,14 @@ def text_features(clip: Any, tokens: Tensor) -> Any:
 def _clip(architecture: Architecture) -> Any:
     import open_clip
 
-    return open_clip.CLIP(**settings(architecture))
+    clip = open_clip.CLIP(**settings(architecture))
+    for transformer in (clip.visual.transformer, clip.transformer):
+        # Tokens before images, as CLIP was trained: else torch transposes in front of every attention, and on a
+        # processor bfloat16 products of transposed matrices take many times longer.
+        transformer.batch_first = False
+        for block in transformer.resblocks:
+            block.attn.batch_first = False
+    return clip
 
 
 def _load(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
