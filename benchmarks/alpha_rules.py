@@ -17,7 +17,7 @@ from pathlib import Path
 from zoos import Zoo, base_of
 
 from tsv_exp import layers
-from tsv_exp.data_free import response_scale
+from tsv_exp.data_free import data_free_scale
 from tsv_exp.engine import Merged
 from tsv_exp.method import Method
 from tsv_exp.progress import track
@@ -33,7 +33,7 @@ def rules(merged: Merged, base: Weights, models: Mapping[str, Weights]) -> dict[
     vectors = TaskVectors(base, models)
     along = dict.fromkeys(models, 0.0)  # ⟨M, Δ_i⟩ and ‖Δ_i‖², over layers
     own = dict(along)
-    theirs = fit = size = 0.0  # ‖M‖², Σ of ⟨M D, Δ D⟩, Σ of ‖M D‖², on both sides
+    theirs = fit = size = strength = 0.0  # ‖M‖²; Σ of ⟨M D, Δ D⟩, of ‖M D‖² and of ‖Δ D‖², on both sides
     for name in filter(vectors.is_matrix, vectors.names):
         deltas = vectors.layer(name).deltas.double()
         m = layers.delta(merged.layers[name], deltas.shape[1:]).double()
@@ -47,11 +47,11 @@ def rules(merged: Merged, base: Weights, models: Mapping[str, Weights]) -> dict[
             for a, b, d in ((m, delta, delta / norm), (m.mT, delta.mT, delta.mT / norm)):
                 fit += float(((a @ d.mT) * (b @ d.mT)).sum())
                 size += float((a @ d.mT).square().sum())
-    response, squares = response_scale(merged, vectors), fit / size
+                strength += float((b @ d.mT).square().sum())
     return {
-        "equal response (data_free)": response,
-        "least squares on D": squares,
-        "geometric mean of these two": math.sqrt(response * squares),
+        "a: equal response to D": math.sqrt(strength / size),
+        "b: least squares on D": fit / size,
+        "√(a · b), data_free": data_free_scale(merged, vectors),
         "mean of ⟨M, Δ⟩/‖Δ‖² is 1": 1 / statistics.fmean(along[task] / own[task] for task in models),
         "‖αM‖² is Σ ‖Δ‖²": math.sqrt(sum(own.values()) / theirs),
         "α = 1": 1.0,

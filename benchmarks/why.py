@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zoos import Zoo
 
 from tsv_exp.config import Engine
-from tsv_exp.data_free import response_scale
+from tsv_exp.data_free import data_free_scale
 from tsv_exp.layers import LowRank
 from tsv_exp.method import Method
 from tsv_exp.methods import tsv_c
@@ -83,7 +83,7 @@ def measure(zoo: Zoo, tasks: int) -> Measured:
     found = Measured({}, {}, {})
     for name in METHODS:
         merged = zoo.merge(Method.load(name), models)
-        scale = response_scale(merged, vectors)
+        scale = data_free_scale(merged, vectors)
         vector = {layer: scale * tau for layer, tau in merged.vector().items()}
         found.keeps[name] = kept(vector[LAYER], own[LAYER])
         found.talks[name] = [crosstalk(vector[layer], own[layer]) for layer in own]

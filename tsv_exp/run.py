@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from tsv_exp.alpha import Candidate, Point, Policy, mean, normalized
 from tsv_exp.config import Engine
-from tsv_exp.data_free import response_scale
+from tsv_exp.data_free import data_free_scale
 from tsv_exp.engine import Merged, merge
 from tsv_exp.evaluate import Evaluator
 from tsv_exp.layers import LowRank
@@ -44,7 +44,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         choice = policy.choose(
             Candidate(
                 lambda alpha: Point.of(alpha, evaluator.accuracies(merged, alpha, "validation"), best("validation")),
-                lambda: response_scale(merged, TaskVectors(base, finetuned, tuple(engine.exclude))),
+                lambda: data_free_scale(merged, TaskVectors(base, finetuned, tuple(engine.exclude))),
             )
         )
     with clock("test"):
