@@ -2,10 +2,12 @@
 
     python benchmarks/why.py --tasks 8 --out docs/iso_reg.png
 
-On the zoo of the package's base (fine-tuning seed 0, data seed 0). Every merged model is scaled by `alpha=data_free`.
+On the zoo of the package's base (fine-tuning seed 0, data seed 0). Every merged model is scaled
+so that it responds to the tasks' own directions as strongly as their models do.
 """
 
 import argparse
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,8 +18,10 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 from zoos import Zoo
 
+from tsv_exp import layers
 from tsv_exp.config import Engine
-from tsv_exp.data_free import data_free_scale
+from tsv_exp.data_free import responses
+from tsv_exp.engine import Merged
 from tsv_exp.layers import LowRank
 from tsv_exp.method import Method
 from tsv_exp.methods import tsv_c
@@ -65,6 +69,16 @@ def crosstalk(merged: Tensor, tasks: LowRank) -> float:
     return float((table.sum() - table.diagonal().sum()) / tasks.s.sum())
 
 
+def equally_strong(merged: Merged, vectors: TaskVectors) -> float:
+    """The scale at which merged and task matrices respond equally strongly to what the tasks' matrices stand for."""
+    found = [
+        responses(delta, layers.delta(merged.layers[name], delta.shape))
+        for name in filter(vectors.is_matrix, vectors.names)
+        for delta in vectors.layer(name).deltas
+    ]
+    return math.sqrt(sum(response.own for response in found) / sum(response.theirs for response in found))
+
+
 class Measured(NamedTuple):
     """Per method: what is kept in one layer (T, k); agreement per layer and task; cross-talk per layer."""
 
@@ -83,7 +97,7 @@ def measure(zoo: Zoo, tasks: int) -> Measured:
     found = Measured({}, {}, {})
     for name in METHODS:
         merged = zoo.merge(Method.load(name), models)
-        scale = data_free_scale(merged, vectors)
+        scale = equally_strong(merged, vectors)
         vector = {layer: scale * tau for layer, tau in merged.vector().items()}
         found.keeps[name] = kept(vector[LAYER], own[LAYER])
         found.talks[name] = [crosstalk(vector[layer], own[layer]) for layer in own]
