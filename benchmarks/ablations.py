@@ -7,16 +7,13 @@ The zoos: the package's base (0) and one pre-trained with seed 1, fine-tuning se
 on the validation images that are reported, for every variant alike, so small differences mean nothing.
 """
 
-import argparse
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import torch
 from torch import Tensor
-from zoos import Zoo, base_of
+from zoos import Zoo, base_of, parser, record, recorded
 
 from tsv_exp.method import Method
 from tsv_exp.progress import track
@@ -185,25 +182,17 @@ def table(entries: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--bases", type=Path, help="folder of pre-trained bases SEED.safetensors (default: in the cache)"
-    )
-    parser.add_argument("--results", type=Path, required=True, help="JSON lines, appended to")
-    parser.add_argument("--zoos", nargs="+", default=["0", "1"], choices=["0", "1"], help="pre-training seeds")
-    parser.add_argument("--table", action="store_true", help="measure nothing")
-    options = parser.parse_args()
-    entries = (
-        [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
-    )
+    given = parser(__doc__)
+    given.add_argument("--zoos", nargs="+", default=["0", "1"], choices=["0", "1"], help="pre-training seeds")
+    options = given.parse_args()
+    entries = recorded(options.results)
     for seed in [] if options.table else options.zoos:
         known = {tuple(e["cell"]) for e in entries if e["zoo"] == seed}
         if missing := [cell for cell in cells() if cell not in known]:
             zoo = Zoo(base_of(int(seed), options.bases), finetuning=0, data=0)
             for cell in track(missing, f"zoo {seed}"):
                 entries.append({"zoo": seed, "cell": cell, **measure(zoo, *cell)})
-                with options.results.open("a") as file:
-                    file.write(json.dumps(entries[-1]) + "\n")
+                record(options.results, entries[-1])
     print(table(entries))
 
 

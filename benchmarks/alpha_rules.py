@@ -7,14 +7,11 @@ The zoo of the package's base (fine-tuning seed 0, data seed 0), on which `alpha
 played no part in that. Accuracies are those of validation images relative to the fine-tuned models, at each rule's α.
 """
 
-import argparse
-import json
 import math
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 
-from zoos import Zoo, base_of
+from zoos import Zoo, base_of, parser, record, recorded
 
 from tsv_exp import layers
 from tsv_exp.data_free import data_free_scale
@@ -92,24 +89,17 @@ def table(entries: list[dict], zoos: list[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--bases", type=Path, help="folder of pre-trained bases SEED.safetensors (default: in the cache)"
-    )
-    parser.add_argument("--results", type=Path, required=True, help="JSON lines, appended to")
-    parser.add_argument("--zoos", nargs="+", default=list(SEEDS), choices=list(SEEDS), help="pre-training seeds")
-    parser.add_argument("--table", action="store_true", help="measure nothing")
-    options = parser.parse_args()
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    entries = [json.loads(line) for line in lines]
+    given = parser(__doc__)
+    given.add_argument("--zoos", nargs="+", default=list(SEEDS), choices=list(SEEDS), help="pre-training seeds")
+    options = given.parse_args()
+    entries = recorded(options.results)
     for seed in [] if options.table else options.zoos:
         known = {(e["method"], e["tasks"]) for e in entries if e["zoo"] == seed}
         if missing := [(name, tasks) for name in METHODS for tasks in SIZES if (name, tasks) not in known]:
             zoo = Zoo(base_of(int(seed), options.bases), *SEEDS[seed])
             for name, tasks in track(missing, f"zoo {seed}"):
                 entries.append({"zoo": seed, "method": name, "tasks": tasks, "found": measure(zoo, tasks, name)})
-                with options.results.open("a") as file:
-                    file.write(json.dumps(entries[-1]) + "\n")
+                record(options.results, entries[-1])
     for seeds in (["0"], [seed for seed in options.zoos if seed != "0"]):
         print(f"zoos {', '.join(seeds)}\n\n{table(entries, seeds)}\n")
 

@@ -9,15 +9,12 @@ one, so an interrupted run goes on where it was. Standard errors are over pre-tr
 fine-tuning seeds), of paired differences where two methods are compared.
 """
 
-import argparse
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from zoos import Zoo, base_of
+from zoos import Zoo, base_of, parser, record, recorded
 
 from tsv_exp.alpha import mean, normalized
 from tsv_exp.method import Method
@@ -94,20 +91,14 @@ def table(found: Found, sizes: Sequence[int], measured: str = "test") -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pretraining", type=int, nargs="+", default=[11, 12, 13], metavar="SEED")
-    parser.add_argument("--finetuning", type=int, nargs="+", default=[11, 12, 13], metavar="SEED")
-    parser.add_argument("--data", type=int, default=2412, metavar="SEED", help="from which the images are drawn")
-    parser.add_argument("--tasks", type=int, nargs="+", default=[8, 14, 20], metavar="T")
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, metavar="NAME")
-    parser.add_argument(
-        "--bases", type=Path, help="folder of pre-trained bases SEED.safetensors (default: in the cache)"
-    )
-    parser.add_argument("--results", type=Path, required=True, help="JSON lines, appended to")
-    parser.add_argument("--table", action="store_true", help="measure nothing")
-    options = parser.parse_args()
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    entries = [json.loads(line) for line in lines]
+    given = parser(__doc__)
+    given.add_argument("--pretraining", type=int, nargs="+", default=[11, 12, 13], metavar="SEED")
+    given.add_argument("--finetuning", type=int, nargs="+", default=[11, 12, 13], metavar="SEED")
+    given.add_argument("--data", type=int, default=2412, metavar="SEED", help="from which the images are drawn")
+    given.add_argument("--tasks", type=int, nargs="+", default=[8, 14, 20], metavar="T")
+    given.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, metavar="NAME")
+    options = given.parse_args()
+    entries = recorded(options.results)
     if not options.table:
         for seeds in order(options.pretraining, options.finetuning):
             known = by_key(entries)
@@ -117,8 +108,7 @@ def main() -> None:
             zoo = Zoo(base_of(seeds[0], options.bases), seeds[1], options.data)
             for tasks, name in track(cells, f"pre-training seed {seeds[0]}, fine-tuning seed {seeds[1]}"):
                 entries.append(measure(zoo, seeds, tasks, name))
-                with options.results.open("a") as file:
-                    file.write(json.dumps(entries[-1]) + "\n")
+                record(options.results, entries[-1])
     print(table(by_key(entries), options.tasks))
 
 

@@ -1,10 +1,13 @@
-"""Zoos of the embedded benchmark by their seeds, merged and scored: what own_method.py and ablations.py share."""
+"""Zoos of the embedded benchmark by their seeds, merged and scored: what benchmarks that can be interrupted share."""
 
+import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -20,6 +23,28 @@ from tsv_exp.reference import finetuned_accuracies
 from tsv_exp.run import choose_per_task
 from tsv_exp.task_vectors import Weights
 from tsv_exp.tasks import SplitName
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of such a benchmark."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--bases", type=Path, help="folder of pre-trained bases SEED.safetensors (default: in the cache)"
+    )
+    parser.add_argument("--results", type=Path, required=True, help="JSON lines, appended to")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    return parser
+
+
+def recorded(results: Path) -> list[dict[str, Any]]:
+    """What was measured before."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def record(results: Path, entry: Mapping[str, Any]) -> None:
+    """Append what was measured."""
+    with results.open("a") as file:
+        file.write(json.dumps(entry) + "\n")
 
 
 def base_of(seed: int, folder: Path | None = None) -> Path | None:
