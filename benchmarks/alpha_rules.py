@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from zoos import Zoo, base_of, parser, record, recorded
 
 from tsv_exp import layers
-from tsv_exp.data_free import data_free_scale
+from tsv_exp.data_free import all_responses, data_free_scale
 from tsv_exp.engine import Merged
 from tsv_exp.method import Method
 from tsv_exp.progress import track
@@ -26,31 +26,25 @@ VALIDATED = "validated"
 
 
 def rules(merged: Merged, base: Weights, models: Mapping[str, Weights]) -> dict[str, float]:
-    """The α of every rule, from the matrices alone; D_i = Δ_i / ‖Δ_i‖."""
+    """The α of every rule, from the matrices alone."""
     vectors = TaskVectors(base, models)
     along = dict.fromkeys(models, 0.0)  # ⟨M, Δ_i⟩ and ‖Δ_i‖², over layers
     own = dict(along)
-    theirs = fit = size = strength = 0.0  # ‖M‖²; Σ of ⟨M D, Δ D⟩, of ‖M D‖² and of ‖Δ D‖², on both sides
+    size = 0.0  # ‖M‖²
     for name in filter(vectors.is_matrix, vectors.names):
         deltas = vectors.layer(name).deltas.double()
         m = layers.delta(merged.layers[name], deltas.shape[1:]).double()
-        theirs += float(m.square().sum())
+        size += float(m.square().sum())
         for task, delta in zip(models, deltas, strict=True):
-            norm = float(delta.norm())
-            if not norm:
-                continue
             along[task] += float((m * delta).sum())
-            own[task] += norm**2
-            for a, b, d in ((m, delta, delta / norm), (m.mT, delta.mT, delta.mT / norm)):
-                fit += float(((a @ d.mT) * (b @ d.mT)).sum())
-                size += float((a @ d.mT).square().sum())
-                strength += float((b @ d.mT).square().sum())
+            own[task] += float(delta.square().sum())
+    found = all_responses(merged, vectors)
     return {
-        "a: equal response to D": math.sqrt(strength / size),
-        "b: least squares on D": fit / size,
+        "a: equal response to D": math.sqrt(found.own / found.theirs),
+        "b: least squares on D": found.common / found.theirs,
         "√(a · b), data_free": data_free_scale(merged, vectors),
         "mean of ⟨M, Δ⟩/‖Δ‖² is 1": 1 / statistics.fmean(along[task] / own[task] for task in models),
-        "‖αM‖² is Σ ‖Δ‖²": math.sqrt(sum(own.values()) / theirs),
+        "‖αM‖² is Σ ‖Δ‖²": math.sqrt(sum(own.values()) / size),
         "α = 1": 1.0,
     }
 

@@ -18,9 +18,8 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 from zoos import Zoo
 
-from tsv_exp import layers
 from tsv_exp.config import Engine
-from tsv_exp.data_free import responses
+from tsv_exp.data_free import all_responses
 from tsv_exp.engine import Merged
 from tsv_exp.layers import LowRank
 from tsv_exp.method import Method
@@ -71,12 +70,8 @@ def crosstalk(merged: Tensor, tasks: LowRank) -> float:
 
 def equally_strong(merged: Merged, vectors: TaskVectors) -> float:
     """The scale at which merged and task matrices respond equally strongly to what the tasks' matrices stand for."""
-    found = [
-        responses(delta, layers.delta(merged.layers[name], delta.shape))
-        for name in filter(vectors.is_matrix, vectors.names)
-        for delta in vectors.layer(name).deltas
-    ]
-    return math.sqrt(sum(response.own for response in found) / sum(response.theirs for response in found))
+    found = all_responses(merged, vectors)
+    return math.sqrt(found.own / found.theirs)
 
 
 class Measured(NamedTuple):

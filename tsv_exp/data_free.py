@@ -34,11 +34,7 @@ def data_free_scale(merged: Merged, vectors: TaskVectors) -> float:
     a overrates responses that point elsewhere and b underrates them; b / a is their cosine (docs/iso_reg.md compares
     rules). Layers that are not matrices take no part. 1 where nothing responds alike.
     """
-    own = theirs = common = 0.0
-    for name in filter(vectors.is_matrix, vectors.names):
-        for task, delta in enumerate(vectors.layer(name).deltas):
-            found = responses(delta, layers.delta(merged.layers[name], delta.shape, task).to(delta))
-            own, theirs, common = own + found.own, theirs + found.theirs, common + found.common
+    own, theirs, common = all_responses(merged, vectors)
     return math.sqrt(math.sqrt(own / theirs) * common / theirs) if theirs and common > 0 else 1.0
 
 
@@ -48,6 +44,16 @@ class Responses(NamedTuple):
     own: float = 0.0
     theirs: float = 0.0
     common: float = 0.0
+
+
+def all_responses(merged: Merged, vectors: TaskVectors) -> Responses:
+    """The sums over layers that are matrices and over tasks."""
+    found = [
+        responses(delta, layers.delta(merged.layers[name], delta.shape, task).to(delta))
+        for name in filter(vectors.is_matrix, vectors.names)
+        for task, delta in enumerate(vectors.layer(name).deltas)
+    ]
+    return Responses(*map(sum, zip(*found, strict=True)))
 
 
 def responses(delta: Tensor, merged: Tensor) -> Responses:

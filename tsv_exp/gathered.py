@@ -13,7 +13,6 @@ from torch import Tensor
 from tsv_exp.layers import LowRank
 from tsv_exp.linalg import Algebra
 from tsv_exp.parallel import BUDGET, ahead
-from tsv_exp.progress import track
 from tsv_exp.task_vectors import Layer, TaskVectors
 
 Result = TypeVar("Result")
@@ -38,8 +37,7 @@ class Gathered:
     ) -> Iterator[Result]:
         """`function`, which decomposes by this algebra, of every layer (or the named ones), in order."""
         chosen = stream.names if names is None else names
-        results = self._in_order(function, stream, chosen)
-        return results if stream.description is None else track(results, stream.description, len(chosen))
+        return stream.shown(self._in_order(function, stream, chosen), len(chosen))
 
     def _in_order(
         self, function: Callable[[Layer], Result], stream: TaskVectors, names: Sequence[str]

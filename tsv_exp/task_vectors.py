@@ -103,7 +103,7 @@ class TaskVectors:
         finetuned: the fine-tuned weights θ_ft_i by task, with the shapes of `base`.
         exclude: patterns of 2-D parameters that are not matrices in the sense of the methods.
         device: where deltas are computed; None keeps each on the device of its base weight.
-        description: of the progress bar that `map` shows; None shows none.
+        description: of the progress bar that is shown; None shows none.
 
     Raises:
         UserError: no model, a parameter missing or unknown in one of them; and, on reaching a layer, a shape that
@@ -171,8 +171,11 @@ class TaskVectors:
     def map(self, function: Callable[[Layer], Result], names: Sequence[str] | None = None) -> Iterator[Result]:
         """`function` of every layer (or the named ones), in order, several layers at a time."""
         chosen = self.names if names is None else names
-        results = in_threads(lambda name: function(self.layer(name)), chosen, self._bytes)
-        return results if self.description is None else track(results, self.description, len(chosen))
+        return self.shown(in_threads(lambda name: function(self.layer(name)), chosen, self._bytes), len(chosen))
+
+    def shown(self, results: Iterator[Result], count: int) -> Iterator[Result]:
+        """Results of so many layers, under the stream's progress bar."""
+        return results if self.description is None else track(results, self.description, count)
 
     def groups(self, names: Sequence[str], budget: int) -> Iterator[list[Layer]]:
         """The named layers with their deltas, those of one shape together as far as they fit `budget` bytes."""
@@ -196,28 +199,32 @@ class TaskVectors:
 
     def layer(self, name: str) -> Layer:
         """One layer; its deltas are new tensors, the weights stay as they are."""
-        weight, models = self.base[name], self.finetuned.values()
+        weight = self.base[name]
         for task, model in self.finetuned.items():
-            if not isinstance(model, KnowsDeltas) and model[name].shape != weight.shape:
+            if task not in self._adapters and model[name].shape != weight.shape:
                 shapes = f"{tuple(model[name].shape)} in model {task!r} and {tuple(weight.shape)} in the base"
                 raise UserError(f"tensor {name!r} has shape {shapes}; they must be the same architecture")
-        shape, matrix = torch.Size((len(models), *weight.shape)), self.is_matrix(name)
-        known = any(isinstance(model, KnowsDeltas) for model in models)
-        streamed = not known and self.place.type == "cpu"
+        shape, matrix = torch.Size((len(self.finetuned), *weight.shape)), self.is_matrix(name)
+        streamed = not self._adapters and self.place.type == "cpu"
         return Layer(
             name,
             shape,
             matrix,
             lambda: self._deltas(name),
             (lambda: self._blocks(name)) if streamed else None,
-            self._factors(name) if matrix and known else None,
+            self._factors(name) if matrix and len(self._adapters) == len(self.finetuned) else None,
         )
 
+    @cached_property
+    def _adapters(self) -> dict[str, KnowsDeltas]:
+        return {task: model for task, model in self.finetuned.items() if isinstance(model, KnowsDeltas)}
+
     def _deltas(self, name: str) -> Tensor:
-        weight, models = self.base[name], self.finetuned.values()
-        deltas = self._minus(weight, [weight if isinstance(model, KnowsDeltas) else model[name] for model in models])
-        for model, delta in zip(models, deltas, strict=True):
-            if isinstance(model, KnowsDeltas) and (known := model.delta(name, delta.dtype)) is not None:
+        weight = self.base[name]
+        ends = [weight if task in self._adapters else model[name] for task, model in self.finetuned.items()]
+        deltas = self._minus(weight, ends)
+        for task, delta in zip(self.tasks, deltas, strict=True):
+            if task in self._adapters and (known := self._adapters[task].delta(name, delta.dtype)) is not None:
                 delta.copy_(known)
         return self._finite(name, deltas)
 
@@ -239,15 +246,13 @@ class TaskVectors:
             self._blame(name)
         return deltas
 
-    def _factors(self, name: str) -> tuple[LowRank, ...] | None:
-        weight, models = self.base[name], self.finetuned.values()
+    def _factors(self, name: str) -> tuple[LowRank, ...]:
+        weight = self.base[name]
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        known = [model.factors(name, dtype) for model in models if isinstance(model, KnowsDeltas)]
-        if len(known) < len(models):
-            return None
-        if not all(part.isfinite().all() for factors in known for part in factors):
+        found = [model.factors(name, dtype) for model in self._adapters.values()]
+        if not all(part.isfinite().all() for factors in found for part in factors):
             self._blame(name)
-        return tuple(LowRank(*(part.to(self.device or weight.device) for part in factors)) for factors in known)
+        return tuple(LowRank(*(part.to(self.device or weight.device) for part in factors)) for factors in found)
 
     def _blame(self, name: str) -> None:
         if not self.base[name].isfinite().all():

@@ -4,10 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import worlds
 from hub import Hub
+
+from tsv_exp.tasks import Task
 
 STEPS = """
 import json, sys
@@ -77,3 +81,12 @@ def command(home: Path, *overrides: str) -> list[str]:
     plain = json.dumps(worlds.ARCHITECTURE).replace('"', "")
     model = [f"model.architecture={plain}", "model.pretrained=openai/tiny", "model.checkpoints=zoo/clip_*"]
     return ["model=vit_b_32", *model, f"paths.outputs={home}/outputs", "evaluate.precision=float32", *overrides]
+
+
+@contextmanager
+def served(root: Path, with_models: list[Task], with_data: list[Task], **images: int) -> Iterator[Hub]:
+    """A hub on loopback with the models of some tasks and the data sets of some."""
+    worlds.models(root, with_models)
+    worlds.data(root, with_data, **images)
+    with Hub(root).running() as server:
+        yield server

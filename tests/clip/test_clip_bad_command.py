@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import worlds  # noqa: E402
-from fresh import command, told  # noqa: E402
+from fresh import command, served, told  # noqa: E402
 from hub import Hub  # noqa: E402
 
 BODY = """
@@ -134,11 +134,10 @@ def data(folder: Path) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    root = tmp_path_factory.mktemp("hub")
     tasks = {task.name: task for task in worlds.first(8)}
-    worlds.models(root, [tasks[name] for name in ("EuroSAT", "MNIST", "SVHN", "GTSRB")])
-    worlds.data(root, [tasks[name] for name in ("EuroSAT", "SVHN")], train=4, test=4)
-    with Hub(root).running() as server:
+    with_models = [tasks[name] for name in ("EuroSAT", "MNIST", "SVHN", "GTSRB")]
+    with_data = [tasks[name] for name in ("EuroSAT", "SVHN")]
+    with served(tmp_path_factory.mktemp("hub"), with_models, with_data, train=4, test=4) as server:
         server.faults = {"models/zoo/clip_mnist/revision/main": "gated"}
         yield server
 

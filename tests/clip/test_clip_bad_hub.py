@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import worlds  # noqa: E402
-from fresh import downloads, told  # noqa: E402
+from fresh import downloads, served, told  # noqa: E402
 from hub import COMMIT, Hub  # noqa: E402
 
 FAULTS = {
@@ -59,10 +59,7 @@ told["left"] = [str(path) for path in Path(os.environ["TSV_EXP_CACHE"]).rglob("*
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    root = tmp_path_factory.mktemp("hub")
-    worlds.models(root, worlds.first(6))
-    worlds.data(root, worlds.first(6), train=4, test=4)
-    with Hub(root).running() as server:
+    with served(tmp_path_factory.mktemp("hub"), worlds.first(6), worlds.first(6), train=4, test=4) as server:
         yield server
 
 

@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import worlds  # noqa: E402
-from fresh import command, downloads, told  # noqa: E402
+from fresh import command, downloads, served, told  # noqa: E402
 from hub import Hub  # noqa: E402
 
 from tsv_exp.checkpoints.clip import clip_weights  # noqa: E402
@@ -23,10 +23,8 @@ from tsv_exp.checkpoints.readers import Reader, read  # noqa: E402
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    root = tmp_path_factory.mktemp("hub")
-    worlds.models(root, worlds.first(9))  # the data of the ninth task have vanished
-    worlds.data(root, worlds.first(8))
-    with Hub(root).running() as server:
+    # the data of the ninth task have vanished
+    with served(tmp_path_factory.mktemp("hub"), worlds.first(9), worlds.first(8)) as server:
         yield server
 
 

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import worlds  # noqa: E402
-from fresh import downloads, started, told  # noqa: E402
+from fresh import downloads, served, started, told  # noqa: E402
 from hub import COMMIT, Hub  # noqa: E402
 
 WEIGHTS = f"clip_stanford-cars/resolve/{COMMIT}/model.safetensors"
@@ -32,10 +32,7 @@ told["data"] = line(lambda: sources.rows(catalogue("hub")["Cars"], "test", None)
 
 @pytest.fixture
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    root = tmp_path_factory.mktemp("hub")
-    worlds.models(root, worlds.first(1))
-    worlds.data(root, worlds.first(1), train=4, test=30)
-    with Hub(root).running() as server:
+    with served(tmp_path_factory.mktemp("hub"), worlds.first(1), worlds.first(1), train=4, test=30) as server:
         yield server
 
 

@@ -10,16 +10,13 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import worlds  # noqa: E402
-from fresh import downloads, told  # noqa: E402
+from fresh import downloads, served, told  # noqa: E402
 from hub import Hub  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    root = tmp_path_factory.mktemp("hub")
-    worlds.models(root, worlds.first(8))
-    worlds.data(root, worlds.first(8))
-    with Hub(root).running() as server:
+    with served(tmp_path_factory.mktemp("hub"), worlds.first(8), worlds.first(8)) as server:
         yield server
 
 

@@ -131,6 +131,16 @@ class Proposal:
     score: float
 
 
+def check_count(count: object, tasks: int) -> None:
+    """That so many of the tasks can be chosen.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if not (isinstance(count, int) and 2 <= count <= tasks):
+        raise UserError(f"select={count}: give at least 2, and at most as many as there are tasks: {tasks}")
+
+
 def propose(analysis: Analysis, count: int) -> list[Proposal]:
     """Every choice of `count` tasks, the least interference first.
 
@@ -141,8 +151,7 @@ def propose(analysis: Analysis, count: int) -> list[Proposal]:
         UserError: there are not that many tasks, or too many choices.
     """
     total = len(analysis.tasks)
-    if not 2 <= count <= total:
-        raise UserError(f"select={count}: give at least 2, and at most as many as there are tasks: {total}")
+    check_count(count, total)
     if comb(total, count) > SUBSETS:
         raise UserError(f"select={count}: that is {comb(total, count):,} choices; give a smaller pool of tasks")
     chosen = np.array(list(combinations(range(total), count)))

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from tsv_exp.analyze.analysis import analyze, propose
+from tsv_exp.analyze.analysis import analyze, check_count, propose
 from tsv_exp.analyze.write import summary, write_analysis
 from tsv_exp.checkpoints.sources import open_weights
 from tsv_exp.cli import reported
@@ -43,8 +43,8 @@ def _app(cfg: DictConfig) -> None:
 def run(cfg: DictConfig, folder: Path) -> Report:
     """Measure what the configuration names and write it into `folder`."""
     name, base, models = weights(cfg)
-    if cfg.select is not None and not (isinstance(cfg.select, int) and 2 <= cfg.select <= len(models)):
-        raise UserError(f"select={cfg.select}: give at least 2, and at most as many as there are tasks: {len(models)}")
+    if cfg.select is not None:
+        check_count(cfg.select, len(models))  # before the long work
     engine = Engine(svd=cfg.engine.svd, cache=cfg.engine.cache, exclude=list(cfg.engine.exclude))
     analysis = analyze(base, models, cfg.rank_fraction, cfg.select, engine=engine, device=cfg.device)
     proposals = propose(analysis, cfg.select) if cfg.select else []
