@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import local
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,13 @@ Result = TypeVar("Result")
 
 BUDGET = 1 << 30  # bytes in flight beyond the first item
 
+_all = local()
+
+
+def _one_thread(threads: int) -> None:
+    _all.threads = threads
+    torch.set_num_threads(1)
+
 
 def in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], size: Callable[[Item], int], budget: int = BUDGET
@@ -19,12 +27,15 @@ def in_threads(
     """`function` of every item, in order, by as many workers as torch may use threads; each of them uses one.
 
     No more items are in work than fit `budget` bytes by their `size`, so memory does not grow with the machine. What is
-    computed does not depend on the number of workers.
+    computed does not depend on the number of workers. Whoever takes the results has one thread too while there are more
+    to come, as the workers have the others; a worker that calls this has them all, since it is waited for.
     """
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
+    threads = max(before, getattr(_all, "threads", 0))
     pending: deque[tuple[Future[Result], int]] = deque()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, initializer=_one_thread, initargs=(threads,))
     try:
+        torch.set_num_threads(1)
         for item in items:
             need = size(item)
             while pending and (len(pending) > threads or sum(used for _, used in pending) + need > budget):
@@ -34,7 +45,7 @@ def in_threads(
             yield pending.popleft()[0].result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # the matrix library's setting is shared by all threads of the process
+        torch.set_num_threads(before)  # the matrix library's setting is shared by all threads of the process
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:

@@ -54,7 +54,7 @@ class Layer:
         shape: of its deltas, (T, *shape).
         matrix: whether it has task singular vectors.
         form: gives the deltas.
-        parts: gives them flat, a block of entries at a time; None where that saves nothing.
+        parts: gives every stride-th of them flat, a block at a time; None where that saves nothing.
         factors: the deltas of a matrix as T products, where they are known to be of low rank (adapters).
     """
 
@@ -62,7 +62,7 @@ class Layer:
     shape: torch.Size
     matrix: bool
     form: Callable[[], Tensor]
-    parts: Callable[[], Iterator[Tensor]] | None = None
+    parts: Callable[[int], Iterator[Tensor]] | None = None
     factors: tuple[LowRank, ...] | None = None
 
     @cached_property
@@ -70,11 +70,11 @@ class Layer:
         """The deltas (T, *shape), made when this is first asked for."""
         return self.form()
 
-    def blocks(self) -> Iterator[Tensor]:
-        """The deltas as (T, b), a run of their flattened entries at a time; on a graphics card all at once."""
+    def blocks(self, stride: int = 1) -> Iterator[Tensor]:
+        """Every stride-th of the flattened deltas as (T, b), a run at a time; on a graphics card all at once."""
         if self.parts is not None:
-            return self.parts()
-        flat = self.deltas.reshape(len(self.deltas), self.shape[1:].numel())
+            return self.parts(stride)
+        flat = self.deltas.reshape(len(self.deltas), self.shape[1:].numel())[:, ::stride]
         return iter(flat.split(_run(len(flat)), 1) if flat.device.type == "cpu" else (flat,))
 
     def to_decompose(self, algebra: Algebra) -> tuple[Tensor, Algebra]:
@@ -139,17 +139,17 @@ class TaskVectors:
         """The tasks in the order of the deltas' first axis."""
         return tuple(self.finetuned)
 
-    @property
+    @cached_property
     def place(self) -> torch.device:
         """Where deltas are computed."""
         return torch.device(self.device or next(iter(self.base.values())).device)
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """The widest dtype of the deltas."""
         return reduce(torch.promote_types, (self.base[name].dtype for name in self.names), torch.float32)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The number of floating-point entries of one flattened task vector."""
         return sum(self.base[name].numel() for name in self.names)
@@ -211,7 +211,7 @@ class TaskVectors:
             shape,
             matrix,
             lambda: self._deltas(name),
-            (lambda: self._blocks(name)) if streamed else None,
+            (lambda stride: self._blocks(name, stride)) if streamed else None,
             self._factors(name) if matrix and len(self._adapters) == len(self.finetuned) else None,
         )
 
@@ -228,8 +228,8 @@ class TaskVectors:
                 delta.copy_(known)
         return self._finite(name, deltas)
 
-    def _blocks(self, name: str) -> Iterator[Tensor]:
-        weights = [model[name].detach().reshape(-1) for model in (self.base, *self.finetuned.values())]
+    def _blocks(self, name: str, stride: int) -> Iterator[Tensor]:
+        weights = [model[name].detach().reshape(-1)[::stride] for model in (self.base, *self.finetuned.values())]
         for start, *ends in zip(*(weight.split(_run(len(self.finetuned))) for weight in weights), strict=True):
             yield self._finite(name, self._minus(start, ends))
 
@@ -237,7 +237,7 @@ class TaskVectors:
         start = start.detach().to(self.device, torch.promote_types(start.dtype, torch.float32))
         deltas = start.new_empty(len(ends), *start.shape)
         for end, delta in zip(ends, deltas, strict=True):
-            torch.sub(end.detach().to(start), start, out=delta)
+            torch.sub(end.to(start), start, out=delta)
         return deltas
 
     def _finite(self, name: str, deltas: Tensor) -> Tensor:
