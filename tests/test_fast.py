@@ -60,6 +60,16 @@ def test_the_usual_spectra_need_no_fallback():
     assert (algebra.total, algebra.fallbacks) == (TASKS + 2, 0)
 
 
+@pytest.mark.parametrize("power", [0.5, 0.75])
+def test_the_usual_spectra_need_one_ritz_step(power, monkeypatch):
+    steps, ritz = [], fast._ritz
+    monkeypatch.setattr(fast, "_ritz", lambda *args: steps.append(args) or ritz(*args))
+    x = matrix(768, 512, torch.Generator().manual_seed(0), power=power).float().unsqueeze(0)
+    _, good = fast.leading(x, 64)
+    assert good.all()
+    assert len(steps) == 1
+
+
 def test_a_repeated_value_wider_than_a_block_is_noticed():
     g = torch.Generator().manual_seed(0)
     u, v = (torch.linalg.qr(torch.randn(size, 128, generator=g)).Q for size in SHAPE)
@@ -70,9 +80,9 @@ def test_a_repeated_value_wider_than_a_block_is_noticed():
 
 
 def test_a_wrong_result_is_not_certified(monkeypatch):
-    x = deltas(SPECTRA["real"])
+    x = deltas(SPECTRA["real"], shape=(256, 192))
     # The space of the smallest components: good residuals, orthonormal, and not what was asked for.
-    monkeypatch.setattr(fast, "_krylov", lambda g, width, dimension: torch.linalg.eigh(g).eigenvectors[..., :width])
+    monkeypatch.setattr(fast, "_krylov", lambda g, width, *_, **__: torch.linalg.eigh(g).eigenvectors[..., :width])
     monkeypatch.setattr(fast, "_BULK", 10.0)
     monkeypatch.setattr(fast, "_PASSES", 1)
     algebra = fast.Certified()

@@ -93,7 +93,7 @@ class Certified:
 
 
 class _Ritz(NamedTuple):
-    """Approximate singular components (b, ·, l) of matrices; s in float64; the residual xᵀu − s v of the first k."""
+    """The first k approximate singular components of matrices, the residual xᵀu − s v, and all s (b, l) in float64."""
 
     u: Tensor
     s: Tensor
@@ -106,30 +106,31 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     """The top k components of matrices (b, m, n), m ≥ n, none of them zero, and which of the b are certified."""
     x, scale = _scaled(matrices)
     gram_matrix = gram(x)
-    n, width = x.shape[-1], min(x.shape[-1], k + k // 2 + _BLOCK)
-    dimension = _BLOCK * -(-(3 * k + 4 * _BLOCK) // _BLOCK)
-    ritz = None
-    if n >= _LARGE and _is_flat(gram_matrix):
+    n, width = x.shape[-1], min(x.shape[-1], k + max(k // 2, _BLOCK))
+    dimension = _BLOCK * -(-(5 * k // 2 + 7 * _BLOCK) // _BLOCK)
+    effective_rank, ritz = _effective_rank(gram_matrix), None
+    steep = effective_rank < k / 3
+    if n >= _LARGE and effective_rank > n / 6:
         basis = _top_eigenvectors(gram_matrix, width)
         ritz = _ritz(x, basis[..., : k + _BLOCK], k)
-    elif dimension < 3 * n // 4:
-        basis = _krylov(gram_matrix, width, dimension)
-        ritz = _ritz(x, basis[..., : k + _BLOCK], k)
+    elif dimension <= 4 * n // 5:
+        basis = _krylov(gram_matrix, width, dimension, steep)
+        ritz = _ritz(x, basis if steep else basis[..., : k + _BLOCK], k)
     if ritz is None or float(_angles(ritz, k).max()) > _BULK:
         basis = _top_eigenvectors(gram(x.double()), width).float()
-        ritz = _ritz(x, basis[..., : k + _BLOCK], k)
+        ritz = _ritz(x, basis, k)
     for _ in range(_PASSES - 1):
         if bool(_accurate(ritz, k).all()):
             break
         basis = torch.linalg.qr(x.mT @ (x @ basis)).Q  # a step of subspace iteration; its extra width speeds it up
         ritz = _ritz(x, basis, k)
-    u, v, keep = ritz.u[..., :k], ritz.v[..., :k], ritz.keep[:, :k]
-    factors = LowRank(u * keep.unsqueeze(-2), ritz.s[:, :k].float() * keep, (v * keep.unsqueeze(-2)).mT)
+    keep = ritz.keep.unsqueeze(-2)
+    factors = LowRank(ritz.u * keep, ritz.s[:, :k].float() * ritz.keep, (ritz.v * keep).mT)
     good = _accurate(ritz, k) & _orthonormal(factors) & _complete(x, gram_matrix, factors)
     return LowRank(factors.u, factors.s * scale[..., 0], factors.vh), good
 
 
-def gram(x: Tensor, block: int = 256) -> Tensor:
+def gram(x: Tensor, block: int = 192) -> Tensor:
     """xᵀx of matrices (..., m, n), computing only the blocks on and above the diagonal."""
     n = x.shape[-1]
     product = x.new_empty(*x.shape[:-2], n, n)
@@ -140,18 +141,21 @@ def gram(x: Tensor, block: int = 256) -> Tensor:
     return product
 
 
-def _is_flat(g: Tensor) -> bool:
-    """Whether most eigenvalues of symmetric matrices (b, n, n) are of one size, as of noise: tr(G)² > n/6 · ‖G‖²."""
+def _effective_rank(g: Tensor) -> float:
+    """The least tr(G)² / ‖G‖² of symmetric matrices (b, n, n): n where all eigenvalues are equal, 1 for rank one."""
     trace = g.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return bool((trace > (g.shape[-1] / 6) ** 0.5 * torch.linalg.matrix_norm(g)).all())
+    return float((trace / torch.linalg.matrix_norm(g)).square().min())
 
 
 def _top_eigenvectors(g: Tensor, width: int) -> Tensor:
     return torch.linalg.eigh(g).eigenvectors.flip(-1)[..., :width]
 
 
-def _krylov(g: Tensor, width: int, dimension: int) -> Tensor:
-    """The top `width` Ritz vectors of symmetric matrices (b, n, n) in a block Krylov space, fully reorthogonalized."""
+def _krylov(g: Tensor, width: int, dimension: int, steep: bool) -> Tensor:
+    """The top `width` Ritz vectors of symmetric matrices (b, n, n) in a block Krylov space, fully reorthogonalized.
+
+    The space is accurate enough in float32; its Ritz vectors are too unless the spectrum is steep.
+    """
     batch, n, _ = g.shape
     basis, projected = g.new_empty(batch, n, dimension), g.new_zeros(batch, dimension, dimension)
     # A fixed start, so that the same weights give the same merge.
@@ -165,8 +169,8 @@ def _krylov(g: Tensor, width: int, dimension: int) -> Tensor:
             parts = earlier.mT @ block
             projected[..., first : start + _BLOCK, start : start + _BLOCK] += parts
             block = block - earlier @ parts
-    vectors = torch.linalg.eigh(projected, UPLO="U").eigenvectors
-    return basis @ vectors.flip(-1)[..., :width]
+    vectors = torch.linalg.eigh(projected.double() if steep else projected, UPLO="U").eigenvectors
+    return basis @ vectors.flip(-1)[..., :width].to(g)
 
 
 def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
@@ -174,17 +178,17 @@ def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
     image = x @ basis
     squared = image.double()
     values, rotation = torch.linalg.eigh(squared.mT @ squared)
-    s, rotation = values.flip(-1).clamp(min=0).sqrt(), rotation.flip(-1)
-    keep = s > max(x.shape[-2:]) * _EPS * s[:, :1]
-    u = image @ (rotation / torch.where(keep, s, 1).unsqueeze(-2)).float()
+    s, rotation = values.flip(-1).clamp(min=0).sqrt(), rotation.flip(-1)[..., :k]
+    keep = s[:, :k] > max(x.shape[-2:]) * _EPS * s[:, :1]
+    u = image @ (rotation / torch.where(keep, s[:, :k], 1).unsqueeze(-2)).float()
     v = basis @ rotation.float()
-    residual = x.mT @ u[..., :k] - v[..., :k] * s[:, :k].float().unsqueeze(-2)
+    residual = x.mT @ u - v * s[:, :k].float().unsqueeze(-2)
     return _Ritz(u, s, v, residual, keep)
 
 
 def _residuals(ritz: _Ritz, k: int) -> Tensor:
     """Norms (b, k) of the residuals of the kept components, relative to σ_1."""
-    return ritz.residual.norm(dim=-2).double() * ritz.keep[:, :k] / ritz.s[:, :1]
+    return ritz.residual.norm(dim=-2).double() * ritz.keep / ritz.s[:, :1]
 
 
 def _angles(ritz: _Ritz, k: int) -> Tensor:
