@@ -9,7 +9,7 @@ out            the folder to write: sharded safetensors with an index, and the b
                task=NAME the whole model of that task instead.
 method, alpha  a name in conf/method; alpha defaults to what its file says. Its parameters are given by name.
 dtype          of the result: float32, bfloat16, float16; default: the base's.
-shard_mb       largest size of a file, default 512; peak memory grows with it.
+shard_mb       largest size of a file, default 512; it is held in memory where a method has a model per task.
 svd, exclude, device   as in the engine: auto or exact; patterns of 2-D weights that are no matrices; cpu, cuda.
 
 Stopped at any moment, the same command goes on where it was. Under torchrun the layers are shared out over the ranks.
@@ -17,12 +17,12 @@ Stopped at any moment, the same command goes on where it was. Under torchrun the
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import OmegaConf
@@ -32,6 +32,7 @@ from torch import Tensor
 from tsv_exp import files, layers
 from tsv_exp.checkpoints import store, writer
 from tsv_exp.checkpoints.sources import locate, open_weights
+from tsv_exp.checkpoints.writer import Kinds, kinds
 from tsv_exp.commands import INTERRUPTED
 from tsv_exp.config import Engine
 from tsv_exp.engine import algebra, over_layers, report
@@ -41,6 +42,8 @@ from tsv_exp.linalg import Algebra
 from tsv_exp.method import Method
 from tsv_exp.progress import bar, console, stop
 from tsv_exp.task_vectors import Layer, TaskVectors
+
+Result = TypeVar("Result")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -148,7 +151,7 @@ def run(options: Options) -> None:
                 if output.finished(output.files[whole]) or output.finished(file):
                     progress.advance(shown, len(names))
                 else:
-                    output.write(file, content(names, lambda: progress.advance(shown)))
+                    output.write(file, *content(names, lambda: progress.advance(shown)))
         report(decompositions)
         wait()
         for whole in range(rank, len(parts), world):
@@ -166,27 +169,36 @@ def run(options: Options) -> None:
 
 
 def _content(stream: TaskVectors, function: Any, used: Algebra, alpha: float, options: Options, by_task: bool) -> Any:
-    """names, advance -> the tensors of one file."""
+    """names, advance -> what tensors one file has, and the tensors, which are made as they are taken."""
     index = stream.tasks.index(options.task) if options.task is not None else None
 
-    def encoded(layer: Layer) -> dict[str, Tensor]:
-        weight, merged = stream.base[layer.name], function(layer)
-        if by_task:
-            dtype = DTYPES[options.dtype] if options.dtype else weight.dtype
-            return store.encode(layer.name, merged, weight.shape, stream.tasks, dtype)
-        tau = layers.delta(merged, weight.shape, index)
-        dtype = DTYPES[options.dtype] if options.dtype else weight.dtype
-        return {layer.name: torch.add(weight.to(tau), tau, alpha=alpha).to("cpu", dtype)}
+    def floating(name: str) -> bool:
+        return stream.base[name].is_floating_point()
 
-    def tensors(names: Sequence[str], advance: Any) -> dict[str, Tensor]:
-        floating = [name for name in names if stream.base[name].is_floating_point()]
-        merged: dict[str, dict[str, Tensor]] = {}
-        for name, part in zip(floating, over_layers(encoded, stream, used, floating), strict=True):
-            merged[name] = part
+    def dtype(weight: Tensor) -> torch.dtype:
+        return DTYPES[options.dtype] if options.dtype and weight.is_floating_point() else weight.dtype
+
+    def whole(layer: Layer) -> Tensor:
+        weight = stream.base[layer.name]
+        tau = layers.delta(function(layer), weight.shape, index)
+        return torch.add(weight.to(tau), tau, alpha=alpha).to("cpu", dtype(weight))
+
+    def encoded(layer: Layer) -> dict[str, Tensor]:
+        weight = stream.base[layer.name]
+        return store.encode(layer.name, function(layer), weight.shape, stream.tasks, dtype(weight))
+
+    def made(work: Callable[[Layer], Result], names: Sequence[str], advance: Callable[[], object]) -> Iterator[Result]:
+        for result in over_layers(work, stream, used, list(filter(floating, names))):
+            yield result
             advance()
-        others = {} if by_task else {name: {name: stream.base[name]} for name in names if name not in merged}
-        made = merged | others
-        return {key: tensor for name in names for key, tensor in made.get(name, {}).items()}
+
+    def tensors(names: Sequence[str], advance: Callable[[], object]) -> tuple[Kinds, Iterable[Tensor]]:
+        if by_task:  # which factors a layer has is known when they are there
+            parts = {key: tensor for part in made(encoded, names, advance) for key, tensor in part.items()}
+            return kinds(parts), parts.values()
+        results = made(whole, names, advance)
+        announced = {name: (dtype(stream.base[name]), stream.base[name].shape) for name in names}
+        return announced, (next(results) if floating(name) else stream.base[name] for name in names)
 
     return tensors
 

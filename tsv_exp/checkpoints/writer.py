@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +21,8 @@ _NAMES = {
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
 }  # fmt: skip
+Kinds: TypeAlias = Mapping[str, tuple[torch.dtype, Sequence[int]]]  # name -> dtype and shape
+
 _CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
 _WEIGHTS = ("*.index.json", "adapter_config.json", "merged.json")
 
@@ -71,13 +75,13 @@ class Output:
         record = self.folder / STATE / f"{file.name}.sha256"
         return file.is_file() and record.is_file() and _sha256(file) == record.read_text()
 
-    def write(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Write one file, then the record that it is finished."""
-        with atomic(file) as path:
-            save(path, tensors)
-            sha256 = _sha256(path)
+    def write(self, file: Path, kinds: Kinds, tensors: Iterable[Tensor]) -> None:
+        """Write one file as its tensors come, then the record that it is finished."""
+        with atomic(file) as path, path.open("wb") as opened:
+            hashed = _Hashed(opened)
+            stream(hashed, kinds, tensors)
         with atomic(self.folder / STATE / f"{file.name}.sha256") as path:
-            path.write_text(sha256)
+            path.write_text(hashed.digest.hexdigest())
 
     def piece(self, file: Path, names: Sequence[str]) -> Path:
         """Where a part of a file is kept until all of them are there."""
@@ -86,7 +90,8 @@ class Output:
     def assemble(self, file: Path, pieces: Sequence[Path]) -> None:
         """Write one file from its parts."""
         opened = [(read(piece), header(piece)) for piece in pieces]
-        self.write(file, {name: part[name] for part, names in opened for name in names if name != "__metadata__"})
+        tensors = {name: part[name] for part, names in opened for name in names if name != "__metadata__"}
+        self.write(file, kinds(tensors), tensors.values())
 
     def finish(self, source: Path | None) -> int:
         """Write the index and copy the configuration files of the folder `source`; returns the size in bytes."""
@@ -107,22 +112,47 @@ class Output:
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors in the safetensors format, straight from their memory; a full disk is an OSError."""
+    with path.open("wb") as file:
+        stream(file, kinds(tensors), tensors.values(), metadata)
+
+
+def kinds(tensors: Mapping[str, Tensor]) -> Kinds:
+    """What a file of these tensors announces of them."""
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+
+
+class Sink(Protocol):
+    """What bytes are written to."""
+
+    def write(self, data: bytes | memoryview, /) -> object:
+        """Take bytes."""
+        ...
+
+
+class _Hashed:
+    """A file whose digest is known when it is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: bytes | memoryview, /) -> None:
+        self.digest.update(data)
+        self.file.write(data)
+
+
+def stream(file: Sink, kinds: Kinds, tensors: Iterable[Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors in the safetensors format as they come; the header, which says what they are, comes first."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
-    for name, tensor in tensors.items():
-        size = tensor.numel() * tensor.element_size()
-        entries[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + size],
-        }
+    for name, (dtype, shape) in kinds.items():
+        size = math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 64)  # aligned data can be mapped as they are
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors:
+        file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def header(path: Path) -> dict[str, object]:
