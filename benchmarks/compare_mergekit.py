@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from merge_memory import VIT, measured, models
+from merge_memory import TSV_MERGE, VIT, measured, models
 from safetensors import safe_open
 
 # ours: what tsv-merge is told; theirs: method and parameters of mergekit; same: whether the definitions agree
@@ -68,7 +68,7 @@ def main() -> None:
             out = [folder / f"{side}{number}" for side in ("ours", "theirs")]
             method, *options = case["ours"].split()
             words = [f"base={paths[0]}", f"models=[{','.join(map(str, paths[1:]))}]", f"out={out[0]}", *options]
-            ours = measured([sys.executable, "-m", "tsv_exp.merge_files", f"method={method}", "shard_mb=1024", *words])
+            ours = measured([TSV_MERGE, f"method={method}", "shard_mb=1024", *words])
             result = {"method": case["ours"], "tasks": args.tasks, "ours": ours}
             if case["theirs"]:
                 file = folder / f"config{number}.yml"

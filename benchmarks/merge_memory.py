@@ -23,6 +23,8 @@ from torch import Tensor
 
 from tsv_exp.checkpoints.writer import save
 
+TSV_MERGE = str(Path(sys.executable).with_name("tsv-merge"))  # as it is installed beside this Python
+
 
 def vit(width: int, layers: int, patch: int, tokens: int, out: int) -> dict[str, tuple[int, ...]]:
     """Shapes of CLIP's image encoder."""
@@ -120,7 +122,7 @@ def main() -> None:
                 words = [f"base={paths[0]}", f"models=[{','.join(map(str, paths[1 : tasks + 1]))}]"]
                 words += [f"out={folder / f'out{tasks}-{number}'}", f"shard_mb={args.shard_mb}"]
                 options = method.split()
-                command = [sys.executable, "-m", "tsv_exp.merge_files", *words, f"method={options[0]}", *options[1:]]
+                command = [TSV_MERGE, *words, f"method={options[0]}", *options[1:]]
                 result = {
                     "command": " ".join(["python", *sys.argv]),
                     "model": args.model,

@@ -8,6 +8,7 @@ Nearly all of the work is matrix products; every step is batched and runs on any
 """
 
 import logging
+import math
 from dataclasses import dataclass
 from threading import Lock
 from typing import NamedTuple
@@ -107,8 +108,9 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     x, scale = _scaled(matrices)
     gram_matrix = gram(x)
     n, width = x.shape[-1], min(x.shape[-1], k + max(k // 2, _BLOCK))
-    dimension = _BLOCK * -(-(5 * k // 2 + 7 * _BLOCK) // _BLOCK)
     effective_rank, ritz = _effective_rank(gram_matrix), None
+    # The slower the spectrum falls, the larger a space it takes; the faster, the wider float32 must reach.
+    dimension = _BLOCK * math.ceil((2 * k + min(effective_rank, k / 2)) / _BLOCK + 7)
     steep = effective_rank < k / 3
     if n >= _LARGE and effective_rank > n / 6:
         basis = _top_eigenvectors(gram_matrix, width)
