@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from unittest.mock import patch
 
 import torch
@@ -90,11 +90,11 @@ def reference(base: Mapping[str, Tensor], finetuned: Mapping[str, Mapping[str, T
 
 
 class Stages:
-    """Seconds of processor time inside functions of a module or class, summed over threads."""
+    """Seconds of processor time inside functions of a module or class, summed over threads; recursion counts once."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._lock = Lock()
+        self._lock, self._inside = Lock(), local()
 
     def watch(self, stack: ExitStack, owner: object, names: Sequence[str]) -> None:
         for name in names:
@@ -102,10 +102,14 @@ class Stages:
 
     def _timed(self, name: str, function: Callable) -> Callable:
         def timed(*args: object, **kwargs: object) -> object:
+            if getattr(self._inside, name, False):
+                return function(*args, **kwargs)
+            setattr(self._inside, name, True)
             start = time.thread_time()
             try:
                 return function(*args, **kwargs)
             finally:
+                setattr(self._inside, name, False)
                 with self._lock:
                     self.seconds[name] += time.thread_time() - start
 
