@@ -69,6 +69,9 @@ class Output:
             raise UserError(f"out={self.folder} holds something else already; remove it or choose another folder")
         with atomic(marker) as path:
             path.write_text(self._recipe)
+        for place in (self.folder, marker.parent):
+            for half in place.glob(f".{self.stem}*.safetensors.*"):  # of a run that was killed
+                half.unlink()
 
     def finished(self, file: Path) -> bool:
         """Whether a file is there with the content that it was written with."""
