@@ -27,8 +27,8 @@ def kth_magnitudes(stream: TaskVectors, rank: int) -> Tensor:
     end = int(_bits(torch.tensor(math.inf), integer))
     brackets, found = _guesses(stream, rank, integer, end), [False] * tasks
     while not all(found):
-        shift = max((high - low - 1).bit_length() for low, high in brackets) - (_BINS - 1).bit_length()
-        shift = max(0, shift)
+        widest = max(high - low for low, high in brackets)
+        shift = max(0, (widest - 1).bit_length() - (_BINS - 1).bit_length())
         for task, cumulative in enumerate(_counts(stream, brackets, shift, integer).cumsum(1)):
             low, high = brackets[task]
             place = int(torch.searchsorted(cumulative, rank)) - 1
