@@ -41,7 +41,17 @@ def interrupted() -> None:
 def test_exit_codes(
     main: Callable[[], int | None], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(commands, "import_module", lambda name: SimpleNamespace(main=main))
+    monkeypatch.setattr(commands, "imported", lambda name: SimpleNamespace(main=main))
     assert commands.exp() == code
-    assert gc.isenabled()
     assert capsys.readouterr().err == ("tsv-exp: interrupted\n" if code == 130 else "")
+
+
+def test_imports_look_for_no_garbage_and_freeze_what_is_there_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    monkeypatch.setattr(commands, "import_module", lambda name: looked.append(gc.isenabled()) or SimpleNamespace())
+    commands.imported("no.such.module")
+    assert (looked, gc.isenabled()) == ([False], True)
+    assert gc.get_freeze_count()
+    gc.unfreeze()
+    commands.imported("tsv_exp.commands")  # it is there: garbage that has come up since must not be kept for ever
+    assert not gc.get_freeze_count()

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tsv_exp import resume, workers
-from tsv_exp.commands import INTERRUPTED, importing
+from tsv_exp.commands import INTERRUPTED, imported
 from tsv_exp.config import Config, conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.files import atomic
@@ -173,10 +173,8 @@ def execute(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
             results |= {"reused_from": str(earlier), **found}
             log.info("reused from %s", earlier)
         else:
-            with importing():
-                from tsv_exp.run import run
-
-            found = run(cfg, folder)  # before the rest: then everything is here that had to be fetched
+            # before the rest: then everything is here that had to be fetched
+            found = imported("tsv_exp.run").run(cfg, folder)
             cell = {"cell": resume.cell_key(cfg), "commits": resume.commits(cfg)}
             results |= {**found, **cell, "status": "ok", "error": None}
             log.info("done in %.1f s", time.perf_counter() - began)
