@@ -60,14 +60,29 @@ def test_the_usual_spectra_need_no_fallback():
     assert (algebra.total, algebra.fallbacks) == (TASKS + 2, 0)
 
 
-@pytest.mark.parametrize("power", [0.5, 0.75])
-def test_the_usual_spectra_need_one_ritz_step(power, monkeypatch):
+@pytest.mark.parametrize("powers", [[0.5], [0.75], [0.5, 0.75]])
+def test_the_usual_spectra_need_one_ritz_step_also_side_by_side(powers, monkeypatch):
     steps, ritz = [], fast._ritz
     monkeypatch.setattr(fast, "_ritz", lambda *args: steps.append(args) or ritz(*args))
-    x = matrix(768, 512, torch.Generator().manual_seed(0), power=power).float().unsqueeze(0)
+    g = torch.Generator().manual_seed(0)
+    x = torch.stack([matrix(768, 512, g, power=power).float() for power in powers])
     _, good = fast.leading(x, 64)
     assert good.all()
     assert len(steps) == 1
+
+
+def test_the_slowest_spectrum_of_a_batch_sizes_its_space(monkeypatch):
+    sizes, krylov = [], fast._krylov
+    monkeypatch.setattr(
+        fast,
+        "_krylov",
+        lambda g, width, dimension, steep: sizes.append(dimension) or krylov(g, width, dimension, steep),
+    )
+    g = torch.Generator().manual_seed(0)
+    slow, steep = (matrix(768, 512, g, power=power).float() for power in (0.5, 1))
+    for x in (slow.unsqueeze(0), steep.unsqueeze(0), torch.stack([slow, steep])):
+        fast.leading(x, 64)
+    assert sizes[1] < sizes[0] == sizes[2]
 
 
 def test_a_repeated_value_wider_than_a_block_is_noticed():

@@ -108,11 +108,12 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     x, scale = _scaled(matrices)
     gram_matrix = gram(x)
     n, width = x.shape[-1], min(x.shape[-1], k + max(k // 2, _BLOCK))
-    effective_rank, ritz = _effective_rank(gram_matrix), None
+    effective_ranks, ritz = _effective_ranks(gram_matrix), None
+    least, most = float(effective_ranks.min()), float(effective_ranks.max())
     # The slower the spectrum falls, the larger a space it takes; the faster, the wider float32 must reach.
-    dimension = _BLOCK * math.ceil((2 * k + min(effective_rank, k / 2)) / _BLOCK + 7)
-    steep = effective_rank < k / 3
-    if n >= _LARGE and effective_rank > n / 6:
+    dimension = _BLOCK * math.ceil((2 * k + min(most, k / 2)) / _BLOCK + 7)
+    steep = least < k / 3
+    if n >= _LARGE and least > n / 6:
         basis = _top_eigenvectors(gram_matrix, width)
         ritz = _ritz(x, basis[..., : k + _BLOCK], k)
     elif dimension <= 4 * n // 5:
@@ -143,10 +144,10 @@ def gram(x: Tensor, block: int = 192) -> Tensor:
     return product
 
 
-def _effective_rank(g: Tensor) -> float:
-    """The least tr(G)² / ‖G‖² of symmetric matrices (b, n, n): n where all eigenvalues are equal, 1 for rank one."""
+def _effective_ranks(g: Tensor) -> Tensor:
+    """tr(G)² / ‖G‖² (b,) of symmetric matrices (b, n, n): n where all eigenvalues are equal, 1 for rank one."""
     trace = g.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return float((trace / torch.linalg.matrix_norm(g)).square().min())
+    return (trace / torch.linalg.matrix_norm(g)).square()
 
 
 def _top_eigenvectors(g: Tensor, width: int) -> Tensor:
