@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Lock
 
 import pytest
@@ -18,6 +19,23 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
+class Meter:
+    """How much is in work, and the most that ever was."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self.lock = Lock()
+
+    @contextmanager
+    def holding(self, amount: int) -> Iterator[None]:
+        with self.lock:
+            self.now += amount
+            self.most = max(self.most, self.now)
+        yield
+        with self.lock:
+            self.now -= amount
+
+
 def test_results_come_in_order_and_everybody_has_one_thread_meanwhile(threads: int) -> None:
     def work(number: int) -> tuple[int, int]:
         time.sleep(0.001 * (5 - number % 5))
@@ -29,42 +47,32 @@ def test_results_come_in_order_and_everybody_has_one_thread_meanwhile(threads: i
 
 
 def test_a_worker_that_shares_out_its_work_has_all_threads_again(threads: int) -> None:
-    at_once, most, lock = 0, 0, Lock()
+    workers = Meter()
 
     def inner(number: int) -> int:
-        nonlocal at_once, most
-        with lock:
-            at_once += 1
-            most = max(most, at_once)
-        time.sleep(0.01)
-        with lock:
-            at_once -= 1
+        with workers.holding(1):
+            time.sleep(0.01)
         return number
 
     def outer(_: int) -> tuple[list[int], int]:
         return list(in_threads(inner, range(9), lambda _: 1)), torch.get_num_threads()
 
     assert list(in_threads(outer, [0], lambda _: 1)) == [(list(range(9)), 1)]
-    assert most == threads
+    assert workers.most == threads
     assert torch.get_num_threads() == threads
 
 
 def test_what_is_in_work_fits_the_budget_but_for_the_first_item(threads: int) -> None:
-    running, most, lock = 0, 0, Lock()
+    memory = Meter()
 
     def work(size: int) -> int:
-        nonlocal running, most
-        with lock:
-            running += size
-            most = max(most, running)
-        time.sleep(0.002)
-        with lock:
-            running -= size
+        with memory.holding(size):
+            time.sleep(0.002)
         return size
 
     sizes = [7, 3, 3, 12, 5, 5, 1]
     assert list(in_threads(work, sizes, lambda size: size, budget=10)) == sizes
-    assert most <= 12
+    assert memory.most <= 12
 
 
 def test_an_error_comes_out_and_the_threads_come_back(threads: int) -> None:

@@ -58,25 +58,30 @@ def test_every_rank_is_that_of_the_sorted_magnitudes(
         assert torch.equal(kth_magnitudes(taus, rank), expected(deltas, rank)), rank
 
 
-def test_a_sample_that_misleads_costs_passes_not_exactness(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list:
+    """The passes over the stream that count, as they are made."""
+    made: list = []
+    counts = selection._counts
+    monkeypatch.setattr(selection, "_counts", lambda *args: made.append(args) or counts(*args))
+    return made
+
+
+def test_a_sample_that_misleads_costs_passes_not_exactness(passes: list, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "_SAMPLE", 64)
     x = torch.rand(2, 64 * 64)
     x[0, ::67] *= 1e-6  # what the sample sees (64 entries, every 67th) lies below the rest of the first task ...
     x[1, ::67] += 1e6  # ... and above that of the second
-    deltas, passes = {"x": x}, []
-    counts = selection._counts
-    monkeypatch.setattr(selection, "_counts", lambda *args: passes.append(args) or counts(*args))
+    deltas = {"x": x}
     rank = x.shape[1] // 2
     assert torch.equal(kth_magnitudes(stream(deltas), rank), expected(deltas, rank))
     assert len(passes) > 1
 
 
-def test_a_fair_sample_needs_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fair_sample_needs_one_pass(passes: list, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "_SAMPLE", 1 << 14)
     monkeypatch.setattr(selection, "_BINS", 1 << 20)
-    deltas, passes = {"x": torch.randn(2, 1 << 18, generator=torch.Generator().manual_seed(0))}, []
-    counts = selection._counts
-    monkeypatch.setattr(selection, "_counts", lambda *args: passes.append(args) or counts(*args))
+    deltas = {"x": torch.randn(2, 1 << 18, generator=torch.Generator().manual_seed(0))}
     rank = deltas["x"].shape[1] * 4 // 5
     assert torch.equal(kth_magnitudes(stream(deltas), rank), expected(deltas, rank))
     assert len(passes) == 1

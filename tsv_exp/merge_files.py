@@ -172,23 +172,19 @@ def _content(stream: TaskVectors, function: Any, used: Algebra, alpha: float, op
     """names, advance -> what tensors one file has, and the tensors, which are made as they are taken."""
     index = stream.tasks.index(options.task) if options.task is not None else None
 
-    def floating(name: str) -> bool:
-        return stream.base[name].is_floating_point()
-
-    def dtype(weight: Tensor) -> torch.dtype:
-        return DTYPES[options.dtype] if options.dtype and weight.is_floating_point() else weight.dtype
+    floating = set(stream.names)
 
     def whole(layer: Layer) -> Tensor:
         weight = stream.base[layer.name]
         tau = layers.delta(function(layer), weight.shape, index)
-        return torch.add(weight.to(tau), tau, alpha=alpha).to("cpu", dtype(weight))
+        return torch.add(weight.to(tau), tau, alpha=alpha).to("cpu", _dtype(weight, options.dtype))
 
     def encoded(layer: Layer) -> dict[str, Tensor]:
         weight = stream.base[layer.name]
-        return store.encode(layer.name, function(layer), weight.shape, stream.tasks, dtype(weight))
+        return store.encode(layer.name, function(layer), weight.shape, stream.tasks, _dtype(weight, options.dtype))
 
     def made(work: Callable[[Layer], Result], names: Sequence[str], advance: Callable[[], object]) -> Iterator[Result]:
-        for result in over_layers(work, stream, used, list(filter(floating, names))):
+        for result in over_layers(work, stream, used, [name for name in names if name in floating]):
             yield result
             advance()
 
@@ -197,8 +193,8 @@ def _content(stream: TaskVectors, function: Any, used: Algebra, alpha: float, op
             parts = {key: tensor for part in made(encoded, names, advance) for key, tensor in part.items()}
             return kinds(parts), parts.values()
         results = made(whole, names, advance)
-        announced = {name: (dtype(stream.base[name]), stream.base[name].shape) for name in names}
-        return announced, (next(results) if floating(name) else stream.base[name] for name in names)
+        announced = {name: (_dtype(stream.base[name], options.dtype), stream.base[name].shape) for name in names}
+        return announced, (next(results) if name in floating else stream.base[name] for name in names)
 
     return tensors
 
@@ -214,9 +210,13 @@ def _per_task(stream: TaskVectors, function: Any) -> bool:
     return any(layers.per_task(layer, shape) for layer, shape in results)
 
 
-def _size(weight: Tensor, dtype: str | None) -> int:
-    width = DTYPES[dtype].itemsize if dtype and weight.is_floating_point() else weight.element_size()
-    return weight.numel() * width
+def _dtype(weight: Tensor, wanted: str | None) -> torch.dtype:
+    """In which a weight is written; buffers stay as they are."""
+    return DTYPES[wanted] if wanted and weight.is_floating_point() else weight.dtype
+
+
+def _size(weight: Tensor, wanted: str | None) -> int:
+    return weight.numel() * _dtype(weight, wanted).itemsize
 
 
 def _pieces(parts: Sequence[Sequence[str]], costs: Mapping[str, int], world: int) -> list[tuple[int, list[str]]]:
