@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
+from threading import Event, Lock
 
 import pytest
 import torch
@@ -73,6 +73,18 @@ def test_what_is_in_work_fits_the_budget_but_for_the_first_item(threads: int) ->
     sizes = [7, 3, 3, 12, 5, 5, 1]
     assert list(in_threads(work, sizes, lambda size: size, budget=10)) == sizes
     assert memory.most <= 12
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_a_long_item_does_not_hold_up_the_many_short_ones_after_it(threads: int) -> None:
+    last = Event()
+
+    def work(number: int) -> bool:
+        if number == 20:
+            last.set()
+        return number > 0 or last.wait(30)
+
+    assert all(in_threads(work, range(21), lambda _: 1))
 
 
 def test_an_error_comes_out_and_the_threads_come_back(threads: int) -> None:

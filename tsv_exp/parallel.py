@@ -38,7 +38,7 @@ def in_threads(
         torch.set_num_threads(1)
         for item in items:
             need = size(item)
-            while pending and (len(pending) > 2 * threads or sum(used for _, used in pending) + need > budget):
+            while pending and sum(used for _, used in pending) + need > budget:
                 yield pending.popleft()[0].result()
             pending.append((pool.submit(function, item), need))
         while pending:
