@@ -26,6 +26,9 @@ _EPS = torch.finfo(torch.float32).eps
 _BLOCK = 16  # columns per Krylov step: small blocks reach higher powers of the Gram matrix at equal dimension
 _PASSES = 4  # Rayleigh-Ritz steps before giving up
 _ANGLE = 1e-5  # root mean square angle (radians) between found and true singular vectors, estimated from residuals
+_CONVERGED = _ANGLE / 3  # such an angle in a Krylov space, for which one Rayleigh-Ritz step is enough
+_CANCELLED = 0.1  # what a Krylov step leaves of its largest column, below which rounding is not orthogonal to the basis
+_TURN = 1e-2  # norm of a first-order correction of eigenvectors up to which it suffices
 _RESIDUAL = 6 * _EPS  # relative to σ_1: what a backward stable float32 decomposition leaves
 _BULK = 3e-3  # first angle above which Krylov spaces do not pay: no decay near the cut, or too steep for float32
 _LARGE = 256  # columns from which the float32 Gram matrix of a flat spectrum is as good as it needs to be
@@ -94,13 +97,18 @@ class Certified:
 
 
 class _Ritz(NamedTuple):
-    """The first k approximate singular components of matrices, the residual xᵀu − s v, and all s (b, l) in float64."""
+    """The first k approximate singular components of matrices, and all s (b, l) in float64.
+
+    residuals (b, k): norms of xᵀu − s v of the kept components, relative to σ_1.
+    angles (b,): their root mean square angle to the true vectors, estimated as residual over gap of the Gram matrix.
+    """
 
     u: Tensor
     s: Tensor
     v: Tensor
-    residual: Tensor
     keep: Tensor
+    residuals: Tensor
+    angles: Tensor
 
 
 def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
@@ -110,30 +118,30 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     n, width = x.shape[-1], min(x.shape[-1], k + max(k // 2, _BLOCK))
     effective_ranks, ritz = _effective_ranks(gram_matrix), None
     least, most = float(effective_ranks.min()), float(effective_ranks.max())
-    # The slower the spectrum falls, the larger a space it takes; the faster, the wider float32 must reach.
-    dimension = _BLOCK * math.ceil((2 * k + min(most, k / 2)) / _BLOCK + 7)
-    steep = least < k / 3
-    if n >= _LARGE and least > n / 6:
-        basis = _top_eigenvectors(gram_matrix, width)
+    # The slower the spectrum falls, the larger a space it takes (this fits power laws); the faster, the wider float32
+    # must reach.
+    dimension, steep = 2 * k + _BLOCK * math.log2(most) + 60, least < k / 3
+    if n >= _LARGE and least > 0.4 * n:
+        basis = torch.linalg.eigh(gram_matrix).eigenvectors.flip(-1)[..., :width]
         ritz = _ritz(x, basis[..., : k + _BLOCK], k)
-    elif dimension <= 4 * n // 5:
-        basis = _krylov(gram_matrix, width, dimension, steep)
+    elif dimension <= 3 * n // 4:
+        basis = _krylov(gram_matrix, k, width, dimension, steep)
         ritz = _ritz(x, basis if steep else basis[..., : k + _BLOCK], k)
-    if ritz is None or float(_angles(ritz, k).max()) > _BULK:
-        basis = _top_eigenvectors(gram(x.double()), width).float()
+    if ritz is None or float(ritz.angles.max()) > _BULK:
+        basis = torch.linalg.eigh(gram(x.double())).eigenvectors.flip(-1)[..., :width].float()
         ritz = _ritz(x, basis, k)
     for _ in range(_PASSES - 1):
-        if bool(_accurate(ritz, k).all()):
+        if bool(_accurate(ritz).all()):
             break
         basis = torch.linalg.qr(x.mT @ (x @ basis)).Q  # a step of subspace iteration; its extra width speeds it up
         ritz = _ritz(x, basis, k)
     keep = ritz.keep.unsqueeze(-2)
     factors = LowRank(ritz.u * keep, ritz.s[:, :k].float() * ritz.keep, (ritz.v * keep).mT)
-    good = _accurate(ritz, k) & _orthonormal(factors) & _complete(x, gram_matrix, factors)
+    good = _accurate(ritz) & _orthonormal(factors) & _complete(x, gram_matrix, factors)
     return LowRank(factors.u, factors.s * scale[..., 0], factors.vh), good
 
 
-def gram(x: Tensor, block: int = 192) -> Tensor:
+def gram(x: Tensor, block: int = 96) -> Tensor:
     """xᵀx of matrices (..., m, n), computing only the blocks on and above the diagonal."""
     n = x.shape[-1]
     product = x.new_empty(*x.shape[:-2], n, n)
@@ -150,30 +158,81 @@ def _effective_ranks(g: Tensor) -> Tensor:
     return (trace / torch.linalg.matrix_norm(g)).square()
 
 
-def _top_eigenvectors(g: Tensor, width: int) -> Tensor:
-    return torch.linalg.eigh(g).eigenvectors.flip(-1)[..., :width]
-
-
-def _krylov(g: Tensor, width: int, dimension: int, steep: bool) -> Tensor:
+def _krylov(g: Tensor, k: int, width: int, dimension: float, steep: bool) -> Tensor:
     """The top `width` Ritz vectors of symmetric matrices (b, n, n) in a block Krylov space, fully reorthogonalized.
 
-    The space is accurate enough in float32; its Ritz vectors are too unless the spectrum is steep.
+    From `dimension` columns on, the space grows until the first k vectors have converged, or no longer get better.
     """
     batch, n, _ = g.shape
-    basis, projected = g.new_empty(batch, n, dimension), g.new_zeros(batch, dimension, dimension)
+    limit = 4 * n // 5 // _BLOCK * _BLOCK
+    basis, projected = g.new_empty(batch, n, limit), g.new_zeros(batch, limit, limit)
     # A fixed start, so that the same weights give the same merge.
     block = torch.randn(n, _BLOCK, generator=torch.Generator().manual_seed(0)).to(g).expand(batch, -1, -1)
-    for start in range(0, dimension, _BLOCK):
-        basis[..., start : start + _BLOCK] = torch.linalg.qr(block).Q
-        block = g @ basis[..., start : start + _BLOCK]
+    size, error, end, vectors = g.new_zeros(batch), g.new_full((batch,), math.inf), 0, basis
+    while end < limit:
+        start, end = end, end + _BLOCK
+        q, r = torch.linalg.qr(block)
+        if bool((r.diagonal(dim1=-2, dim2=-1).abs().amin(-1) < _CANCELLED * size).any()):
+            q = torch.linalg.qr(q - basis[..., :start] @ (basis[..., :start].mT @ q)).Q
+        basis[..., start:end] = q
+        block = g @ q
+        size = block.norm(dim=-2).amax(-1)
         # But for rounding only the last two blocks matter; once is not enough for them, twice is (Kahan).
         for first in (max(0, start - _BLOCK), 0):
-            earlier = basis[..., first : start + _BLOCK]
+            earlier = basis[..., first:end]
             parts = earlier.mT @ block
-            projected[..., first : start + _BLOCK, start : start + _BLOCK] += parts
+            projected[..., first:end, start:end] += parts
             block = block - earlier @ parts
-    vectors = torch.linalg.eigh(projected.double() if steep else projected, UPLO="U").eigenvectors
-    return basis @ vectors.flip(-1)[..., :width].to(g)
+        if end < min(dimension, limit):
+            continue
+        vectors, gaps = _projected_eigenvectors(projected[..., :end, :end], k, width, steep)
+        residuals = (block @ vectors[..., -_BLOCK:, :k]).norm(dim=-2)
+        before, error = error, (residuals / gaps).square().mean(-1).sqrt()
+        growing = (error > _CONVERGED) & (error < before / 2)
+        if not growing.any():
+            break
+        dimension = end + _BLOCK * math.log(float(error[growing].max()) / _CONVERGED, 4)  # a block gains that or more
+    return basis[..., :end] @ vectors
+
+
+def _projected_eigenvectors(projected: Tensor, k: int, width: int, steep: bool) -> tuple[Tensor, Tensor]:
+    """The top `width` eigenvectors of symmetric matrices given above the diagonal, and gaps of the first k to the rest.
+
+    A gap is infinite where more of the Krylov space is of no use: the component is lost in the rounding of the Gram
+    matrix.
+    """
+    values, vectors = torch.linalg.eigh(projected, UPLO="U")
+    real = values[..., -k:] > _rounding(values)
+    if steep:
+        matrix = (projected.triu() + projected.triu(1).mT).double()
+        vectors, good = _corrected_eigenvectors(matrix, values, vectors, k, width)
+        if not good:
+            values, vectors = (part.to(projected) for part in torch.linalg.eigh(matrix))
+            real = torch.zeros_like(real)
+    gaps = (values[..., -k:] - values[..., -width - 1, None]).clamp(min=0) + _EPS * values[..., -1:]
+    return vectors[..., -width:].flip(-1), torch.where(real, gaps, torch.inf).flip(-1)
+
+
+def _corrected_eigenvectors(matrix: Tensor, values: Tensor, vectors: Tensor, k: int, width: int) -> tuple[Tensor, bool]:
+    """The top `width` eigenvectors (the smallest first) of float64 matrices from float32 ones, and whether to use them.
+
+    What float32 mixes into the top k of those beyond `width` is taken out to first order; what it mixes within, a
+    Rayleigh-Ritz step sees. Then they are made orthonormal.
+    """
+    rest, middle, top = vectors.double().tensor_split((vectors.shape[-1] - width, vectors.shape[-1] - k), -1)
+    image = matrix @ top
+    ritz = (top * image).sum(-2, keepdim=True)
+    gaps = ritz - values[..., : rest.shape[-1], None].double()
+    meant = (values > _rounding(values))[..., None, -k:]
+    turn = rest.mT @ (image - top * ritz) / torch.where(meant, gaps, torch.inf)
+    found = torch.cat([middle, top + rest @ turn], -1)
+    found = 1.5 * found - found @ (found.mT @ found) / 2
+    return found.to(vectors), bool((torch.linalg.matrix_norm(turn) < _TURN).all())
+
+
+def _rounding(values: Tensor) -> Tensor:
+    """The size of eigenvalues (b, n), the largest last, that are rounding of a float32 Gram matrix."""
+    return 4 * _EPS * values[..., -1:]
 
 
 def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
@@ -185,24 +244,15 @@ def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
     keep = s[:, :k] > max(x.shape[-2:]) * _EPS * s[:, :1]
     u = image @ (rotation / torch.where(keep, s[:, :k], 1).unsqueeze(-2)).float()
     v = basis @ rotation.float()
-    residual = x.mT @ u - v * s[:, :k].float().unsqueeze(-2)
-    return _Ritz(u, s, v, residual, keep)
+    rest = (v * s[:, :k].float().unsqueeze(-2)).sub_(x.mT @ u)
+    residuals = rest.norm(dim=-2).double() * keep / s[:, :1]
+    relative = s / s[:, :1]
+    gaps = (relative[:, :k].square() - relative[:, -1:].square()).clamp(min=_EPS**2)
+    return _Ritz(u, s, v, keep, residuals, (relative[:, :k] * residuals / gaps).square().mean(1).sqrt())
 
 
-def _residuals(ritz: _Ritz, k: int) -> Tensor:
-    """Norms (b, k) of the residuals of the kept components, relative to σ_1."""
-    return ritz.residual.norm(dim=-2).double() * ritz.keep / ritz.s[:, :1]
-
-
-def _angles(ritz: _Ritz, k: int) -> Tensor:
-    """Estimated root mean square angle (b,) of the k vectors: residual of the Gram matrix over the gap to the rest."""
-    s = ritz.s / ritz.s[:, :1]
-    gap = (s[:, :k].square() - s[:, -1:].square()).clamp(min=_EPS**2)
-    return (s[:, :k] * _residuals(ritz, k) / gap).square().mean(1).sqrt()
-
-
-def _accurate(ritz: _Ritz, k: int) -> Tensor:
-    return (_angles(ritz, k) < _ANGLE) | (_residuals(ritz, k).amax(1) < _RESIDUAL)
+def _accurate(ritz: _Ritz) -> Tensor:
+    return (ritz.angles < _ANGLE) | (ritz.residuals.amax(1) < _RESIDUAL)
 
 
 def _orthonormal(factors: LowRank) -> Tensor:
