@@ -11,7 +11,7 @@ import logging
 import math
 from dataclasses import dataclass
 from threading import Lock
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ _GAP = 1.01  # how far above the last kept eigenvalue a missed one would be noti
 class Certified:
     """Truncated decompositions and polar factors of float32 matrices; `fallbacks` of `total` were computed exactly."""
 
+    one_by_one: ClassVar[bool] = True
     total: int = 0
     fallbacks: int = 0
 

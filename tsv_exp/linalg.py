@@ -1,6 +1,6 @@
 """Truncated singular value decompositions and polar factors of batches of matrices, on any device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +13,10 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Algebra(Protocol):
-    """The two decompositions that the methods are written in; the engine chooses how they are computed."""
+    """The two decompositions that the methods are written in; the engine chooses how they are computed.
+
+    Where its attribute `one_by_one` is true it gains nothing from having all matrices of a layer at once.
+    """
 
     def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
         """The top k singular components of matrices (..., m, n); see `truncated_svd`."""
@@ -73,6 +76,7 @@ def polar(matrices: Tensor) -> Tensor:
 class Exact:
     """Full decompositions by LAPACK or cuSOLVER."""
 
+    one_by_one = True
     truncated_svd = staticmethod(truncated_svd)
     polar = staticmethod(polar)
 
@@ -84,6 +88,29 @@ def factors_suffice(method: Method) -> Method:
     """
     method.factors_suffice = True  # type: ignore[attr-defined]
     return method
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """The decompositions of `deltas`, of which only the shape is used: `one` gives the matrix of an index."""
+
+    deltas: Tensor
+    one: Callable[[int], Tensor]
+    algebra: Algebra
+
+    def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
+        """The top k singular components, as `truncated_svd`."""
+        if matrices is not self.deltas:
+            return self.algebra.truncated_svd(matrices, k)
+        return LowRank(*map(torch.cat, zip(*self._parts(k), strict=True)))
+
+    def _parts(self, k: int) -> Iterator[LowRank]:
+        for index in range(len(self.deltas)):
+            yield self.algebra.truncated_svd(self.one(index).unsqueeze(0), k)
+
+    def polar(self, matrices: Tensor) -> Tensor:
+        """The polar factors, as `polar`."""
+        return self.algebra.polar(matrices)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
-from tsv_exp.linalg import Algebra, Factored
+from tsv_exp.linalg import Algebra, Factored, OneByOne
 from tsv_exp.parallel import in_threads
 from tsv_exp.progress import track
 
@@ -55,6 +55,7 @@ class Layer:
         matrix: whether it has task singular vectors.
         form: gives the deltas.
         parts: gives every stride-th of them flat, a block at a time; None where that saves nothing.
+        one: gives the delta of one task, by its index; None where that saves nothing.
         factors: the deltas of a matrix as T products, where they are known to be of low rank (adapters).
     """
 
@@ -63,6 +64,7 @@ class Layer:
     matrix: bool
     form: Callable[[], Tensor]
     parts: Callable[[int], Iterator[Tensor]] | None = None
+    one: Callable[[int], Tensor] | None = None
     factors: tuple[LowRank, ...] | None = None
 
     @cached_property
@@ -80,12 +82,16 @@ class Layer:
     def to_decompose(self, algebra: Algebra) -> tuple[Tensor, Algebra]:
         """Deltas and an algebra for a function that does nothing but decompose them.
 
-        Where the deltas are products they are never formed: a tensor without memory stands for them.
+        Where the deltas are products they are never formed, and where one at a time will do never together: a tensor
+        without memory stands for them.
         """
-        if self.factors is None:
-            return self.deltas, algebra
-        stand_in = torch.empty(self.shape, dtype=self.factors[0].u.dtype, device="meta")
-        return stand_in, Factored(stand_in, self.factors, algebra)
+        if self.factors is not None:
+            stand_in = torch.empty(self.shape, dtype=self.factors[0].u.dtype, device="meta")
+            return stand_in, Factored(stand_in, self.factors, algebra)
+        if self.one is not None and getattr(algebra, "one_by_one", False):
+            stand_in = torch.empty(self.shape, device="meta")
+            return stand_in, OneByOne(stand_in, self.one, algebra)
+        return self.deltas, algebra
 
     def with_deltas(self, deltas: Tensor) -> "Layer":
         """The same parameter with other deltas."""
@@ -212,6 +218,7 @@ class TaskVectors:
             matrix,
             lambda: self._deltas(name),
             (lambda stride: self._blocks(name, stride)) if streamed else None,
+            (lambda task: self._delta(name, self.tasks[task])) if streamed else None,
             self._factors(name) if matrix and len(self._adapters) == len(self.finetuned) else None,
         )
 
@@ -227,6 +234,9 @@ class TaskVectors:
             if task in self._adapters and (known := self._adapters[task].delta(name, delta.dtype)) is not None:
                 delta.copy_(known)
         return self._finite(name, deltas)
+
+    def _delta(self, name: str, task: str) -> Tensor:
+        return self._finite(name, self._minus(self.base[name], [self.finetuned[task][name]])[0])
 
     def _blocks(self, name: str, stride: int) -> Iterator[Tensor]:
         weights = [model[name].detach().reshape(-1)[::stride] for model in (self.base, *self.finetuned.values())]
