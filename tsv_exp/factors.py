@@ -129,7 +129,7 @@ class Cached:
     def _known(self, keys: list[str]) -> dict[int, LowRank]:
         return {i: factors for i, key in enumerate(keys) if (factors := self.store.get(key)) is not None}
 
-    def polar(self, matrices: Tensor) -> Tensor:
+    def polar(self, matrices: Tensor) -> LowRank:
         """The polar factors, as `linalg.polar`; they are not kept, since each belongs to one rank."""
         return self.algebra.polar(matrices)
 

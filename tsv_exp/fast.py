@@ -75,21 +75,25 @@ class Certified:
                 u[i], s[i], vh[i] = linalg.truncated_svd(flat[i], k)
         return LowRank(u.view(*batch, m, k), s.view(*batch, k), vh.view(*batch, k, n))
 
-    def polar(self, matrices: Tensor) -> Tensor:
-        """The polar factors of matrices, as `linalg.polar`."""
+    def polar(self, matrices: Tensor) -> LowRank:
+        """The polar factors of matrices, as `linalg.polar`; the product is the same, its factors are not."""
         *batch, m, n = matrices.shape
         if matrices.dtype != torch.float32 or not matrices.numel():
             return linalg.polar(matrices)
         if m < n:
-            return self.polar(matrices.mT).mT
+            u, s, vh = self.polar(matrices.mT)
+            return LowRank(vh.mT, s, u.mT)
         flat = matrices.reshape(-1, m, n)
         self._count(total=len(flat))
         factors, good = gram_polar(flat)
+        if not good.all():
+            factors = LowRank(*(part.clone() for part in factors))  # they may be the matrices themselves
         for i in (~good).nonzero().flatten().tolist():
             self._count(fallbacks=1)
             log.info("a %d × %d polar factor could not be certified and is computed exactly", m, n)
-            factors[i] = linalg.polar(flat[i])
-        return factors.view(*batch, m, n)
+            for part, exact in zip(factors, linalg.polar(flat[i]), strict=True):
+                part[i] = exact
+        return LowRank(*(part.view(*batch, *part.shape[1:]) for part in factors))
 
     def _count(self, total: int = 0, fallbacks: int = 0) -> None:
         with _lock:  # layers are merged by several threads
@@ -282,26 +286,30 @@ def _complete(x: Tensor, gram_matrix: Tensor, factors: LowRank) -> Tensor:
     return torch.linalg.cholesky_ex(rest).info == 0
 
 
-def gram_polar(x: Tensor) -> tuple[Tensor, Tensor]:
-    """polar(x) = x (xᵀx)^(−1/2) of matrices (b, m, n), m ≥ n, without null directions, and which are certified (b,)."""
+def gram_polar(x: Tensor) -> tuple[LowRank, Tensor]:
+    """polar(x) = x (xᵀx)^(−1/2) of matrices (b, m, n), m ≥ n, without null directions, and which are certified (b,).
+
+    The factors are (b, m, n), (b, n) and (b, n, n).
+    """
     x = _scaled(x)[0]
     doubt = x.new_full((len(x),), torch.inf)
     values, vectors = torch.linalg.eigh(gram(x))
     first, middle, last = values[:, 0], values[:, values.shape[1] // 8], values[:, -1]
     if bool((first > _WELL_CONDITIONED * last).all()):
-        factor = x @ ((vectors * values.rsqrt().unsqueeze(1)) @ vectors.mT)
-        keep, doubt = values > 0, torch.zeros_like(doubt)
+        root = (vectors * values.rsqrt().unsqueeze(1)) @ vectors.mT
+        factors, doubt = LowRank(x, torch.ones_like(values), root), torch.zeros_like(doubt)
     elif bool((middle > _CORRECTABLE * last).all()):
-        factor, vectors, keep, doubt = _corrected_polar(x, vectors)
+        factors, vectors, doubt = _corrected_polar(x, vectors)
     if not bool((doubt < _FIRST_ORDER).all()):
-        factor, vectors, keep, doubt = _corrected_polar(x, torch.linalg.eigh(gram(x.double())).eigenvectors.to(x))
+        factors, vectors, doubt = _corrected_polar(x, torch.linalg.eigh(gram(x.double())).eigenvectors.to(x))
     probe = torch.randn(x.shape[-1], _BLOCK, generator=torch.Generator().manual_seed(0)).to(x)
-    kept = vectors @ (keep.unsqueeze(-1) * (vectors.mT @ probe))
-    error = torch.linalg.matrix_norm(factor.mT @ (factor @ probe) - kept) / probe.norm()
-    return factor, (error < _ORTHOGONAL) & (doubt < _FIRST_ORDER)
+    kept = vectors @ (factors.s.unsqueeze(-1) * (vectors.mT @ probe))
+    image = factors.u @ (factors.vh @ probe)
+    error = torch.linalg.matrix_norm(factors.vh.mT @ (factors.u.mT @ image) - kept) / probe.norm()
+    return factors, (error < _ORTHOGONAL) & (doubt < _FIRST_ORDER)
 
 
-def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[LowRank, Tensor, Tensor]:
     """polar(x) of (b, m, n) from approximate eigenvectors of xᵀx (the smallest first), to first order in their error.
 
     y = x · vectors has nearly orthogonal columns, whatever their sizes d: yᵀy = D (I + F) D is known to high relative
@@ -309,7 +317,7 @@ def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor
     W_ij = d_i / (d_i + d_j). The smallest eigenvectors, where errors are largest, are first made exact.
 
     Returns:
-        the factors, the eigenvectors, which of them are no null directions, and ‖F‖ (b,): the error is of its square.
+        the factors, with zeros for null directions, the eigenvectors, and ‖F‖ (b,): the error is of its square.
     """
     y, vectors = x @ vectors, vectors.clone()
     small = slice(0, x.shape[-1] // 8 + 1)
@@ -322,7 +330,8 @@ def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor
     off = gram(y) - torch.diag_embed(keep.to(y))
     pairs = (sizes.unsqueeze(-1) + sizes.unsqueeze(-2)).clamp(min=torch.finfo(y.dtype).tiny)
     weighted = off * (sizes.unsqueeze(-1) / pairs)
-    return y @ (vectors.mT - weighted @ vectors.mT), vectors, keep, torch.linalg.matrix_norm(off)
+    factors = LowRank(y, keep.to(y), vectors.mT - weighted @ vectors.mT)
+    return factors, vectors, torch.linalg.matrix_norm(off)
 
 
 def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,9 +61,9 @@ class Gathered:
         found: LowRank = self._ask(matrices, "truncated_svd", k)
         return found
 
-    def polar(self, matrices: Tensor) -> Tensor:
+    def polar(self, matrices: Tensor) -> LowRank:
         """The polar factors, as `linalg.polar`."""
-        found: Tensor = self._ask(matrices, "polar")
+        found: LowRank = self._ask(matrices, "polar")
         return found
 
     def _finish(self, job: Callable[[], Result]) -> Result:
@@ -94,8 +94,7 @@ class Gathered:
                 for _, answer in asked:
                     answer.set_exception(error)
                 continue
-            parts = map(LowRank, *found) if isinstance(found, LowRank) else found
-            for part, (_, answer) in zip(parts, asked, strict=True):
+            for part, (_, answer) in zip(map(LowRank, *found), asked, strict=True):
                 answer.set_result(part)
         self._asked.clear()
 

@@ -22,8 +22,8 @@ class Algebra(Protocol):
         """The top k singular components of matrices (..., m, n); see `truncated_svd`."""
         ...
 
-    def polar(self, matrices: Tensor) -> Tensor:
-        """The polar factors of matrices (..., m, n); see `polar`."""
+    def polar(self, matrices: Tensor) -> LowRank:
+        """The polar factors of matrices (..., m, n) as products; see `polar`."""
         ...
 
 
@@ -65,12 +65,18 @@ def truncated_svd(matrices: Tensor, k: int) -> LowRank:
     return LowRank(u.view(*batch, m, k), s.view(*batch, k), vh.view(*batch, k, n))
 
 
-def polar(matrices: Tensor) -> Tensor:
-    """The polar factors P Qᵀ of matrices (..., m, n) with the thin SVD P D Qᵀ; null directions are left out."""
+def polar(matrices: Tensor) -> LowRank:
+    """The polar factors P Qᵀ of matrices (..., m, n) with the thin SVD P D Qᵀ; null directions are left out.
+
+    Returns:
+        u = P (..., m, r), s (..., r) of ones, and zeros for null directions, vh = Qᵀ (..., r, n), r = min(m, n). Other
+        algebras may give other factors of the same product.
+    """
     if not matrices.numel():
-        return matrices
+        *batch, m, n = matrices.shape
+        return LowRank(*(matrices.new_zeros(*batch, *shape) for shape in ((m, 0), (0,), (0, n))))
     left, values, right = torch.linalg.svd(matrices, full_matrices=False)
-    return (left * independent(values, *matrices.shape[-2:]).unsqueeze(-2)) @ right
+    return LowRank(left, independent(values, *matrices.shape[-2:]).to(left), right)
 
 
 class Exact:
@@ -108,7 +114,7 @@ class OneByOne:
         for index in range(len(self.deltas)):
             yield self.algebra.truncated_svd(self.one(index).unsqueeze(0), k)
 
-    def polar(self, matrices: Tensor) -> Tensor:
+    def polar(self, matrices: Tensor) -> LowRank:
         """The polar factors, as `polar`."""
         return self.algebra.polar(matrices)
 
@@ -142,6 +148,6 @@ class Factored:
             found.vh[i, :rank] = (vh[:rank] @ right.Q.mT).to(like)
         return found
 
-    def polar(self, matrices: Tensor) -> Tensor:
+    def polar(self, matrices: Tensor) -> LowRank:
         """The polar factors, as `polar`."""
         return self.algebra.polar(matrices)

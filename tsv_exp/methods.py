@@ -175,8 +175,7 @@ def tsv_m(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebr
         rank_fraction: k as a share of min(m, n); None is k = floor(min(m, n) / T).
         algebra: how the decompositions are computed.
     """
-    u, s, vh = concatenated(tsv_c(deltas, rank_fraction, algebra=algebra))
-    return (algebra.polar(u) * s) @ algebra.polar(vh)
+    return decorrelated(concatenated(tsv_c(deltas, rank_fraction, algebra=algebra)), algebra)
 
 
 def concatenated(factors: LowRank) -> LowRank:
@@ -184,3 +183,10 @@ def concatenated(factors: LowRank) -> LowRank:
     kept = factors.s.flatten().nonzero().flatten()
     u = factors.u.transpose(0, 1).flatten(1)
     return LowRank(u.index_select(1, kept), factors.s.flatten()[kept], factors.vh.flatten(0, 1)[kept])
+
+
+def decorrelated(factors: LowRank, algebra: Algebra) -> Tensor:
+    """polar(u) · diag(s) · polar(vh) (m, n) of the factors of all tasks side by side."""
+    left, right = algebra.polar(factors.u), algebra.polar(factors.vh)
+    inner = left.s.unsqueeze(1) * left.vh * factors.s, right.u * right.s
+    return torch.linalg.multi_dot([left.u, *inner, right.vh])  # in the order that takes the least work

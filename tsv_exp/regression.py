@@ -48,7 +48,8 @@ def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = Exact()) -
     target = (_solve(inputs, margin / n, moment.mT).mT + basis @ _solve(outputs, margin / m, triangle)) / 2
     # the polar factor of [H; √λ I] is [H; √λ I] (HᵀH + λ I)^(−½)
     corner = torch.eye(n, dtype=target.dtype, device=target.device) * ((ridge / n) ** 0.5 * target.norm())
-    flat = algebra.polar(torch.cat([target, corner]))[:m]
+    factors = algebra.polar(torch.cat([target, corner]))
+    flat = factors._replace(u=factors.u[:m]).dense()
     return flat * ((flat * target).sum() / flat.square().sum() * scale)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 from tsv_exp.linalg import Algebra, Exact, factors_suffice, significant
-from tsv_exp.methods import Majority, concatenated, ties, ties_statistics, tsv_c
+from tsv_exp.methods import Majority, concatenated, decorrelated, ties, ties_statistics, tsv_c
 from tsv_exp.task_vectors import Layer, TaskVectors
 
 
@@ -47,7 +47,8 @@ def iso_cts(deltas: Tensor, common_fraction: float = 0.8, *, algebra: Algebra = 
     noise = max(deltas.shape[1:]) * torch.finfo(deltas.dtype).eps * deltas.flatten(1).norm(dim=1)
     parts = concatenated(rest._replace(s=torch.where(rest.s > noise.unsqueeze(1), rest.s, 0))), common
     u, vh = torch.cat([part.u for part in parts], 1), torch.cat([part.vh for part in parts])
-    return torch.cat([part.s for part in parts]).mean() * algebra.polar(u) @ algebra.polar(vh)
+    s = torch.cat([part.s for part in parts])
+    return decorrelated(LowRank(u, s.mean().expand_as(s), vh), algebra)
 
 
 def _components(matrix: Tensor, k: int, algebra: Algebra) -> LowRank:
