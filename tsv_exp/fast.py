@@ -123,15 +123,14 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     n, width = x.shape[-1], min(x.shape[-1], k + max(k // 2, _BLOCK))
     effective_ranks, ritz = _effective_ranks(gram_matrix), None
     least, most = float(effective_ranks.min()), float(effective_ranks.max())
-    # The slower the spectrum falls, the larger a space it takes (this fits power laws); the faster, the wider float32
-    # must reach.
-    dimension, steep = 2 * k + _BLOCK * math.log2(most) + 60, least < k / 3
+    used = width if least < k / 3 else k + _BLOCK  # the steeper the spectrum, the wider float32 must reach
+    dimension = 2 * k + _BLOCK * math.log2(most) + 60  # the slower it falls, the larger a space it takes: power laws
     if n >= _LARGE and least > 0.4 * n:
         basis = torch.linalg.eigh(gram_matrix).eigenvectors.flip(-1)[..., :width]
-        ritz = _ritz(x, basis[..., : k + _BLOCK], k)
+        ritz = _ritz(x, basis[..., :used], k)
     elif dimension <= 3 * n // 4:
-        basis = _krylov(gram_matrix, k, width, dimension, steep)
-        ritz = _ritz(x, basis if steep else basis[..., : k + _BLOCK], k)
+        basis = _krylov(gram_matrix, k, used, width, dimension)
+        ritz = _ritz(x, basis[..., :used], k)
     if ritz is None or float(ritz.angles.max()) > _BULK:
         basis = torch.linalg.eigh(gram(x.double())).eigenvectors.flip(-1)[..., :width].float()
         ritz = _ritz(x, basis, k)
@@ -163,22 +162,24 @@ def _effective_ranks(g: Tensor) -> Tensor:
     return (trace / torch.linalg.matrix_norm(g)).square()
 
 
-def _krylov(g: Tensor, k: int, width: int, dimension: float, steep: bool) -> Tensor:
+def _krylov(g: Tensor, k: int, used: int, width: int, dimension: float) -> Tensor:
     """The top `width` Ritz vectors of symmetric matrices (b, n, n) in a block Krylov space, fully reorthogonalized.
 
-    From `dimension` columns on, the space grows until the first k vectors have converged, or no longer get better.
+    From `dimension` columns on, the space grows until the first k vectors have converged, or no longer get better, with
+    respect to the span of the first `used`.
     """
     batch, n, _ = g.shape
     limit = 4 * n // 5 // _BLOCK * _BLOCK
     basis, projected = g.new_empty(batch, n, limit), g.new_zeros(batch, limit, limit)
-    # A fixed start, so that the same weights give the same merge.
-    block = torch.randn(n, _BLOCK, generator=torch.Generator().manual_seed(0)).to(g).expand(batch, -1, -1)
+    block = _probe(g, seed=1).expand(batch, -1, -1)
     size, error, end, vectors = g.new_zeros(batch), g.new_full((batch,), math.inf), 0, basis
     while end < limit:
         start, end = end, end + _BLOCK
         q, r = torch.linalg.qr(block)
         if bool((r.diagonal(dim1=-2, dim2=-1).abs().amin(-1) < _CANCELLED * size).any()):
-            q = torch.linalg.qr(q - basis[..., :start] @ (basis[..., :start].mT @ q)).Q
+            parts = basis[..., :start].mT @ q
+            projected[..., :start, start - _BLOCK : start].add_(parts @ r)
+            q = torch.linalg.qr(q - basis[..., :start] @ parts).Q
         basis[..., start:end] = q
         block = g @ q
         size = block.norm(dim=-2).amax(-1)
@@ -186,45 +187,44 @@ def _krylov(g: Tensor, k: int, width: int, dimension: float, steep: bool) -> Ten
         for first in (max(0, start - _BLOCK), 0):
             earlier = basis[..., first:end]
             parts = earlier.mT @ block
-            projected[..., first:end, start:end] += parts
-            block = block - earlier @ parts
+            projected[..., first:end, start:end].add_(parts)
+            block = torch.baddbmm(block, earlier, parts, alpha=-1)
         if end < min(dimension, limit):
             continue
-        vectors, gaps = _projected_eigenvectors(projected[..., :end, :end], k, width, steep)
+        vectors, gaps = _projected_eigenvectors(projected[..., :end, :end], k, used)
         residuals = (block @ vectors[..., -_BLOCK:, :k]).norm(dim=-2)
         before, error = error, (residuals / gaps).square().mean(-1).sqrt()
         growing = (error > _CONVERGED) & (error < before / 2)
         if not growing.any():
             break
         dimension = end + _BLOCK * math.log(float(error[growing].max()) / _CONVERGED, 4)  # a block gains that or more
-    return basis[..., :end] @ vectors
+    return basis[..., :end] @ vectors[..., :width]
 
 
-def _projected_eigenvectors(projected: Tensor, k: int, width: int, steep: bool) -> tuple[Tensor, Tensor]:
-    """The top `width` eigenvectors of symmetric matrices given above the diagonal, and gaps of the first k to the rest.
+def _projected_eigenvectors(projected: Tensor, k: int, used: int) -> tuple[Tensor, Tensor]:
+    """All eigenvectors of symmetric matrices given above the diagonal, and gaps of the first k to those beyond `used`.
 
     A gap is infinite where more of the Krylov space is of no use: the component is lost in the rounding of the Gram
     matrix.
     """
     values, vectors = torch.linalg.eigh(projected, UPLO="U")
     real = values[..., -k:] > _rounding(values)
-    if steep:
-        matrix = (projected.triu() + projected.triu(1).mT).double()
-        vectors, good = _corrected_eigenvectors(matrix, values, vectors, k, width)
-        if not good:
-            values, vectors = (part.to(projected) for part in torch.linalg.eigh(matrix))
-            real = torch.zeros_like(real)
-    gaps = (values[..., -k:] - values[..., -width - 1, None]).clamp(min=0) + _EPS * values[..., -1:]
-    return vectors[..., -width:].flip(-1), torch.where(real, gaps, torch.inf).flip(-1)
+    matrix = (projected.triu() + projected.triu(1).mT).double()
+    vectors, good = _corrected_eigenvectors(matrix, values, vectors, k, used)
+    if not good:
+        values, vectors = (part.to(projected) for part in torch.linalg.eigh(matrix))
+        real = torch.zeros_like(real)
+    gaps = (values[..., -k:] - values[..., -used - 1, None]).clamp(min=0) + _EPS * values[..., -1:]
+    return vectors.flip(-1), torch.where(real, gaps, torch.inf).flip(-1)
 
 
-def _corrected_eigenvectors(matrix: Tensor, values: Tensor, vectors: Tensor, k: int, width: int) -> tuple[Tensor, bool]:
-    """The top `width` eigenvectors (the smallest first) of float64 matrices from float32 ones, and whether to use them.
+def _corrected_eigenvectors(matrix: Tensor, values: Tensor, vectors: Tensor, k: int, used: int) -> tuple[Tensor, bool]:
+    """Eigenvectors (the smallest first) of float64 matrices from float32 ones, and whether that suffices.
 
-    What float32 mixes into the top k of those beyond `width` is taken out to first order; what it mixes within, a
-    Rayleigh-Ritz step sees. Then they are made orthonormal.
+    What float32 mixes into the top k of those beyond the top `used` is taken out to first order; what it mixes within,
+    a Rayleigh-Ritz step sees. Then the top `used` are made orthonormal.
     """
-    rest, middle, top = vectors.double().tensor_split((vectors.shape[-1] - width, vectors.shape[-1] - k), -1)
+    rest, middle, top = vectors.double().tensor_split((vectors.shape[-1] - used, vectors.shape[-1] - k), -1)
     image = matrix @ top
     ritz = (top * image).sum(-2, keepdim=True)
     gaps = ritz - values[..., : rest.shape[-1], None].double()
@@ -232,7 +232,7 @@ def _corrected_eigenvectors(matrix: Tensor, values: Tensor, vectors: Tensor, k: 
     turn = rest.mT @ (image - top * ritz) / torch.where(meant, gaps, torch.inf)
     found = torch.cat([middle, top + rest @ turn], -1)
     found = 1.5 * found - found @ (found.mT @ found) / 2
-    return found.to(vectors), bool((torch.linalg.matrix_norm(turn) < _TURN).all())
+    return torch.cat([rest, found], -1).to(vectors), bool((torch.linalg.matrix_norm(turn) < _TURN).all())
 
 
 def _rounding(values: Tensor) -> Tensor:
@@ -249,11 +249,20 @@ def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
     keep = s[:, :k] > max(x.shape[-2:]) * _EPS * s[:, :1]
     u = image @ (rotation / torch.where(keep, s[:, :k], 1).unsqueeze(-2)).float()
     v = basis @ rotation.float()
-    rest = (v * s[:, :k].float().unsqueeze(-2)).sub_(x.mT @ u)
-    residuals = rest.norm(dim=-2).double() * keep / s[:, :1]
     relative = s / s[:, :1]
     gaps = (relative[:, :k].square() - relative[:, -1:].square()).clamp(min=_EPS**2)
-    return _Ritz(u, s, v, keep, residuals, (relative[:, :k] * residuals / gaps).square().mean(1).sqrt())
+
+    def judged(norms: Tensor) -> tuple[Tensor, Tensor]:
+        residuals = norms.double() * keep / s[:, :1]
+        return residuals, (relative[:, :k] * residuals / gaps).square().mean(1).sqrt()
+
+    # Random projections estimate the norms (Halko et al., arXiv 0909.4061, section 4.3) and leave out most of the work.
+    right = v * s[:, :k].float().unsqueeze(-2)
+    probe = _probe(x)
+    residuals, angles = judged(((x @ probe).mT @ u - probe.mT @ right).norm(dim=-2) / probe.shape[-1] ** 0.5)
+    if not bool((angles < _ANGLE).all()):
+        residuals, angles = judged((x.mT @ u - right).norm(dim=-2))
+    return _Ritz(u, s, v, keep, residuals, angles)
 
 
 def _accurate(ritz: _Ritz) -> Tensor:
@@ -302,7 +311,7 @@ def gram_polar(x: Tensor) -> tuple[LowRank, Tensor]:
         factors, vectors, doubt = _corrected_polar(x, vectors)
     if not bool((doubt < _FIRST_ORDER).all()):
         factors, vectors, doubt = _corrected_polar(x, torch.linalg.eigh(gram(x.double())).eigenvectors.to(x))
-    probe = torch.randn(x.shape[-1], _BLOCK, generator=torch.Generator().manual_seed(0)).to(x)
+    probe = _probe(x)
     kept = vectors @ (factors.s.unsqueeze(-1) * (vectors.mT @ probe))
     image = factors.u @ (factors.vh @ probe)
     error = torch.linalg.matrix_norm(factors.vh.mT @ (factors.u.mT @ image) - kept) / probe.norm()
@@ -332,6 +341,11 @@ def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[LowRank, Tensor, Tenso
     weighted = off * (sizes.unsqueeze(-1) / pairs)
     factors = LowRank(y, keep.to(y), vectors.mT - weighted @ vectors.mT)
     return factors, vectors, torch.linalg.matrix_norm(off)
+
+
+def _probe(x: Tensor, seed: int = 0) -> Tensor:
+    """Random vectors (n, _BLOCK) for matrices (b, m, n): always the same, so that equal weights give equal merges."""
+    return torch.randn(x.shape[-1], _BLOCK, generator=torch.Generator().manual_seed(seed)).to(x)
 
 
 def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
