@@ -27,7 +27,7 @@ _BLOCK = 16  # columns per Krylov step: small blocks reach higher powers of the 
 _PASSES = 4  # Rayleigh-Ritz steps before giving up
 _ANGLE = 1e-5  # root mean square angle (radians) between found and true singular vectors, estimated from residuals
 _CONVERGED = _ANGLE / 3  # such an angle in a Krylov space, for which one Rayleigh-Ritz step is enough
-_CANCELLED = 0.1  # what a Krylov step leaves of its largest column, below which rounding is not orthogonal to the basis
+_CANCELLED = 0.1  # what a Krylov step leaves of its columns, below which rounding is not orthogonal to the basis
 _TURN = 1e-2  # norm of a first-order correction of eigenvectors up to which it suffices
 _RESIDUAL = 6 * _EPS  # relative to σ_1: what a backward stable float32 decomposition leaves
 _BULK = 3e-3  # first angle above which Krylov spaces do not pay: no decay near the cut, or too steep for float32
@@ -145,15 +145,12 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     return LowRank(factors.u, factors.s * scale[..., 0], factors.vh), good
 
 
-def gram(x: Tensor, block: int = 96) -> Tensor:
-    """xᵀx of matrices (..., m, n), computing only the blocks on and above the diagonal."""
-    n = x.shape[-1]
-    product = x.new_empty(*x.shape[:-2], n, n)
-    for i in range(0, n, block):
-        row = x[..., i : i + block].mT @ x[..., i:]
-        product[..., i : i + block, i:] = row
-        product[..., i:, i : i + block] = row.mT
-    return product
+def gram(x: Tensor) -> Tensor:
+    """xᵀx of matrices (..., m, n) in float32 or float64."""
+    if x.device.type != "cpu":
+        return x.mT @ x
+    array = x.detach().numpy()
+    return torch.from_numpy(array.swapaxes(-1, -2) @ array)  # numpy sees that it is symmetric, which halves the work
 
 
 def _effective_ranks(g: Tensor) -> Tensor:
@@ -182,7 +179,7 @@ def _krylov(g: Tensor, k: int, used: int, width: int, dimension: float) -> Tenso
             q = torch.linalg.qr(q - basis[..., :start] @ parts).Q
         basis[..., start:end] = q
         block = g @ q
-        size = block.norm(dim=-2).amax(-1)
+        size = torch.linalg.matrix_norm(block) / _BLOCK**0.5
         # But for rounding only the last two blocks matter; once is not enough for them, twice is (Kahan).
         for first in (max(0, start - _BLOCK), 0):
             earlier = basis[..., first:end]
@@ -230,9 +227,9 @@ def _corrected_eigenvectors(matrix: Tensor, values: Tensor, vectors: Tensor, k: 
     gaps = ritz - values[..., : rest.shape[-1], None].double()
     meant = (values > _rounding(values))[..., None, -k:]
     turn = rest.mT @ (image - top * ritz) / torch.where(meant, gaps, torch.inf)
-    found = torch.cat([middle, top + rest @ turn], -1)
-    found = 1.5 * found - found @ (found.mT @ found) / 2
-    return torch.cat([rest, found], -1).to(vectors), bool((torch.linalg.matrix_norm(turn) < _TURN).all())
+    found = torch.cat([middle, top + rest @ turn], -1).to(vectors)
+    found = 1.5 * found - found @ gram(found) / 2
+    return torch.cat([vectors[..., :-used], found], -1), bool((torch.linalg.matrix_norm(turn) < _TURN).all())
 
 
 def _rounding(values: Tensor) -> Tensor:
@@ -243,8 +240,7 @@ def _rounding(values: Tensor) -> Tensor:
 def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
     """Rayleigh-Ritz: the singular components of x restricted to an orthonormal basis (b, n, l), squared in float64."""
     image = x @ basis
-    squared = image.double()
-    values, rotation = torch.linalg.eigh(squared.mT @ squared)
+    values, rotation = torch.linalg.eigh(gram(image.double()))
     s, rotation = values.flip(-1).clamp(min=0).sqrt(), rotation.flip(-1)[..., :k]
     keep = s[:, :k] > max(x.shape[-2:]) * _EPS * s[:, :1]
     u = image @ (rotation / torch.where(keep, s[:, :k], 1).unsqueeze(-2)).float()
@@ -330,8 +326,7 @@ def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[LowRank, Tensor, Tenso
     """
     y, vectors = x @ vectors, vectors.clone()
     small = slice(0, x.shape[-1] // 8 + 1)
-    squared = y[..., small].double()
-    rotation = torch.linalg.eigh(squared.mT @ squared).eigenvectors.to(x)
+    rotation = torch.linalg.eigh(gram(y[..., small].double())).eigenvectors.to(x)
     y[..., small], vectors[..., small] = y[..., small] @ rotation, vectors[..., small] @ rotation
     sizes = y.norm(dim=-2)
     keep = linalg.independent(sizes, *x.shape[-2:])

@@ -7,6 +7,7 @@ from threading import local
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,13 +37,14 @@ def in_threads(
     pool = ThreadPoolExecutor(threads, initializer=_one_thread, initargs=(threads,))
     try:
         torch.set_num_threads(1)
-        for item in items:
-            need = size(item)
-            while pending and sum(used for _, used in pending) + need > budget:
+        with threadpool_limits(1, "blas"):  # numpy's own
+            for item in items:
+                need = size(item)
+                while pending and sum(used for _, used in pending) + need > budget:
+                    yield pending.popleft()[0].result()
+                pending.append((pool.submit(function, item), need))
+            while pending:
                 yield pending.popleft()[0].result()
-            pending.append((pool.submit(function, item), need))
-        while pending:
-            yield pending.popleft()[0].result()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)  # the matrix library's setting is shared by all threads of the process
