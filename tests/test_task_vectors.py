@@ -3,6 +3,10 @@ import torch
 from models import zoo
 
 from tsv_exp import UserError, task_vectors
+from tsv_exp.factors import Cached, Store
+from tsv_exp.gathered import Gathered
+from tsv_exp.linalg import Exact
+from tsv_exp.methods import tsv_m
 from tsv_exp.task_vectors import TaskVectors
 
 
@@ -49,6 +53,24 @@ def test_blocks_are_the_deltas_of_every_layer_flattened(monkeypatch, dtype):
         blocks = list(layer.blocks())
         assert max(block.shape[1] for block in blocks) <= 100
         assert torch.equal(torch.cat(blocks, 1), layer.deltas.reshape(3, -1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_only_decomposes_sees_one_task_at_a_time_and_finds_the_same(monkeypatch, dtype):
+    stream = TaskVectors(*zoo(3, dtype))
+    matrices = [layer for layer in stream if layer.matrix]
+    expected = [tsv_m(layer.deltas, algebra=Exact()) for layer in matrices]
+    monkeypatch.setattr(TaskVectors, "_deltas", None)
+    for layer, merged in zip(map(stream.layer, [layer.name for layer in matrices]), expected, strict=True):
+        deltas, algebra = layer.to_decompose(Exact())
+        assert deltas.is_meta
+        torch.testing.assert_close(tsv_m(deltas, algebra=algebra), merged, rtol=0, atol=0)
+
+
+def test_an_algebra_that_gains_from_all_matrices_together_is_given_them():
+    layer = next(layer for layer in TaskVectors(*zoo()) if layer.matrix)
+    for algebra in (Cached(Exact(), "exact", Store()), Gathered(Exact())):
+        assert layer.to_decompose(algebra) == (layer.deltas, algebra)
 
 
 def test_models_of_another_architecture():

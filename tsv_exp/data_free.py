@@ -10,7 +10,7 @@ from torch import Tensor
 from tsv_exp import layers
 from tsv_exp.alpha import Candidate, Choice
 from tsv_exp.engine import Merged
-from tsv_exp.fast import gram
+from tsv_exp.linalg import gram
 from tsv_exp.task_vectors import TaskVectors
 
 

@@ -1,9 +1,9 @@
 """Fast decompositions in float32 that certify their result, or hand the matrix over to the exact ones.
 
-The top k of n singular components (k ≪ n) come from a block Krylov space of the Gram matrix (Golub & Underwood 1977,
-Musco & Musco, arXiv 1504.05477), mended by Rayleigh-Ritz steps on the matrix itself, since a float32 Gram matrix loses
-the small components of a steep spectrum; where that does not suffice, from a float64 Gram matrix. The polar factor
-comes from eigenvectors of the Gram matrix in float32, or in float64 where needed, and is corrected to first order.
+The top k of n singular components (k ≪ n) come from a block Krylov space of the Gram matrix, mended by Rayleigh-Ritz
+steps on the matrix itself, since a float32 Gram matrix loses the small components of a steep spectrum; where that does
+not suffice, from a float64 Gram matrix. The polar factor comes from eigenvectors of the Gram matrix in float32, or in
+float64 where needed, and is corrected to first order.
 Nearly all of the work is matrix products; every step is batched and runs on any device.
 """
 
@@ -16,20 +16,17 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from tsv_exp import linalg
+from tsv_exp import krylov, linalg
+from tsv_exp.krylov import BLOCK, EPS, random_block
 from tsv_exp.layers import LowRank
+from tsv_exp.linalg import gram
 
 log = logging.getLogger(__name__)
 _lock = Lock()
 
-_EPS = torch.finfo(torch.float32).eps
-_BLOCK = 16  # columns per Krylov step: small blocks reach higher powers of the Gram matrix at equal dimension
 _PASSES = 4  # Rayleigh-Ritz steps before giving up
 _ANGLE = 1e-5  # root mean square angle (radians) between found and true singular vectors, estimated from residuals
-_CONVERGED = _ANGLE / 3  # such an angle in a Krylov space, for which one Rayleigh-Ritz step is enough
-_CANCELLED = 0.1  # what a Krylov step leaves of its columns, below which rounding is not orthogonal to the basis
-_TURN = 1e-2  # norm of a first-order correction of eigenvectors up to which it suffices
-_RESIDUAL = 6 * _EPS  # relative to σ_1: what a backward stable float32 decomposition leaves
+_RESIDUAL = 6 * EPS  # relative to σ_1: what a backward stable float32 decomposition leaves
 _BULK = 3e-3  # first angle above which Krylov spaces do not pay: no decay near the cut, or too steep for float32
 _LARGE = 256  # columns from which the float32 Gram matrix of a flat spectrum is as good as it needs to be
 _WELL_CONDITIONED = 1e-2  # ratio of the eigenvalues of a Gram matrix above which float32 keeps its inverse root
@@ -52,7 +49,7 @@ class Certified:
         """The top k singular components, as `linalg.truncated_svd`."""
         m, n = matrices.shape[-2:]
         self._count(total=matrices[..., 0, 0].numel())
-        if matrices.dtype != torch.float32 or not 0 < k <= min(m, n) // 3 or min(m, n) < 6 * _BLOCK:
+        if matrices.dtype != torch.float32 or not 0 < k <= min(m, n) // 3 or min(m, n) < 6 * BLOCK:
             return linalg.truncated_svd(matrices, k)
         if m < n:
             u, s, vh = self._leading(matrices.mT, k)
@@ -120,16 +117,16 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     """The top k components of matrices (b, m, n), m ≥ n, none of them zero, and which of the b are certified."""
     x, scale = _scaled(matrices)
     gram_matrix = gram(x)
-    n, width = x.shape[-1], min(x.shape[-1], k + max(k // 2, _BLOCK))
+    n, width = x.shape[-1], min(x.shape[-1], k + max(k // 2, BLOCK))
     effective_ranks, ritz = _effective_ranks(gram_matrix), None
     least, most = float(effective_ranks.min()), float(effective_ranks.max())
-    used = width if least < k / 3 else k + _BLOCK  # the steeper the spectrum, the wider float32 must reach
-    dimension = 2 * k + _BLOCK * math.log2(most) + 60  # the slower it falls, the larger a space it takes: power laws
+    used = width if least < k / 3 else k + BLOCK  # the steeper the spectrum, the wider float32 must reach
+    dimension = 2 * k + BLOCK * math.log2(most) + 60  # the slower it falls, the larger a space it takes: power laws
     if n >= _LARGE and least > 0.4 * n:
         basis = torch.linalg.eigh(gram_matrix).eigenvectors.flip(-1)[..., :width]
         ritz = _ritz(x, basis[..., :used], k)
     elif dimension <= 3 * n // 4:
-        basis = _krylov(gram_matrix, k, used, width, dimension)
+        basis = krylov.top_vectors(gram_matrix, k, used, width, dimension)
         ritz = _ritz(x, basis[..., :used], k)
     if ritz is None or float(ritz.angles.max()) > _BULK:
         basis = torch.linalg.eigh(gram(x.double())).eigenvectors.flip(-1)[..., :width].float()
@@ -145,96 +142,10 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     return LowRank(factors.u, factors.s * scale[..., 0], factors.vh), good
 
 
-def gram(x: Tensor) -> Tensor:
-    """xᵀx of matrices (..., m, n) in float32 or float64."""
-    if x.device.type != "cpu":
-        return x.mT @ x
-    array = x.detach().numpy()
-    return torch.from_numpy(array.swapaxes(-1, -2) @ array)  # numpy sees that it is symmetric, which halves the work
-
-
 def _effective_ranks(g: Tensor) -> Tensor:
     """tr(G)² / ‖G‖² (b,) of symmetric matrices (b, n, n): n where all eigenvalues are equal, 1 for rank one."""
     trace = g.diagonal(dim1=-2, dim2=-1).sum(-1)
     return (trace / torch.linalg.matrix_norm(g)).square()
-
-
-def _krylov(g: Tensor, k: int, used: int, width: int, dimension: float) -> Tensor:
-    """The top `width` Ritz vectors of symmetric matrices (b, n, n) in a block Krylov space, fully reorthogonalized.
-
-    From `dimension` columns on, the space grows until the first k vectors have converged, or no longer get better, with
-    respect to the span of the first `used`.
-    """
-    batch, n, _ = g.shape
-    limit = 4 * n // 5 // _BLOCK * _BLOCK
-    basis, projected = g.new_empty(batch, n, limit), g.new_zeros(batch, limit, limit)
-    block = _probe(g, seed=1).expand(batch, -1, -1)
-    size, error, end, vectors = g.new_zeros(batch), g.new_full((batch,), math.inf), 0, basis
-    while end < limit:
-        start, end = end, end + _BLOCK
-        q, r = torch.linalg.qr(block)
-        if bool((r.diagonal(dim1=-2, dim2=-1).abs().amin(-1) < _CANCELLED * size).any()):
-            parts = basis[..., :start].mT @ q
-            projected[..., :start, start - _BLOCK : start].add_(parts @ r)
-            q = torch.linalg.qr(q - basis[..., :start] @ parts).Q
-        basis[..., start:end] = q
-        block = g @ q
-        size = torch.linalg.matrix_norm(block) / _BLOCK**0.5
-        # But for rounding only the last two blocks matter; once is not enough for them, twice is (Kahan).
-        for first in (max(0, start - _BLOCK), 0):
-            earlier = basis[..., first:end]
-            parts = earlier.mT @ block
-            projected[..., first:end, start:end].add_(parts)
-            block = torch.baddbmm(block, earlier, parts, alpha=-1)
-        if end < min(dimension, limit):
-            continue
-        vectors, gaps = _projected_eigenvectors(projected[..., :end, :end], k, used)
-        residuals = (block @ vectors[..., -_BLOCK:, :k]).norm(dim=-2)
-        before, error = error, (residuals / gaps).square().mean(-1).sqrt()
-        growing = (error > _CONVERGED) & (error < before / 2)
-        if not growing.any():
-            break
-        dimension = end + _BLOCK * math.log(float(error[growing].max()) / _CONVERGED, 4)  # a block gains that or more
-    return basis[..., :end] @ vectors[..., :width]
-
-
-def _projected_eigenvectors(projected: Tensor, k: int, used: int) -> tuple[Tensor, Tensor]:
-    """All eigenvectors of symmetric matrices given above the diagonal, and gaps of the first k to those beyond `used`.
-
-    A gap is infinite where more of the Krylov space is of no use: the component is lost in the rounding of the Gram
-    matrix.
-    """
-    values, vectors = torch.linalg.eigh(projected, UPLO="U")
-    real = values[..., -k:] > _rounding(values)
-    matrix = (projected.triu() + projected.triu(1).mT).double()
-    vectors, good = _corrected_eigenvectors(matrix, values, vectors, k, used)
-    if not good:
-        values, vectors = (part.to(projected) for part in torch.linalg.eigh(matrix))
-        real = torch.zeros_like(real)
-    gaps = (values[..., -k:] - values[..., -used - 1, None]).clamp(min=0) + _EPS * values[..., -1:]
-    return vectors.flip(-1), torch.where(real, gaps, torch.inf).flip(-1)
-
-
-def _corrected_eigenvectors(matrix: Tensor, values: Tensor, vectors: Tensor, k: int, used: int) -> tuple[Tensor, bool]:
-    """Eigenvectors (the smallest first) of float64 matrices from float32 ones, and whether that suffices.
-
-    What float32 mixes into the top k of those beyond the top `used` is taken out to first order; what it mixes within,
-    a Rayleigh-Ritz step sees. Then the top `used` are made orthonormal.
-    """
-    rest, middle, top = vectors.double().tensor_split((vectors.shape[-1] - used, vectors.shape[-1] - k), -1)
-    image = matrix @ top
-    ritz = (top * image).sum(-2, keepdim=True)
-    gaps = ritz - values[..., : rest.shape[-1], None].double()
-    meant = (values > _rounding(values))[..., None, -k:]
-    turn = rest.mT @ (image - top * ritz) / torch.where(meant, gaps, torch.inf)
-    found = torch.cat([middle, top + rest @ turn], -1).to(vectors)
-    found = 1.5 * found - found @ gram(found) / 2
-    return torch.cat([vectors[..., :-used], found], -1), bool((torch.linalg.matrix_norm(turn) < _TURN).all())
-
-
-def _rounding(values: Tensor) -> Tensor:
-    """The size of eigenvalues (b, n), the largest last, that are rounding of a float32 Gram matrix."""
-    return 4 * _EPS * values[..., -1:]
 
 
 def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
@@ -242,11 +153,11 @@ def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
     image = x @ basis
     values, rotation = torch.linalg.eigh(gram(image.double()))
     s, rotation = values.flip(-1).clamp(min=0).sqrt(), rotation.flip(-1)[..., :k]
-    keep = s[:, :k] > max(x.shape[-2:]) * _EPS * s[:, :1]
+    keep = s[:, :k] > max(x.shape[-2:]) * EPS * s[:, :1]
     u = image @ (rotation / torch.where(keep, s[:, :k], 1).unsqueeze(-2)).float()
     v = basis @ rotation.float()
     relative = s / s[:, :1]
-    gaps = (relative[:, :k].square() - relative[:, -1:].square()).clamp(min=_EPS**2)
+    gaps = (relative[:, :k].square() - relative[:, -1:].square()).clamp(min=EPS**2)
 
     def judged(norms: Tensor) -> tuple[Tensor, Tensor]:
         residuals = norms.double() * keep / s[:, :1]
@@ -254,8 +165,8 @@ def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
 
     # Random projections estimate the norms (Halko et al., arXiv 0909.4061, section 4.3) and leave out most of the work.
     right = v * s[:, :k].float().unsqueeze(-2)
-    probe = _probe(x)
-    residuals, angles = judged(((x @ probe).mT @ u - probe.mT @ right).norm(dim=-2) / probe.shape[-1] ** 0.5)
+    probes = random_block(x)
+    residuals, angles = judged(((x @ probes).mT @ u - probes.mT @ right).norm(dim=-2) / BLOCK**0.5)
     if not bool((angles < _ANGLE).all()):
         residuals, angles = judged((x.mT @ u - right).norm(dim=-2))
     return _Ritz(u, s, v, keep, residuals, angles)
@@ -282,10 +193,10 @@ def _complete(x: Tensor, gram_matrix: Tensor, factors: LowRank) -> Tensor:
     first, last = values[:, 0], values[:, -1]
     if bool((last < 1e-4 * first).any()):
         rest = gram(torch.baddbmm(x, factors.u * factors.s.unsqueeze(-2), factors.vh, alpha=-1)).neg_()
-        noise = (max(x.shape[-2:]) * _EPS) ** 2
+        noise = (max(x.shape[-2:]) * EPS) ** 2
     else:
         rest = torch.baddbmm(gram_matrix, factors.vh.mT * values.float().unsqueeze(-2), factors.vh, beta=-1)
-        noise = 16 * _EPS
+        noise = 16 * EPS
     shift = torch.maximum(_GAP * last + noise * first, 2 * noise * first).float()
     rest.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
     return torch.linalg.cholesky_ex(rest).info == 0
@@ -307,10 +218,10 @@ def gram_polar(x: Tensor) -> tuple[LowRank, Tensor]:
         factors, vectors, doubt = _corrected_polar(x, vectors)
     if not bool((doubt < _FIRST_ORDER).all()):
         factors, vectors, doubt = _corrected_polar(x, torch.linalg.eigh(gram(x.double())).eigenvectors.to(x))
-    probe = _probe(x)
-    kept = vectors @ (factors.s.unsqueeze(-1) * (vectors.mT @ probe))
-    image = factors.u @ (factors.vh @ probe)
-    error = torch.linalg.matrix_norm(factors.vh.mT @ (factors.u.mT @ image) - kept) / probe.norm()
+    probes = random_block(x)
+    kept = vectors @ (factors.s.unsqueeze(-1) * (vectors.mT @ probes))
+    image = factors.u @ (factors.vh @ probes)
+    error = torch.linalg.matrix_norm(factors.vh.mT @ (factors.u.mT @ image) - kept) / probes.norm()
     return factors, (error < _ORTHOGONAL) & (doubt < _FIRST_ORDER)
 
 
@@ -336,11 +247,6 @@ def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[LowRank, Tensor, Tenso
     weighted = off * (sizes.unsqueeze(-1) / pairs)
     factors = LowRank(y, keep.to(y), vectors.mT - weighted @ vectors.mT)
     return factors, vectors, torch.linalg.matrix_norm(off)
-
-
-def _probe(x: Tensor, seed: int = 0) -> Tensor:
-    """Random vectors (n, _BLOCK) for matrices (b, m, n): always the same, so that equal weights give equal merges."""
-    return torch.randn(x.shape[-1], _BLOCK, generator=torch.Generator().manual_seed(seed)).to(x)
 
 
 def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Truncated singular value decompositions and polar factors of batches of matrices, on any device."""
+"""Truncated singular value decompositions, polar factors and Gram matrices of batches of matrices, on any device."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +41,14 @@ def independent(singular_values: Tensor, m: int, n: int) -> Tensor:
     """
     eps = torch.finfo(singular_values.dtype).eps
     return singular_values > max(m, n) ** 0.5 * eps * singular_values.amax(-1, keepdim=True)
+
+
+def gram(x: Tensor) -> Tensor:
+    """The Gram matrices xᵀx (..., n, n) of matrices (..., m, n) in float32 or float64."""
+    if x.device.type != "cpu":
+        return x.mT @ x
+    array = x.detach().numpy()
+    return torch.from_numpy(array.swapaxes(-1, -2) @ array)  # numpy sees that it is symmetric, which halves the work
 
 
 def truncated_svd(matrices: Tensor, k: int) -> LowRank:

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp.errors import UserError
-from tsv_exp.fast import gram
-from tsv_exp.linalg import Algebra, Exact
+from tsv_exp.linalg import Algebra, Exact, gram
 
 
 def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = Exact()) -> Tensor:  # noqa: B008
