@@ -212,7 +212,7 @@ def gram_polar(x: Tensor) -> tuple[LowRank, Tensor]:
     values, vectors = torch.linalg.eigh(gram(x))
     first, middle, last = values[:, 0], values[:, values.shape[1] // 8], values[:, -1]
     if bool((first > _WELL_CONDITIONED * last).all()):
-        root = (vectors * values.rsqrt().unsqueeze(1)) @ vectors.mT
+        root = gram((vectors * values.pow(-0.25).unsqueeze(1)).mT)
         factors, doubt = LowRank(x, torch.ones_like(values), root), torch.zeros_like(doubt)
     elif bool((middle > _CORRECTABLE * last).all()):
         factors, vectors, doubt = _corrected_polar(x, vectors)

@@ -26,25 +26,25 @@ def top_vectors(g: Tensor, k: int, used: int, width: int, dimension: float) -> T
     """
     batch, n, _ = g.shape
     limit = int(min(3 * dimension, 4 * n // 5)) // BLOCK * BLOCK
-    basis, projected = g.new_empty(batch, n, limit), g.new_zeros(batch, limit, limit)
+    basis, projected = g.new_empty(batch, n, limit), g.new_empty(batch, limit, limit)
     block = random_block(g, seed=1).expand(batch, -1, -1)
     size, error, end, vectors = g.new_zeros(batch), g.new_full((batch,), math.inf), 0, basis
     while end < limit:
         start, end = end, end + BLOCK
         q, r = torch.linalg.qr(block)
         if bool((r.diagonal(dim1=-2, dim2=-1).abs().amin(-1) < _CANCELLED * size).any()):
-            parts = basis[..., :start].mT @ q
+            q, parts = _without(q, basis[..., :start])
             projected[..., :start, start - BLOCK : start].add_(parts @ r)
-            q = torch.linalg.qr(q - basis[..., :start] @ parts).Q
+            q = torch.linalg.qr(q).Q
         basis[..., start:end] = q
         block = g @ q
         size = torch.linalg.matrix_norm(block) / BLOCK**0.5
         # But for rounding only the last two blocks matter; once is not enough for them, twice is (Kahan).
-        for first in (max(0, start - BLOCK), 0):
-            earlier = basis[..., first:end]
-            parts = earlier.mT @ block
-            projected[..., first:end, start:end].add_(parts)
-            block = torch.baddbmm(block, earlier, parts, alpha=-1)
+        first = max(0, start - BLOCK)
+        block, near = _without(block, basis[..., first:end])
+        block, parts = _without(block, basis[..., :end])
+        projected[..., :end, start:end] = parts
+        projected[..., first:end, start:end].add_(near)
         if end < min(dimension, limit):
             continue
         vectors, gaps = _projected_eigenvectors(projected[..., :end, :end], k, used)
@@ -55,6 +55,12 @@ def top_vectors(g: Tensor, k: int, used: int, width: int, dimension: float) -> T
             break
         dimension = end + BLOCK * math.log(float(error[growing].max()) / _CONVERGED, 4)  # a block gains that or more
     return basis[..., :end] @ vectors[..., :width]
+
+
+def _without(block: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns (b, n, BLOCK) without their parts in an orthonormal basis (b, n, l), and those parts (b, l, BLOCK)."""
+    parts = basis.mT @ block
+    return torch.baddbmm(block, basis, parts, alpha=-1), parts
 
 
 def _projected_eigenvectors(projected: Tensor, k: int, used: int) -> tuple[Tensor, Tensor]:
