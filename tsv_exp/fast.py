@@ -195,7 +195,7 @@ def _complete(x: Tensor, gram_matrix: Tensor, factors: LowRank) -> Tensor:
         rest = gram(torch.baddbmm(x, factors.u * factors.s.unsqueeze(-2), factors.vh, alpha=-1)).neg_()
         noise = (max(x.shape[-2:]) * EPS) ** 2
     else:
-        rest = torch.baddbmm(gram_matrix, factors.vh.mT * values.float().unsqueeze(-2), factors.vh, beta=-1)
+        rest = gram(factors.s.unsqueeze(-1) * factors.vh) - gram_matrix
         noise = 16 * EPS
     shift = torch.maximum(_GAP * last + noise * first, 2 * noise * first).float()
     rest.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
