@@ -11,6 +11,7 @@ written to a temporary folder, 1.2 GB each of ViT-L-14. `load` is what else the 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -81,13 +82,11 @@ def measured(command: list[str], environment: Mapping[str, str] | None = None) -
     start, peak, used = time.perf_counter(), 0, os.times()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdout=errors, stderr=errors, env=environment)
-        while process.poll() is None:
-            try:
-                status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-                peak = max(peak, *(int(line.split()[1]) for line in status if line.startswith("RssAnon")), 0)
-            except (FileNotFoundError, ProcessLookupError):
-                break
-            time.sleep(0.01)
+        with open(f"/proc/{process.pid}/status", "rb", buffering=0) as status:  # one cheap read a sample
+            while process.poll() is None:
+                found = re.search(rb"RssAnon:\s*(\d+)", os.pread(status.fileno(), 4096, 0))
+                peak = max(peak, int(found[1]) if found else 0)
+                time.sleep(0.01)
         if process.wait():
             errors.seek(0)
             raise SystemExit(errors.read().decode())

@@ -120,8 +120,9 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     n, width = x.shape[-1], min(x.shape[-1], k + max(k // 2, BLOCK))
     effective_ranks, ritz = _effective_ranks(gram_matrix), None
     least, most = float(effective_ranks.min()), float(effective_ranks.max())
-    used = width if least < k / 3 else k + BLOCK  # the steeper the spectrum, the wider float32 must reach
-    dimension = 2 * k + BLOCK * math.log2(most) + 60  # the slower it falls, the larger a space it takes: power laws
+    steep = least < k / 3
+    used = min(width, k + (1 + steep) * BLOCK)  # the steeper the spectrum, the wider float32 must reach
+    dimension = 2 * k + BLOCK * math.log2(most) + 44  # the slower it falls, the larger a space it takes: power laws
     if n >= _LARGE and least > 0.4 * n:
         basis = torch.linalg.eigh(gram_matrix).eigenvectors.flip(-1)[..., :width]
         ritz = _ritz(x, basis[..., :used], k)
@@ -195,7 +196,7 @@ def _complete(x: Tensor, gram_matrix: Tensor, factors: LowRank) -> Tensor:
         rest = gram(torch.baddbmm(x, factors.u * factors.s.unsqueeze(-2), factors.vh, alpha=-1)).neg_()
         noise = (max(x.shape[-2:]) * EPS) ** 2
     else:
-        rest = gram(factors.s.unsqueeze(-1) * factors.vh) - gram_matrix
+        rest = gram(factors.s.unsqueeze(-1) * factors.vh).sub_(gram_matrix)
         noise = 16 * EPS
     shift = torch.maximum(_GAP * last + noise * first, 2 * noise * first).float()
     rest.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
@@ -240,13 +241,14 @@ def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[LowRank, Tensor, Tenso
     rotation = torch.linalg.eigh(gram(y[..., small].double())).eigenvectors.to(x)
     y[..., small], vectors[..., small] = y[..., small] @ rotation, vectors[..., small] @ rotation
     sizes = y.norm(dim=-2)
-    keep = linalg.independent(sizes, *x.shape[-2:])
-    y *= (keep / torch.where(keep, sizes, 1)).unsqueeze(-2)
-    off = gram(y) - torch.diag_embed(keep.to(y))
-    pairs = (sizes.unsqueeze(-1) + sizes.unsqueeze(-2)).clamp(min=torch.finfo(y.dtype).tiny)
-    weighted = off * (sizes.unsqueeze(-1) / pairs)
-    factors = LowRank(y, keep.to(y), vectors.mT - weighted @ vectors.mT)
-    return factors, vectors, torch.linalg.matrix_norm(off)
+    keep = linalg.independent(sizes, *x.shape[-2:]).to(y)
+    y *= (keep / torch.where(keep > 0, sizes, 1)).unsqueeze(-2)
+    off = gram(y)
+    off.diagonal(dim1=-2, dim2=-1).sub_(keep)
+    doubt = torch.linalg.matrix_norm(off)
+    pairs = (sizes.unsqueeze(-1) + sizes.unsqueeze(-2)).clamp_(min=torch.finfo(y.dtype).tiny)
+    weighted = off.mul_(sizes.unsqueeze(-1)).div_(pairs)
+    return LowRank(y, keep, torch.baddbmm(vectors.mT, weighted, vectors.mT, alpha=-1)), vectors, doubt
 
 
 def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
