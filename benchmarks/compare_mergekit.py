@@ -5,12 +5,14 @@
 mergekit is no dependency: install it apart (python -m venv VENV; VENV/bin/pip install mergekit). The models are random
 ViT-B-32 image encoders in float32, each a .safetensors file. Task arithmetic is the same in both. mergekit's TIES trims
 tensor by tensor, ours over the whole task vector as in the paper; without trimming (density 1) they agree wherever the
-entries do not cancel. TSV-M, which mergekit lacks, stands beside them.
+entries do not cancel. TSV-M, which mergekit lacks, stands beside them. Each case runs --turns times, ours and theirs in
+turn; what is reported is the run of median time, and the times of all.
 """
 
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -42,6 +44,12 @@ def configuration(paths: list[Path], method: str, shared: dict[str, float], each
     )
 
 
+def median(runs: list[dict[str, float]]) -> dict[str, Any]:
+    """The run of median time, with the seconds of all in their order."""
+    ordered = sorted(runs, key=lambda run: run["seconds"])
+    return ordered[(len(runs) - 1) // 2] | {"all_seconds": [run["seconds"] for run in runs]}
+
+
 def difference(folders: Iterable[Path], base: Path) -> float:
     """‖ours − theirs‖ over ‖theirs − base‖, all tensors together; the folders are ours and theirs."""
     squares = torch.zeros(2, dtype=torch.float64)
@@ -57,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mergekit", type=Path, required=True, help="the command mergekit-pytorch of its environment")
     parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the models are written; default: a temporary folder")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -68,13 +77,20 @@ def main() -> None:
             out = [folder / f"{side}{number}" for side in ("ours", "theirs")]
             method, *options = case["ours"].split()
             words = [f"base={paths[0]}", f"models=[{','.join(map(str, paths[1:]))}]", f"out={out[0]}", *options]
-            ours = measured([TSV_MERGE, f"method={method}", "shard_mb=1024", *words])
-            result = {"method": case["ours"], "tasks": args.tasks, "ours": ours}
+            ours, theirs = [], []
             if case["theirs"]:
                 file = folder / f"config{number}.yml"
                 file.write_text(configuration(paths, *case["theirs"]))
-                theirs = measured([str(args.mergekit), "--quiet", "--allow-crimes", str(file), str(out[1])])
-                result |= {"mergekit": theirs, "speedup": theirs["seconds"] / ours["seconds"]}
+            for _ in range(args.turns):
+                for one in out:
+                    shutil.rmtree(one, ignore_errors=True)
+                ours.append(measured([TSV_MERGE, f"method={method}", "shard_mb=1024", *words]))
+                if case["theirs"]:
+                    theirs.append(measured([str(args.mergekit), "--quiet", "--allow-crimes", str(file), str(out[1])]))
+            result: dict[str, Any] = {"method": case["ours"], "tasks": args.tasks, "ours": median(ours)}
+            if case["theirs"]:
+                result["mergekit"] = median(theirs)
+                result["speedup"] = result["mergekit"]["seconds"] / result["ours"]["seconds"]
                 key = "difference" if case["same"] else "difference_of_definitions"
                 result[key] = difference(out, paths[0])
             result |= {"threads": int(os.environ.get("OMP_NUM_THREADS", 0)), "torch": torch.__version__}
