@@ -1,11 +1,12 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from models import close, matrix, zoo
 
-from tsv_exp import UserError, linalg, merge
+from tsv_exp import UserError, factors, linalg, merge
 from tsv_exp.config import Engine
 from tsv_exp.factors import Cached, Store
 
@@ -51,6 +52,27 @@ def test_factors_are_found_by_another_process_and_follow_the_bytes(deltas, tmp_p
     assert len(second.components) == 3 + 1
 
 
+@pytest.mark.parametrize("change", ["source", "torch"])
+def test_other_numerics_find_nothing(deltas, tmp_path, monkeypatch, change):
+    Cached(Counting(), "counting", Store(tmp_path)).truncated_svd(deltas, 5)
+    if change == "source":
+        (edited := tmp_path / "fast.py").write_bytes(factors.SOURCES[0].read_bytes() + b"\n")
+        monkeypatch.setattr(factors, "SOURCES", (edited, *factors.SOURCES[1:]))
+    else:
+        monkeypatch.setattr(torch, "__version__", "2.0.0")
+    counting = Counting()
+    Cached(counting, "counting", Store(tmp_path)).truncated_svd(deltas, 5)
+    assert len(counting.components) == 3
+
+
+def test_what_a_graphics_card_computed_is_its_own(deltas):
+    class OnCard(torch.Tensor):
+        device = torch.device("cuda")
+
+    cached = Cached(Counting(), "counting", Store())
+    assert cached._key(deltas[0].as_subclass(OnCard), 4) != cached._key(deltas[0], 4) == cached._key(deltas[0], 4)
+
+
 def test_memory_and_disk_are_bounded(deltas, tmp_path):
     size = sum(part[0].numel() for part in linalg.truncated_svd(deltas, 12)) * 8
     store = Store(tmp_path, memory=2 * size, disk=2 * size + 2000)
@@ -61,12 +83,25 @@ def test_memory_and_disk_are_bounded(deltas, tmp_path):
 
 def test_a_damaged_or_foreign_file_is_made_again(deltas, tmp_path):
     Cached(Counting(), "counting", Store(tmp_path)).truncated_svd(deltas, 5)
-    files = sorted(tmp_path.glob("*.safetensors"))
-    files[0].write_bytes(files[0].read_bytes()[:-9])
-    files[1].write_bytes(b"something else")
+    cut, foreign, flipped = sorted(tmp_path.glob("*.safetensors"))
+    cut.write_bytes(cut.read_bytes()[:-9])
+    foreign.write_bytes(b"something else")
+    content = bytearray(flipped.read_bytes())
+    content[-5] ^= 1
+    flipped.write_bytes(content)
+    counting = Counting()
+    got = Cached(counting, "counting", Store(tmp_path)).truncated_svd(deltas, 5)
+    assert len(counting.components) == 3
+    assert all(torch.equal(x, y) for x, y in zip(got, linalg.truncated_svd(deltas, 5), strict=True))
+
+
+def test_a_file_under_the_name_of_another_is_made_again(deltas, tmp_path):
+    Cached(Counting(), "counting", Store(tmp_path)).truncated_svd(deltas, 5)
+    first, second, _ = sorted(tmp_path.glob("*.safetensors"))
+    first.write_bytes(second.read_bytes())
     counting = Counting()
     Cached(counting, "counting", Store(tmp_path)).truncated_svd(deltas, 5)
-    assert len(counting.components) == 2
+    assert len(counting.components) == 1
 
 
 @pytest.mark.parametrize("place", ["memory", "disk"])
@@ -87,17 +122,54 @@ def test_a_merge_with_the_cache(place, method, tmp_path, monkeypatch):
         merge(base, finetuned, engine=Engine(cache="tape"))
 
 
-def test_a_killed_writer_leaves_nothing(deltas, tmp_path):
+def killed(folder: Path) -> int:
+    """Runs a process that dies while it writes factors into `folder`."""
     code = f"""
-import os, torch, tsv_exp.factors as f
+import os, pathlib, torch, tsv_exp.kept
+from tsv_exp.factors import Store
 from tsv_exp.layers import LowRank
-def die(path, tensors):
-    path.write_bytes(b"half"); os._exit(9)
-f.save = die
-factors = LowRank(torch.ones(2, 1), torch.ones(1), torch.ones(1, 2))
-f.Store(__import__("pathlib").Path({str(tmp_path)!r})).put("key", factors)
+def die(path, *_):
+    path.write_bytes(bytes(1000)); os._exit(9)
+tsv_exp.kept.save = die
+Store(pathlib.Path({str(folder)!r})).put("key", LowRank(torch.ones(2, 1), torch.ones(1), torch.ones(1, 2)))
 """
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+    return subprocess.run([sys.executable, "-c", code]).returncode
+
+
+def test_what_killed_writers_leave_is_cleared_by_the_next(deltas, tmp_path):
+    assert [killed(tmp_path), killed(tmp_path)] == [9, 9]
+    assert len(list(tmp_path.glob(".*"))) == 1, "the second one cleared what the first one left"
     assert Store(tmp_path).get("key") is None
     Store(tmp_path).put("key", linalg.truncated_svd(deltas[0], 2))
     assert Store(tmp_path).get("key") is not None
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_two_processes_that_want_the_same_factors_make_them_once(deltas, tmp_path):
+    code = """
+import sys, time, torch
+from pathlib import Path
+from test_factors import Counting
+from tsv_exp.factors import Cached, Store
+folder, me = Path(sys.argv[1]), sys.argv[2]
+class Slow(Counting):
+    def truncated_svd(self, matrices, k):
+        time.sleep(0.3)
+        return super().truncated_svd(matrices, k)
+deltas, slow = torch.load(folder / "deltas.pt"), Slow()
+(folder / f"ready{me}").touch()
+while len(list(folder.glob("ready*"))) < 2:
+    time.sleep(0.001)
+found = Cached(slow, "slow", Store(folder / "factors")).truncated_svd(deltas, 5)
+torch.save((slow.components, tuple(found)), folder / f"found{me}.pt")
+"""
+    torch.save(deltas, tmp_path / "deltas.pt")
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    both = [subprocess.Popen([*command, me], cwd=Path(__file__).parent) for me in "ab"]
+    assert [process.wait(60) for process in both] == [0, 0]
+    made, found = zip(*(torch.load(tmp_path / f"found{me}.pt") for me in "ab"), strict=True)
+    assert sorted(made) == [[], [12, 12, 12]]
+    for got in (*found, Cached(Counting(), "slow", Store(tmp_path / "factors")).truncated_svd(deltas, 5)):
+        assert all(torch.equal(x, y) for x, y in zip(got, linalg.truncated_svd(deltas, 5), strict=True))
+    assert len(list((tmp_path / "factors").glob("*.safetensors"))) == 3
+    assert not list((tmp_path / "factors").glob(".*"))

@@ -3,18 +3,16 @@
 import logging
 import os
 from collections import OrderedDict
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tsv_exp import files
-from tsv_exp.checkpoints.readers import read
-from tsv_exp.checkpoints.writer import save
-from tsv_exp.errors import UserError
+from tsv_exp import files, kept
 from tsv_exp.layers import LowRank
 from tsv_exp.linalg import Algebra
 
@@ -22,13 +20,20 @@ log = logging.getLogger(__name__)
 
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4  # bytes of factors a process keeps
 DISK = 16 << 30  # bytes of factors the cache folder keeps
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("fast.py", "krylov.py", "linalg.py"))
+
+
+def numerics() -> str:
+    """What computes: the program text of the decompositions and the libraries below it."""
+    return files.digest([source.read_bytes() for source in SOURCES], torch.__version__, np.__version__)
 
 
 @dataclass
 class Store:
     """Factors by key: the most recently used in memory, and in `folder` where there is one.
 
-    Files are whole or absent, so a killed writer leaves nothing.
+    A file that is not what was written there is made again. Only one process writes at a time, so that it
+    can clear away what killed ones left.
     """
 
     folder: Path | None = None
@@ -46,13 +51,13 @@ class Store:
                 return self._kept[key]
         if self.folder is None or not (path := self._path(key)).is_file():
             return None
-        try:
-            stored = read(path)
-            factors = LowRank(*(stored[name].clone() for name in LowRank._fields))
-            os.utime(path)
-        except (UserError, KeyError, OSError):
+        stored = kept.load(path, key)
+        if stored is None:
             log.warning("%s is damaged and is made again", path)
             return None
+        with suppress(OSError):  # another process may have evicted it meanwhile
+            os.utime(path)
+        factors = LowRank(**{name: part.clone() for name, part in stored.items()})
         self._remember(key, factors)
         return factors
 
@@ -60,9 +65,10 @@ class Store:
         """Keep factors; the least recently used give way."""
         self._remember(key, factors)
         if self.folder is not None:
-            with files.atomic(self._path(key)) as path:
-                save(path, factors._asdict())
-            with files.locked(self.folder / "eviction"):
+            with files.locked(self.folder / "writing"):
+                for half in self.folder.glob(".*.safetensors.*"):  # of a process that was killed
+                    half.unlink()
+                kept.store(self._path(key), key, factors._asdict())
                 self._evict(self.folder)
 
     def alone(self, key: str) -> AbstractContextManager[None]:
@@ -77,7 +83,7 @@ class Store:
         with self._lock:
             self._kept[key] = factors
             self._kept.move_to_end(key)
-            while len(self._kept) > 1 and sum(_bytes(kept) for kept in self._kept.values()) > self.memory:
+            while len(self._kept) > 1 and sum(_bytes(held) for held in self._kept.values()) > self.memory:
                 if self.folder is None and not self._overflowed:
                     log.warning("factors exceed %.1f GB and are made again; engine.cache=disk", self.memory / 1e9)
                     self._overflowed = True
@@ -95,7 +101,7 @@ class Store:
 
 @dataclass
 class Cached:
-    """An algebra whose singular factors are kept, by the bytes of the matrix and what computes them.
+    """An algebra whose singular factors are kept, by the bytes of the matrix and all that computes them.
 
     The default number of components is decomposed as it is; any other is cut from the whole decomposition, so that a
     sweep over ranks decomposes once, and its results do not depend on what happened to be kept.
@@ -104,20 +110,21 @@ class Cached:
     algebra: Algebra
     name: str
     store: Store
+    _numerics: str = field(default_factory=numerics)
 
     def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
         """The top k singular components, as `linalg.truncated_svd`."""
         m, n = matrices.shape[-2:]
         flat = matrices.reshape(-1, m, n)
         tasks = matrices.shape[-3] if matrices.dim() > 2 else 1
-        kept = k if k == min(m, n) // tasks else min(m, n)
-        keys = [files.digest(self.name, kept, matrix) for matrix in flat]
+        count = k if k == min(m, n) // tasks else min(m, n)
+        keys = [self._key(matrix, count) for matrix in flat]
         found = self._known(keys)
         if len(found) < len(keys):
             with self.store.alone(keys[0]):
                 found = self._known(keys)  # another process may have made them meanwhile
                 if missing := [i for i in range(len(flat)) if i not in found]:
-                    made = self.algebra.truncated_svd(flat[missing], kept)
+                    made = self.algebra.truncated_svd(flat[missing], count)
                     for i, *parts in zip(missing, *made, strict=True):
                         found[i] = LowRank(*(part.cpu().clone() for part in parts))
                         self.store.put(keys[i], found[i])
@@ -125,6 +132,9 @@ class Cached:
         u, s, vh = (torch.stack(parts).to(matrices.device) for parts in zip(*cut, strict=True))
         batch = matrices.shape[:-2]
         return LowRank(u.view(*batch, m, -1), s.view(*batch, -1), vh.view(*batch, -1, n))
+
+    def _key(self, matrix: Tensor, k: int) -> str:
+        return files.digest(self.name, self._numerics, matrix.device.type, k, matrix)
 
     def _known(self, keys: list[str]) -> dict[int, LowRank]:
         return {i: factors for i, key in enumerate(keys) if (factors := self.store.get(key)) is not None}

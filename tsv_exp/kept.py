@@ -28,18 +28,27 @@ def kept(path: Path, key: str, make: Callable[[], Weights]) -> Weights:
         UserError: the file cannot be written.
     """
     with locked(path):
-        weights = _read(path, key)
+        weights = load(path, key)
         if weights is not None:
             return weights
         if path.exists():
             console.print(f"{path} is damaged or foreign: making it again", markup=False, soft_wrap=True)
         weights = {name: value.detach().cpu().clone() for name, value in make().items()}
-        with atomic(path) as temporary:
-            save(temporary, weights, {MARK: digest(key, weights)})
+        store(path, key, weights)
         return weights
 
 
-def _read(path: Path, key: str) -> Weights | None:
+def store(path: Path, key: str, weights: Weights) -> None:
+    """Write the weights that `key` stands for.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with atomic(path) as temporary:
+        save(temporary, weights, {MARK: digest(key, weights)})
+
+
+def load(path: Path, key: str) -> Weights | None:
     """The weights in `path`, or None where it is absent, damaged, or not what `key` stands for."""
     try:
         with safe_open(path, framework="pt") as file:
