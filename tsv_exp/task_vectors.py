@@ -128,11 +128,15 @@ class TaskVectors:
         for task, model in self.finetuned.items():
             for name in self.names:
                 if name not in model:
-                    raise UserError(f"model {task!r} lacks the tensor {name!r} of the base; it is another architecture")
+                    raise UserError(
+                        f"model {task!r}{_file(model, name)} lacks the tensor {name!r} of the base; "
+                        "it is another architecture"
+                    )
             for name in model:
                 if name not in self.base and model[name].is_floating_point():
                     raise UserError(
-                        f"model {task!r} has a tensor {name!r} that the base lacks; it is another architecture"
+                        f"model {task!r}{_file(model, name)} has a tensor {name!r} that the base lacks; "
+                        "it is another architecture"
                     )
 
     @cached_property
@@ -208,7 +212,8 @@ class TaskVectors:
         weight = self.base[name]
         for task, model in self.finetuned.items():
             if task not in self._adapters and model[name].shape != weight.shape:
-                shapes = f"{tuple(model[name].shape)} in model {task!r} and {tuple(weight.shape)} in the base"
+                found = f"{tuple(model[name].shape)} in model {task!r}{_file(model, name)}"
+                shapes = f"{found} and {tuple(weight.shape)} in the base"
                 raise UserError(f"tensor {name!r} has shape {shapes}; they must be the same architecture")
         shape, matrix = torch.Size((len(self.finetuned), *weight.shape)), self.is_matrix(name)
         streamed = not self._adapters and self.place.type == "cpu"
@@ -229,7 +234,9 @@ class TaskVectors:
     def _deltas(self, name: str) -> Tensor:
         weight = self.base[name]
         ends = [weight if task in self._adapters else model[name] for task, model in self.finetuned.items()]
-        deltas = self._minus(weight, ends)
+        deltas = self._finite(name, self._minus(weight, ends))
+        if not self._adapters:
+            return deltas
         for task, delta in zip(self.tasks, deltas, strict=True):
             if task in self._adapters and (known := self._adapters[task].delta(name, delta.dtype)) is not None:
                 delta.copy_(known)
@@ -251,8 +258,7 @@ class TaskVectors:
         return deltas
 
     def _finite(self, name: str, deltas: Tensor) -> Tensor:
-        # A sum is not finite if an entry is not; the exact check is needed only then.
-        if not math.isfinite(deltas.sum()) and not deltas.isfinite().all():
+        if not finite(deltas):
             self._blame(name)
         return deltas
 
@@ -260,27 +266,34 @@ class TaskVectors:
         weight = self.base[name]
         dtype = torch.promote_types(weight.dtype, torch.float32)
         found = [model.factors(name, dtype) for model in self._adapters.values()]
-        if not all(part.isfinite().all() for factors in found for part in factors):
+        if not finite(weight) or not all(finite(part) for factors in found for part in factors):
             self._blame(name)
         return tuple(LowRank(*(part.to(self.device or weight.device) for part in factors)) for factors in found)
 
     def _blame(self, name: str) -> None:
-        if not self.base[name].isfinite().all():
+        if not finite(self.base[name]):
             raise UserError(
-                f"tensor {name!r} of the base{_file(self.base)} holds NaN or infinite values; it is damaged"
+                f"tensor {name!r} of the base{_file(self.base, name)} holds NaN or infinite values; it is damaged"
             )
         for task, model in self.finetuned.items():
-            if not model[name].isfinite().all():
+            if not finite(model[name]):
                 raise UserError(
-                    f"tensor {name!r} of model {task!r}{_file(model)} holds NaN or infinite values; leave it out"
+                    f"tensor {name!r} of model {task!r}{_file(model, name)} holds NaN or infinite values; leave it out"
                 )
         raise UserError(f"the task vectors overflow at tensor {name!r}; convert the weights to float64 first")
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite."""
+    # A sum is not finite if an entry is not; the exact check, which takes memory, is needed only then.
+    wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    return math.isfinite(tensor.detach().sum(dtype=wide)) or bool(tensor.isfinite().all())
 
 
 def _run(tasks: int) -> int:
     return max(1, _BLOCK // tasks)
 
 
-def _file(weights: Weights) -> str:
-    path = getattr(weights, "path", None)
-    return f" ({path})" if path else ""
+def _file(weights: Weights, name: str) -> str:
+    file_of = getattr(weights, "file_of", None)
+    return f" ({file_of(name)})" if file_of else ""

@@ -79,8 +79,12 @@ def test_the_factors_of_adapters_are_all_that_is_used(tmp_path, monkeypatch):
     assert interference(base, models) == pytest.approx(interfering, rel=1e-5, abs=1e-5)
 
 
-def test_a_product_that_would_fit_no_memory_is_never_formed(tmp_path):
-    side = 300_000
+def test_products_of_large_adapters_are_never_formed(tmp_path, monkeypatch):
+    def formed(*_):
+        raise AssertionError("a product is formed")
+
+    monkeypatch.setattr(Adapter, "delta", formed)
+    side = 20_000
     base = {f"{module}.weight": torch.zeros(()).expand(side, side) for module in ("square", "tall")}
     models = {}
     for i, rank in enumerate((3, 5)):
@@ -105,6 +109,50 @@ def test_what_is_neither_a_path_nor_a_hub_id():
     for source in ("nowhere/model.safetensors", "a/b/c", "model"):
         with pytest.raises(UserError, match=source):
             open_weights(source)
+
+
+@pytest.mark.parametrize("method", ["tsv_c", "task_arithmetic"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_damaged_base_is_seen_where_all_models_are_adapters(tmp_path, method, value):
+    base, _ = zoo(1)
+    adapter(tmp_path / "a", torch.Generator().manual_seed(0), base)
+    base["tall.weight"][3, 2] = value
+    save_file(base, tmp_path / "base.safetensors")
+    damaged = open_weights(tmp_path / "base.safetensors")
+    with pytest.raises(UserError, match=r"'tall.weight' of the base \(.*base.safetensors\)"):
+        merge(damaged, {"a": open_weights(tmp_path / "a", damaged)}, method)
+
+
+def test_errors_name_the_shard_that_holds_the_tensor(tmp_path):
+    base, finetuned = zoo(1)
+    names = sorted(base)
+    places = {name: f"part{i}.safetensors" for i, part in enumerate((names[:5], names[5:])) for name in part}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+    def sharded(weights):
+        for place in set(places.values()):
+            save_file({name: weights[name] for name in names if places[name] == place}, tmp_path / place)
+        return open_weights(tmp_path)
+
+    weights = finetuned["task0"]
+    for odd, message in ((torch.full((17,), torch.nan), "holds NaN"), (torch.ones(3), "they must be the same")):
+        with pytest.raises(UserError, match=rf"(?=.*'norm.bias')(?=.*{places['norm.bias']}).*{message}"):
+            merge(base, {"x": sharded(weights | {"norm.bias": odd})})
+    sharded(weights)
+    save_file({"scale": weights["scale"]}, tmp_path / places["norm.bias"])
+    with pytest.raises(UserError, match=f"{places['norm.bias']} lacks the tensor"):
+        open_weights(tmp_path)
+
+
+def test_another_architecture_is_named_with_its_file(tmp_path):
+    base, _ = zoo(1)
+    for name, weights, message in (
+        ("less", {k: v for k, v in base.items() if k != "scale"}, "lacks the tensor 'scale'"),
+        ("more", base | {"extra": torch.ones(1)}, "has a tensor 'extra'"),
+    ):
+        save_file(weights, tmp_path / f"{name}.safetensors")
+        with pytest.raises(UserError, match=rf"{name}.safetensors\) {message}"):
+            merge(base, {"x": open_weights(tmp_path / f"{name}.safetensors")})
 
 
 def test_values_that_are_not_finite_name_the_file(tmp_path):

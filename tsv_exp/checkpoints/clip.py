@@ -72,10 +72,9 @@ class Renamed(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.parts) + len(self.rest)
 
-    @property
-    def path(self) -> Path:
-        """Of the file, for errors."""
-        return self.source.path
+    def file_of(self, name: str) -> Path:
+        """Which file holds a tensor, for errors."""
+        return self.source.file_of(self.parts[name].sources[0] if name in self.parts else name)
 
     @cached_property
     def digest(self) -> str:

@@ -60,6 +60,10 @@ class Adapter(Mapping[str, Tensor]):
         b, a, _ = self._factors[name]
         return torch.Size((a.shape[1], b.shape[0]) if self._transposed else (b.shape[0], a.shape[1]))
 
+    def file_of(self, name: str) -> Path:
+        """The adapter's folder, for errors."""
+        return self.path
+
     def delta(self, name: str, dtype: torch.dtype) -> Tensor | None:
         """s · B A in `dtype`, or None where the adapter leaves a weight as it is."""
         if name not in self._factors:

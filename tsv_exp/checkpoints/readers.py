@@ -42,6 +42,10 @@ class Reader(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    def file_of(self, name: str) -> Path:
+        """Which file holds a tensor, or would hold it."""
+        return self.path
+
     @cached_property
     def digest(self) -> str:
         """Hexadecimal SHA-256 of what is stored."""
@@ -82,6 +86,9 @@ class Shards(Reader):
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise _damaged(path, error) from error
         self._shards = {place: read(path.parent / place) for place in sorted(set(self._places.values()))}
+        for name, place in self._places.items():
+            if name not in self._shards[place]:
+                raise UserError(f"{self.file_of(name)} lacks the tensor {name!r} that {path} lists; fetch both again")
 
     def __getitem__(self, name: str) -> Tensor:
         return self._shards[self._places[name]][name]
@@ -91,6 +98,10 @@ class Shards(Reader):
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def file_of(self, name: str) -> Path:
+        """The shard that holds a tensor; of an unknown one the index."""
+        return self.path.parent / self._places[name] if name in self._places else self.path
 
     @cached_property
     def digest(self) -> str:
