@@ -33,10 +33,11 @@ ALGEBRAS: dict[str, type[linalg.Algebra]] = {"auto": Certified, "exact": linalg.
 class Merged:
     """The merged task vectors, before α.
 
-    Sizes count what is written to disk, in the dtype of the base. `stored_bytes` serves all tasks: one full model where
-    they share it; else the base with the shared layers folded in, plus the layers kept per task (low-rank factors,
-    dense deltas, a shared vector with masks at one bit per entry). `stored_bytes_without_base` is what must be added
-    where the base is there already. Unchanged layers cost nothing, and neither exceeds T full checkpoints.
+    Sizes count what is written to disk, with `itemsizes` bytes per number: the base's, or those of the files it was
+    read from. `stored_bytes` serves all tasks: one full model where they share it; else the base with the shared layers
+    folded in, plus the layers kept per task (low-rank factors, dense deltas, a shared vector with masks at one bit per
+    entry). `stored_bytes_without_base` is what must be added where the base is there already. Unchanged layers cost
+    nothing, and neither exceeds T full checkpoints.
     """
 
     method: Method
@@ -82,7 +83,8 @@ class Merged:
     @property
     def stored_bytes_without_base(self) -> int:
         """Bytes on disk beside a base that is there already."""
-        return min(self._bytes(shared=True), len(self.tasks) * self.base_bytes)
+        full = sum(shape.numel() * self.itemsizes[name] for name, shape in self.shapes.items())
+        return min(self._bytes(shared=True), len(self.tasks) * full)
 
     def _bytes(self, shared: bool) -> int:
         return sum(

@@ -59,6 +59,13 @@ def moved(layer: Representation, device: torch.device) -> Representation:
     return layer._replace(**{name: part.to(device) for name, part in layer._asdict().items() if part is not None})
 
 
+def scaled(layer: Representation, factor: float) -> Representation:
+    """The layer times a number."""
+    if isinstance(layer, LowRank):
+        return layer._replace(s=layer.s * factor)
+    return layer._replace(vector=layer.vector * factor) if isinstance(layer, Masked) else layer * factor
+
+
 def delta(layer: Representation, shape: torch.Size, task: int | None = None) -> Tensor:
     """The merged task matrix (*shape) of a task (an index), or of a shared layer."""
     if isinstance(layer, Masked):

@@ -163,7 +163,7 @@ def run(options: Options) -> None:
             source = locate(options.base)
             if by_task:
                 with files.atomic(options.out / store.DESCRIPTION) as path:
-                    path.write_text(store.describe(method, stream.tasks, base))
+                    path.write_text(store.describe(method, stream.tasks, base, alpha))
             size = output.finish(None if by_task else source)
             console.print(f"{options.out}: {size / 1e6:.1f} MB in {len(parts)} files", highlight=False)
 

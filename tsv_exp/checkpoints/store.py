@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -18,25 +19,29 @@ from tsv_exp.task_vectors import Weights
 
 DESCRIPTION = "merged.json"
 STEM = "merged"
+_NUMBERS = ("vector", "delta", "s")  # parts in the dtype that was asked for
 
 
 def encode(
     name: str, layer: Representation, shape: torch.Size, tasks: Iterable[str], dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """The tensors that hold one layer, in `dtype`; zeros are left out."""
+    """The tensors that hold one layer before α, in `dtype`; zeros are left out.
+
+    Their names are <layer>/<part> where the tasks share them, else <layer>/<task>/<part> with the task's name quoted.
+    """
     tasks = list(tasks)
     tensors: dict[str, Tensor] = {}
     if isinstance(layer, Masked):
         if layer.vector.any():
             tensors[f"{name}/vector"] = layer.vector.to(dtype)
             for task, mask in zip(tasks, layer.masks, strict=True):
-                tensors[f"{name}/{task}/mask"] = torch.from_numpy(np.packbits(mask.cpu().reshape(-1).numpy()))
+                tensors[f"{_place(name, task)}/mask"] = torch.from_numpy(np.packbits(mask.cpu().reshape(-1).numpy()))
             if layer.scales is not None:
                 tensors[f"{name}/scales"] = layer.scales
         return tensors
     shared = not layers.per_task(layer, shape)
     for index, task in [(None, "")] if shared else list(enumerate(tasks)):
-        key = name if shared else f"{name}/{task}"
+        key = name if shared else _place(name, task)
         if isinstance(layer, LowRank):
             u, s, vh = layer if index is None else (part[index] for part in layer)
             kept = s != 0
@@ -56,10 +61,10 @@ def decode(
 ) -> Representation:
     """The layer that `encode` wrote."""
     if f"{name}/vector" in stored:
-        masks = [np.unpackbits(stored[f"{name}/{task}/mask"].numpy(), count=shape.numel()) for task in tasks]
+        masks = [np.unpackbits(stored[f"{_place(name, task)}/mask"].numpy(), count=shape.numel()) for task in tasks]
         packed = torch.from_numpy(np.stack(masks)).bool().view(-1, *shape)
         return Masked(stored[f"{name}/vector"].to(dtype), packed, stored.get(f"{name}/scales"))
-    keys = [f"{name}/{task}" for task in tasks] if per_task else [name]
+    keys = [_place(name, task) for task in tasks] if per_task else [name]
     if any(f"{key}/delta" in stored for key in keys) or not any(f"{key}/s" in stored for key in keys):
         parts = [_dense(key, shape, stored, dtype) for key in keys]
         return torch.stack(parts) if per_task and any(part.any() for part in parts) else parts[0]
@@ -76,6 +81,10 @@ def decode(
     return factors if per_task else LowRank(*(part[0] for part in factors))
 
 
+def _place(name: str, task: str) -> str:
+    return f"{name}/{quote(task, safe='')}"
+
+
 def _dense(key: str, shape: torch.Size, stored: Weights, dtype: torch.dtype) -> Tensor:
     if f"{key}/delta" in stored:
         return stored[f"{key}/delta"].to(dtype)
@@ -84,12 +93,13 @@ def _dense(key: str, shape: torch.Size, stored: Weights, dtype: torch.dtype) -> 
     return torch.zeros((), dtype=dtype).expand(shape)
 
 
-def describe(method: Method, tasks: Iterable[str], base: Mapping[str, Tensor]) -> str:
+def describe(method: Method, tasks: Iterable[str], base: Mapping[str, Tensor], alpha: float) -> str:
     """The JSON text that lies beside the tensors: everything of a merge but its layers."""
     return json.dumps(
         {
             "method": method.name,
             "params": dict(method.params),
+            "alpha": alpha,
             "tasks": list(tasks),
             "base_bytes": sum(weight.numel() * weight.element_size() for weight in base.values()),
             "layers": {
@@ -105,6 +115,8 @@ def describe(method: Method, tasks: Iterable[str], base: Mapping[str, Tensor]) -
 def load_merged(folder: Path | str) -> Merged:
     """The merged task vectors that tsv-merge wrote for a method with a model per task; for `tsv_exp.apply`.
 
+    They are scaled by the α that tsv-merge was given, and their sizes are in the dtype that it wrote.
+
     Raises:
         UserError: the folder does not hold such a merge.
     """
@@ -114,21 +126,31 @@ def load_merged(folder: Path | str) -> Merged:
         description = json.loads((folder / DESCRIPTION).read_text())
         tasks, described = description["tasks"], description["layers"]
         method = Method.load(description["method"]).with_params(**description["params"])
-        base_bytes = int(description["base_bytes"])
+        base_bytes, alpha = int(description["base_bytes"]), float(description["alpha"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} holds no merge by task ({error}); tsv-merge method=tsv_c writes one") from error
     stored = read(index if index.is_file() else folder / f"{STEM}.safetensors")
     dtypes = {name: getattr(torch, entry["dtype"]) for name, entry in described.items()}
     shapes = {name: torch.Size(entry["shape"]) for name, entry in described.items()}
-    by_task = {key.rpartition("/")[0].rpartition("/")[0] for key in stored if key.count("/") > 1}
+    own = {name: {_place(name, task) for task in tasks} for name in shapes}
+    parts = [key.rpartition("/") for key in stored]
+    places = {place for place, _, _ in parts}
+    if unknown := places.difference(own, *own.values()):
+        raise UserError(f"{folder}: {min(unknown)} is of no layer and task that its {DESCRIPTION} names; merge again")
+    written = {place: stored[f"{place}/{part}"].element_size() for place, _, part in parts if part in _NUMBERS}
+
+    def layer(name: str, shape: torch.Size) -> Representation:
+        by_task, dtype = not own[name].isdisjoint(places), torch.promote_types(dtypes[name], torch.float32)
+        return layers.scaled(decode(name, shape, tasks, stored, by_task, dtype), alpha)
+
+    def itemsize(name: str) -> int:
+        return next((written[place] for place in (name, *own[name]) if place in written), dtypes[name].itemsize)
+
     return Merged(
         method=method,
         tasks=tuple(tasks),
-        layers={
-            name: decode(name, shape, tasks, stored, name in by_task, torch.promote_types(dtypes[name], torch.float32))
-            for name, shape in shapes.items()
-        },
+        layers={name: layer(name, shape) for name, shape in shapes.items()},
         shapes=shapes,
-        itemsizes={name: dtype.itemsize for name, dtype in dtypes.items()},
+        itemsizes={name: itemsize(name) for name in shapes},
         base_bytes=base_bytes,
     )

@@ -1,0 +1,66 @@
+"""Merges with a model per task on disk: what is loaded is what was merged."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from models import zoo
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tsv_exp import UserError, apply, merge
+from tsv_exp.checkpoints.store import DESCRIPTION, load_merged
+from tsv_exp.merge_files import parse, run
+
+PER_TASK = ["individual", "tsv_c", "tall_mask", "emr"]
+Models = dict[str, dict[str, Tensor]]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> tuple[dict[str, Tensor], Models, list[str]]:
+    """A base, the fine-tuned models of tasks named as on the hub, and the words that merge them."""
+    base, finetuned = zoo(2, torch.float32)
+    finetuned = dict(zip(("ours/cars", "theirs/cars"), finetuned.values(), strict=True))
+    save_file(base, tmp_path / "base.safetensors")
+    for i, model in enumerate(finetuned.values()):
+        save_file(model, tmp_path / f"{i}.safetensors")
+    named = ", ".join(f"{task}: {tmp_path / str(i)}.safetensors" for i, task in enumerate(finetuned))
+    words = [f"base={tmp_path / 'base.safetensors'}", f"models={{{named}}}", f"out={tmp_path / 'out'}"]
+    return base, finetuned, words
+
+
+@pytest.mark.parametrize("method", PER_TASK)
+def test_alpha_scales_the_task_vectors_and_tasks_may_be_named_as_on_the_hub(models, tmp_path, method):
+    base, finetuned, words = models
+    run(parse([*words, f"method={method}", "alpha=0.5"]))
+    stored, merged = load_merged(tmp_path / "out"), merge(base, finetuned, method)
+    assert stored.tasks == tuple(finetuned)
+    for task in finetuned:
+        got = apply(base, stored, task=task)
+        torch.testing.assert_close(got, apply(base, merged, 0.5, task))
+        assert not torch.equal(got["tall.weight"], base["tall.weight"])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+@pytest.mark.parametrize("method", PER_TASK)
+def test_sizes_are_those_of_the_files(models, tmp_path, method, dtype):
+    run(parse([*models[2], f"method={method}", f"dtype={dtype}"]))
+    stored = load_merged(tmp_path / "out")
+    on_disk = sum(file.stat().st_size for file in (tmp_path / "out").glob("*.safetensors"))
+    assert on_disk - 8000 < stored.stored_bytes_without_base <= on_disk, "a header beside the data"
+
+
+def test_tensors_of_an_unknown_task_are_an_error(models, tmp_path):
+    run(parse([*models[2], "method=tsv_c"]))
+    place = tmp_path / "out" / DESCRIPTION
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"tasks": ["ours/cars", "theirs/boats"]}))
+    with pytest.raises(UserError, match=r"theirs%2Fcars is of no layer and task that its merged.json names; merge ag"):
+        load_merged(tmp_path / "out")
+
+
+def test_a_task_that_changes_nothing_is_the_base(models, tmp_path):
+    base, _, words = models
+    save_file(base, tmp_path / "1.safetensors")
+    run(parse([*words, "method=individual"]))
+    torch.testing.assert_close(apply(base, load_merged(tmp_path / "out"), task="theirs/cars"), base)
