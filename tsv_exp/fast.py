@@ -2,8 +2,8 @@
 
 The top k of n singular components (k ≪ n) come from a block Krylov space of the Gram matrix, mended by Rayleigh-Ritz
 steps on the matrix itself, since a float32 Gram matrix loses the small components of a steep spectrum; where that does
-not suffice, from a float64 Gram matrix. The polar factor comes from eigenvectors of the Gram matrix in float32, or in
-float64 where needed, and is corrected to first order.
+not suffice, from the Gram matrix and one such step in float64. The polar factor comes from eigenvectors of the Gram
+matrix in float32, or in float64 where needed, and is corrected to first order.
 Nearly all of the work is matrix products; every step is batched and runs on any device.
 """
 
@@ -24,10 +24,9 @@ from tsv_exp.linalg import gram
 log = logging.getLogger(__name__)
 _lock = Lock()
 
-_PASSES = 4  # Rayleigh-Ritz steps before giving up
 _ANGLE = 1e-5  # root mean square angle (radians) between found and true singular vectors, estimated from residuals
-_RESIDUAL = 6 * EPS  # relative to σ_1: what a backward stable float32 decomposition leaves
-_BULK = 3e-3  # first angle above which Krylov spaces do not pay: no decay near the cut, or too steep for float32
+_MENDED = 1e-4  # such an angle that one more step usually brings below that
+_RESIDUAL = 6 * EPS  # relative to σ_1: suffices where values repeat at the cut, which leaves the angle open
 _LARGE = 256  # columns from which the float32 Gram matrix of a flat spectrum is as good as it needs to be
 _WELL_CONDITIONED = 1e-2  # ratio of the eigenvalues of a Gram matrix above which float32 keeps its inverse root
 _CORRECTABLE = 1e-4  # such a ratio, but for the smallest eighth, below which float32 loses the eigenvectors
@@ -129,17 +128,15 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     elif dimension <= 3 * n // 4:
         basis = krylov.top_vectors(gram_matrix, k, used, width, dimension)
         ritz = _ritz(x, basis[..., :used], k)
-    if ritz is None or float(ritz.angles.max()) > _BULK:
-        basis = torch.linalg.eigh(gram(x.double())).eigenvectors.flip(-1)[..., :width].float()
-        ritz = _ritz(x, basis, k)
-    for _ in range(_PASSES - 1):
-        if bool(_accurate(ritz).all()):
-            break
-        basis = torch.linalg.qr(x.mT @ (x @ basis)).Q  # a step of subspace iteration; its extra width speeds it up
-        ritz = _ritz(x, basis, k)
+    if ritz is not None and _ANGLE <= float(ritz.angles.max()) < _MENDED:
+        ritz = _ritz(x, torch.linalg.qr(x.mT @ (x @ basis)).Q, k)  # the extra width of the basis speeds the step up
+    if ritz is None or not bool((ritz.angles < _ANGLE).all()):
+        double = x.double()
+        ritz = _ritz(double, torch.linalg.eigh(gram(double)).eigenvectors.flip(-1)[..., :width], k)
     keep = ritz.keep.unsqueeze(-2)
-    factors = LowRank(ritz.u * keep, ritz.s[:, :k].float() * ritz.keep, (ritz.v * keep).mT)
-    good = _accurate(ritz) & _orthonormal(factors) & _complete(x, gram_matrix, factors)
+    factors = LowRank((ritz.u * keep).to(x), (ritz.s[:, :k] * ritz.keep).to(x), (ritz.v * keep).mT.to(x))
+    accurate = (ritz.angles < _ANGLE) | (ritz.residuals.amax(1) < _RESIDUAL)
+    good = accurate & _orthonormal(factors) & _complete(x, gram_matrix, factors)
     return LowRank(factors.u, factors.s * scale[..., 0], factors.vh), good
 
 
@@ -150,13 +147,16 @@ def _effective_ranks(g: Tensor) -> Tensor:
 
 
 def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
-    """Rayleigh-Ritz: the singular components of x restricted to an orthonormal basis (b, n, l), squared in float64."""
+    """Rayleigh-Ritz: the singular components of x restricted to an orthonormal basis (b, n, l), squared in float64.
+
+    The rest is done in the dtype of x.
+    """
     image = x @ basis
     values, rotation = torch.linalg.eigh(gram(image.double()))
     s, rotation = values.flip(-1).clamp(min=0).sqrt(), rotation.flip(-1)[..., :k]
     keep = s[:, :k] > max(x.shape[-2:]) * EPS * s[:, :1]
-    u = image @ (rotation / torch.where(keep, s[:, :k], 1).unsqueeze(-2)).float()
-    v = basis @ rotation.float()
+    u = image @ (rotation / torch.where(keep, s[:, :k], 1).unsqueeze(-2)).to(x)
+    v = basis @ rotation.to(x)
     relative = s / s[:, :1]
     gaps = (relative[:, :k].square() - relative[:, -1:].square()).clamp(min=EPS**2)
 
@@ -165,16 +165,12 @@ def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
         return residuals, (relative[:, :k] * residuals / gaps).square().mean(1).sqrt()
 
     # Random projections estimate the norms (Halko et al., arXiv 0909.4061, section 4.3) and leave out most of the work.
-    right = v * s[:, :k].float().unsqueeze(-2)
+    right = v * s[:, :k].to(x).unsqueeze(-2)
     probes = random_block(x)
     residuals, angles = judged(((x @ probes).mT @ u - probes.mT @ right).norm(dim=-2) / BLOCK**0.5)
     if not bool((angles < _ANGLE).all()):
         residuals, angles = judged((x.mT @ u - right).norm(dim=-2))
     return _Ritz(u, s, v, keep, residuals, angles)
-
-
-def _accurate(ritz: _Ritz) -> Tensor:
-    return (ritz.angles < _ANGLE) | (ritz.residuals.amax(1) < _RESIDUAL)
 
 
 def _orthonormal(factors: LowRank) -> Tensor:
