@@ -4,13 +4,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
-from models import close, zoo
+from models import close, matrix, zoo
 from safetensors.torch import load_file, save_file
 
-from tsv_exp import UserError, apply, merge
+from tsv_exp import UserError, apply, fast, merge
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.merge_files import _pieces, _share, parse, run
@@ -22,6 +23,9 @@ PER_TASK = ["individual", "tsv_c", "tall_mask", "emr"]
 def files(tmp_path):
     """base, finetuned and the words that name their files: one per format."""
     base, finetuned = zoo(3, torch.float32)
+    g = torch.Generator().manual_seed(1)
+    for model in (base, *finetuned.values()):  # large enough for the fast decompositions
+        model["large.weight"] = matrix(128, 96, g, dtype=torch.float32)
     (tmp_path / "base").mkdir()
     save_file(base, tmp_path / "base" / "model.safetensors")
     (tmp_path / "base" / "config.json").write_text("{}")
@@ -125,7 +129,9 @@ def torchrun(words, ranks):
 @pytest.mark.parametrize(("ranks", "shard_mb", "method"), [(2, 512, "tsv_m"), (2, 512, "tsv_c"), (3, 0.002, "tsv_m")])
 def test_ranks_share_the_work_and_change_nothing(files, tmp_path, ranks, shard_mb, method):
     words = [*files[2], f"shard_mb={shard_mb}", f"method={method}"]
-    run(parse(words))
+    with patch.object(fast, "leading", wraps=fast.leading) as fast_way:
+        run(parse(words))
+    assert fast_way.called
     shared = [word.replace("/out", "/shared") for word in words]
     process = torchrun(shared, ranks)
     if ranks == 3:  # one of them is killed at work: the others stop, and the same command ends as if nothing had been

@@ -6,6 +6,8 @@ import torch
 from models import close, matrix, zoo
 
 from tsv_exp import UserError, merge
+from tsv_exp.fast import Certified
+from tsv_exp.methods import tsv_m
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 1e-4}
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
@@ -93,6 +95,18 @@ def test_rank_fraction_with_concatenations_wider_than_the_layer(rank_fraction):
     close(merged.vector(), textbook.tsv_m(taus, rank_fraction), 1e-6)
     compressed = merge(base, finetuned, "tsv_c", rank_fraction=rank_fraction)
     close(compressed.vector("task1"), textbook.tsv_c(taus, rank_fraction)[1], 1e-6)
+
+
+@pytest.mark.parametrize(("shape", "tasks"), [((128, 96), 5), ((96, 128), 5), ((128, 128), 4), ((288, 256), 4)])
+def test_certified_concatenations_wider_than_the_layer(shape, tasks):
+    g = torch.Generator().manual_seed(0)
+    deltas = torch.stack([matrix(*shape, g, dtype=torch.float32) for _ in range(tasks)])
+    algebra, fraction = Certified(), 0.3
+    assert tasks * int(fraction * min(shape)) > max(shape)
+    got = tsv_m(deltas, fraction, algebra=algebra)
+    expected = textbook.tsv_m([{"w": delta.double()} for delta in deltas], fraction, eps=2**-23)
+    close({"w": got}, expected, 2e-5)
+    assert (algebra.total, algebra.fallbacks) == (tasks + 2, 0)
 
 
 def model_of(deltas, dtype):
