@@ -1,3 +1,4 @@
+import logging
 import os
 import signal
 import subprocess
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from tsv_exp import UserError, apply, fast, merge
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.checkpoints.store import load_merged
-from tsv_exp.merge_files import _pieces, _share, parse, run
+from tsv_exp.merge_files import main, run
+from tsv_exp.merge_options import parse
 
 PER_TASK = ["individual", "tsv_c", "tall_mask", "emr"]
 
@@ -147,27 +149,20 @@ def test_ranks_share_the_work_and_change_nothing(files, tmp_path, ranks, shard_m
     assert not list((tmp_path / "shared" / ".tsv-merge").glob("*.safetensors")), "pieces are cleared away"
 
 
-def test_a_single_file_is_cut_by_cost():
-    costs = {"embedding": 30, "a": 10, "b": 10, "c": 10, "head": 1, "bias": 0}
-    assert _pieces([list(costs)], costs, 1) == [(0, list(costs))]
-    cut = _pieces([list(costs)[:4], list(costs)[4:]], costs, 2)
-    assert [name for _, names in cut for name in names] == list(costs)
-    assert cut[0] == (0, ["embedding"])
-    totals = {i: sum(costs[name] for name in names) for i, (_, names) in enumerate(cut)}
-    assert sorted(sum(totals[i] for i in _share(totals, rank, 2)) for rank in (0, 1)) == [30, 31]
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["method"], "name=value"),
         (["base=x"], "models is missing"),
-        (["dtype=int8"], "dtype=int8"),
-        (["alpha=much"], "alpha=much"),
         (["method=tsv"], "unknown method 'tsv'"),
         (["density=0.2"], "no parameter 'density'"),
         (["task=x"], "task=x: choose from: task0, task1, task2"),
         (["svd=fast"], "engine.svd=fast"),
+        (["device=foo"], "device=foo"),
+        (["device=cuda:99"], "device=cuda:99"),
+        (["rank_fraction=abc"], "rank_fraction='abc'"),
+        (["exclude='emb'"], r"exclude='emb' matches none.*\(frozen.weight, "),
+        (["exclude='*.bias'"], "matches none"),
         (["base=nowhere.safetensors"], "nowhere.safetensors"),
     ],
 )
@@ -176,6 +171,45 @@ def test_what_a_user_can_mend_is_one_line(files, words, message):
     with pytest.raises(UserError, match=message) as error:
         run(parse([*given, *words]))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["tsv_m", "tsv_c"])
+def test_what_the_dtype_cannot_hold_is_an_error_and_the_folder_is_free_again(files, tmp_path, method):
+    base, finetuned, words = files
+    for weights, file in ((base, "base/model"), (finetuned["task0"], "task0")):
+        weights["norm.bias"][4] = 1e5 * (1 + (file == "task0"))
+        save_file(weights, tmp_path / f"{file}.safetensors")
+    words = [*words, f"method={method}"]
+    with pytest.raises(UserError, match=r"'norm.bias' .*float16; give dtype=bfloat16"):
+        run(parse([*words, "dtype=float16"]))
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == [".tsv-merge"]
+    run(parse([*words, "dtype=bfloat16"]))
+
+
+def test_killed_before_there_was_a_recipe(files, tmp_path):
+    (tmp_path / "out" / ".tsv-merge").mkdir(parents=True)
+    (tmp_path / "out" / ".tsv-merge" / ".recipe.abc").touch()
+    run(parse(files[2]))
+    same(tmp_path / "out", apply(files[0], merge(files[0], files[1]), 1.0))
+
+
+def test_parts_that_another_command_has_finished_are_not_overwritten(files, tmp_path):
+    (tmp_path / "out" / ".tsv-merge").mkdir(parents=True)
+    (tmp_path / "out" / ".tsv-merge" / "model-0123.safetensors").touch()
+    with pytest.raises(UserError, match="holds something else"):
+        run(parse(files[2]))
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_line_counts_the_decompositions_that_were_made_exactly(files, monkeypatch, capsys, wrong):
+    if wrong:
+        gram = fast.gram
+        monkeypatch.setattr(fast, "gram", lambda x: 1.01 * gram(x))
+    monkeypatch.setattr(sys, "argv", ["tsv-merge", *files[2]])
+    monkeypatch.setattr(logging.getLogger("tsv_exp.engine"), "handlers", [])
+    main()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "computed exactly" in line]
+    assert len(lines) == wrong
 
 
 def test_the_folder_opens_in_other_libraries(files, tmp_path):

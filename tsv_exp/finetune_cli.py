@@ -17,11 +17,11 @@ from tsv_exp.checkpoints.writer import save
 from tsv_exp.cli import reported
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
-from tsv_exp.evaluate import device_of
 from tsv_exp.files import atomic
 from tsv_exp.finetune import Recipe, finetune
 from tsv_exp.models import Model
 from tsv_exp.progress import bar, console
+from tsv_exp.ranks import own_device
 from tsv_exp.tasks import Task, select
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
     if rank == 0:
         in_turn()
     recipe = _recipe(cfg, task, len(split))
-    device = device_of(cfg.device if "LOCAL_RANK" not in os.environ or cfg.device != "auto" else _local_device())
+    device = own_device(cfg.device)
     encoder = model.encoder().to(device)
     state = path.with_suffix(".training")
     with bar(f"fine-tuning on {task.name}", recipe.steps) as (progress, done):
@@ -115,10 +115,6 @@ def _recipe(cfg: DictConfig, task: Task, images: int) -> Recipe:
     settings = OmegaConf.to_container(cfg.finetune, resolve=True)
     assert isinstance(settings, dict)
     return Published(steps=int(steps), **{str(key): value for key, value in settings.items()})
-
-
-def _local_device() -> str:
-    return f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager

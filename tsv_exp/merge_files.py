@@ -11,22 +11,19 @@ method, alpha  a name in conf/method; alpha defaults to what its file says. Its 
 dtype          of the result: float32, bfloat16, float16; default: the base's.
 shard_mb       largest size of a file, default 512; it is held in memory where a method has a model per task.
 svd, exclude, device   as in the engine: auto or exact; patterns of 2-D weights that are no matrices; cpu, cuda.
+               * needs quotes inside quotes: "exclude='*embed*'" or "exclude=['*embed*', 'head.*']".
 
-Stopped at any moment, the same command goes on where it was. Under torchrun the layers are shared out over the ranks.
+Stopped at any moment, the same command goes on where it was. Under torchrun the layers are shared out over the ranks,
+each with its own GPU where device=cuda.
 """
 
-import os
+import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from tsv_exp import files, layers
@@ -39,31 +36,13 @@ from tsv_exp.engine import algebra, over_layers, report
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
 from tsv_exp.linalg import Algebra
+from tsv_exp.merge_options import DTYPES, Options, parse
 from tsv_exp.method import Method
-from tsv_exp.progress import bar, console, stop
-from tsv_exp.task_vectors import Layer, TaskVectors
+from tsv_exp.progress import Lines, bar, console, stop
+from tsv_exp.ranks import own_device, pieces, ranks, share
+from tsv_exp.task_vectors import Layer, TaskVectors, finite
 
 Result = TypeVar("Result")
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-
-
-@dataclass
-class Options:
-    """The command line; what it does not know is a parameter of the method."""
-
-    base: str
-    models: dict[str, str]
-    out: Path
-    method: str = "tsv_m"
-    alpha: float | None = None
-    task: str | None = None
-    dtype: str | None = None
-    shard_mb: float = 512
-    svd: str = "auto"
-    exclude: Sequence[str] = tuple(Engine().exclude)
-    device: str | None = None
-    params: dict[str, Any] = field(default_factory=dict)
 
 
 def main() -> None:
@@ -71,6 +50,9 @@ def main() -> None:
     if len(sys.argv) < 2 or {"-h", "--help"} & set(sys.argv[1:]):
         console.print(__doc__, markup=False, highlight=False)
         raise SystemExit(len(sys.argv) < 2)
+    summary = logging.getLogger("tsv_exp.engine")  # how many decompositions were exact, not which
+    summary.addHandler(Lines())
+    summary.setLevel(logging.INFO)
     try:
         run(parse(sys.argv[1:]))
     except UserError as error:
@@ -79,60 +61,22 @@ def main() -> None:
         raise SystemExit(stop("tsv-merge", "interrupted; the same command goes on from here", INTERRUPTED)) from None
 
 
-def parse(arguments: Sequence[str]) -> Options:
-    """Options from words such as base=PATH.
-
-    Raises:
-        UserError: a word is not of that form, base, models or out is missing, or a value does not fit.
-    """
-    for word in arguments:
-        if "=" not in word:
-            raise UserError(f"{word!r}: give options as name=value; tsv-merge --help lists them")
-    try:
-        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"cannot read the options: {str(error).splitlines()[0]}") from error
-    for name in ("base", "models", "out"):
-        if not given.get(name):
-            raise UserError(f"{name} is missing; tsv-merge base=PATH 'models=[PATH,PATH]' out=FOLDER")
-    models = given.pop("models")
-    if not isinstance(models, Mapping):
-        models = named([str(model) for model in (models if isinstance(models, list) else [models])])
-    known = {name: given.pop(name) for name in list(given) if name in Options.__dataclass_fields__ and name != "params"}
-    options = Options(**known | {"models": models, "out": Path(str(given.get("out", known["out"]))), "params": given})
-    options.base, options.models = str(options.base), {str(k): str(v) for k, v in options.models.items()}
-    if options.dtype is not None and options.dtype not in DTYPES:
-        raise UserError(f"dtype={options.dtype}: choose from: {', '.join(DTYPES)}")
-    for name in ("alpha", "shard_mb"):
-        value = getattr(options, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise UserError(f"{name}={value}: give a number")
-    return options
-
-
-def named(paths: list[str]) -> dict[str, str]:
-    """Tasks named after the last part of their path that tells them apart."""
-    for depth in range(1, 1 + max(len(Path(path).parts) for path in paths)):
-        names = ["-".join(Path(path).with_suffix("").parts[-depth:]) for path in paths]
-        if len(set(names)) == len(paths):
-            return dict(zip(names, paths, strict=True))
-    raise UserError("models: the same path is given twice; name each model once")
-
-
 def run(options: Options) -> None:
     """Merge; raises UserError for whatever the user can mend."""
-    engine = Engine(svd=options.svd, exclude=list(options.exclude))
+    engine = Engine(svd=options.svd, exclude=Engine().exclude if options.exclude is None else options.exclude)
     method = Method.load(options.method).with_params(**options.params)
     alpha = method.alpha.default if options.alpha is None else float(options.alpha)
     base = open_weights(options.base)
     models = {task: open_weights(path, base) for task, path in options.models.items()}
-    stream = TaskVectors(base, models, tuple(engine.exclude), options.device)
+    device = own_device(options.device) if options.device else None
+    stream = TaskVectors(base, models, tuple(engine.exclude), device)
+    _all_match(options.exclude or (), [name for name in stream.names if base[name].dim() == 2])
     if options.task is not None and options.task not in stream.tasks:
         raise UserError(f"task={options.task}: choose from: {', '.join(stream.tasks)}")
     inputs = {name: _fingerprint(path) for name, path in _sources(options).items()}
     settings = [options.task, options.dtype, options.shard_mb, engine.svd, engine.exclude]
     recipe = files.digest(method.name, dict(method.params), alpha, settings, inputs)
-    with _ranks() as (rank, world, wait):
+    with ranks() as (rank, world, wait):
         decompositions = algebra(engine, stream.place)
         function = method.bind(stream, decompositions)
         by_task = options.task is None and _per_task(stream, function)
@@ -143,10 +87,10 @@ def run(options: Options) -> None:
             output.prepare()
         wait()
         costs = {name: weight.numel() * min(weight.shape, default=1) for name, weight in base.items()}
-        pieces = _pieces(parts, costs, world)
-        share = _share({i: sum(costs[name] for name in names) for i, (_, names) in enumerate(pieces)}, rank, world)
-        with bar(f"merging {method.name}", sum(len(pieces[i][1]) for i in share)) as (progress, shown):
-            for whole, names in (pieces[i] for i in share):
+        work = pieces(parts, costs, world)
+        mine = share({i: sum(costs[name] for name in names) for i, (_, names) in enumerate(work)}, rank, world)
+        with bar(f"merging {method.name}", sum(len(work[i][1]) for i in mine)) as (progress, shown):
+            for whole, names in (work[i] for i in mine):
                 file = output.files[whole] if names == parts[whole] else output.piece(output.files[whole], names)
                 if output.finished(output.files[whole]) or output.finished(file):
                     progress.advance(shown, len(names))
@@ -155,7 +99,7 @@ def run(options: Options) -> None:
         report(decompositions)
         wait()
         for whole in range(rank, len(parts), world):
-            cut = [output.piece(output.files[whole], names) for index, names in pieces if index == whole]
+            cut = [output.piece(output.files[whole], names) for index, names in work if index == whole]
             if len(cut) > 1 and not output.finished(output.files[whole]):
                 output.assemble(output.files[whole], cut)
         wait()
@@ -177,11 +121,14 @@ def _content(stream: TaskVectors, function: Any, used: Algebra, alpha: float, op
     def whole(layer: Layer) -> Tensor:
         weight = stream.base[layer.name]
         tau = layers.delta(function(layer), weight.shape, index)
-        return torch.add(weight.to(tau), tau, alpha=alpha).to("cpu", _dtype(weight, options.dtype))
+        made = torch.add(weight.to(tau), tau, alpha=alpha).to("cpu", _dtype(weight, options.dtype))
+        return _checked(layer.name, made)
 
     def encoded(layer: Layer) -> dict[str, Tensor]:
         weight = stream.base[layer.name]
-        return store.encode(layer.name, function(layer), weight.shape, stream.tasks, _dtype(weight, options.dtype))
+        dtype = _dtype(weight, options.dtype)
+        parts = store.encode(layer.name, function(layer), weight.shape, stream.tasks, dtype)
+        return {key: _checked(layer.name, part) for key, part in parts.items()}
 
     def made(work: Callable[[Layer], Result], names: Sequence[str], advance: Callable[[], object]) -> Iterator[Result]:
         for result in over_layers(work, stream, used, [name for name in names if name in floating]):
@@ -197,6 +144,25 @@ def _content(stream: TaskVectors, function: Any, used: Algebra, alpha: float, op
         return announced, (next(results) if name in floating else stream.base[name] for name in names)
 
     return tensors
+
+
+def _checked(name: str, made: Tensor) -> Tensor:
+    """What is written of a layer, if all of it is finite; its inputs are."""
+    if made.is_floating_point() and not finite(made):
+        raise UserError(
+            f"tensor {name!r} of the result is too large for {str(made.dtype).removeprefix('torch.')}; "
+            "give dtype=bfloat16 or a smaller alpha"
+        )
+    return made
+
+
+def _all_match(patterns: Iterable[str], matrices: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in matrices):
+            some = ", ".join(matrices[:3])
+            raise UserError(
+                f"exclude={pattern!r} matches none of the base's 2-D weights ({some}, ...); * is any part of a name"
+            )
 
 
 def _per_task(stream: TaskVectors, function: Any) -> bool:
@@ -217,48 +183,6 @@ def _dtype(weight: Tensor, wanted: str | None) -> torch.dtype:
 
 def _size(weight: Tensor, wanted: str | None) -> int:
     return weight.numel() * _dtype(weight, wanted).itemsize
-
-
-def _pieces(parts: Sequence[Sequence[str]], costs: Mapping[str, int], world: int) -> list[tuple[int, list[str]]]:
-    """The work on the files, (which of them, names): whole files for one rank, else runs of small enough cost."""
-    limit = sum(costs.values()) / world / 4 if world > 1 else sum(costs.values())
-    pieces: list[tuple[int, list[str]]] = []
-    for whole, part in enumerate(parts):
-        used = 0
-        for i, name in enumerate(part):
-            if i == 0 or used + costs[name] > limit:
-                pieces.append((whole, []))
-                used = 0
-            pieces[-1][1].append(name)
-            used += costs[name]
-    return pieces
-
-
-def _share(costs: Mapping[int, int], rank: int, world: int) -> list[int]:
-    """The pieces of one rank: the dearest first, each to whom has least to do so far."""
-    loads, mine = [0] * world, []
-    for index in sorted(costs, key=lambda i: (-costs[i], i)):
-        owner = loads.index(min(loads))
-        loads[owner] += costs[index]
-        if owner == rank:
-            mine.append(index)
-    return sorted(mine)
-
-
-@contextmanager
-def _ranks() -> Iterator[tuple[int, int, Any]]:
-    """Rank, number of ranks and a barrier: of torchrun, or alone."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world < 2:
-        yield 0, 1, lambda: None
-        return
-    from torch import distributed
-
-    distributed.init_process_group("gloo", timeout=timedelta(days=7))  # ranks wait for the slowest
-    try:
-        yield distributed.get_rank(), world, distributed.barrier
-    finally:
-        distributed.destroy_process_group()
 
 
 def _sources(options: Options) -> dict[str, str]:

@@ -3,8 +3,10 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from pkgutil import resolve_name
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
 
@@ -15,6 +17,8 @@ from tsv_exp.linalg import Algebra
 from tsv_exp.task_vectors import Layer, TaskVectors
 
 Function = Callable[..., Any]
+
+_PLAIN: Mapping[Any, type] = {float: Real, int: Integral, str: str, NoneType: NoneType}
 
 
 @dataclass(frozen=True)
@@ -118,12 +122,13 @@ class Method:
         """The method with other values of its parameters.
 
         Raises:
-            UserError: one of them is not a key of its YAML.
+            UserError: one of them is not a key of its YAML, or not of the type that the function takes.
         """
         for key in params:
             if key not in self.params:
                 known = ", ".join(self.params) or "none"
                 raise UserError(f"method {self.name} has no parameter {key!r}; it has: {known}")
+        _check_types(self.name, self.prepare or self.function, params)
         return replace(self, params={**self.params, **params})
 
     def tuner(self, value: float) -> "Method":
@@ -190,3 +195,25 @@ def _check(method: str, function: Function, params: Mapping[str, Any]) -> None:
     except TypeError as error:
         where = f"{function.__module__}.{function.__qualname__}"
         raise UserError(f"method {method}: the keys of its YAML do not fit {where}: {error}") from error
+    _check_types(method, function, params)
+
+
+def _check_types(method: str, function: Function, params: Mapping[str, Any]) -> None:
+    """That parameters are of the types that a function of ours, or one that is annotated like ours, takes."""
+    annotated = getattr(function, "__annotations__", {})
+    for name, value in params.items():
+        if not _fits(value, annotated.get(name, Any)):
+            wanted = inspect.formatannotation(annotated[name]).replace("collections.abc.", "")
+            raise UserError(f"method {method}: {name}={value!r} is not of its type, {wanted}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a plain value is of an annotated type; of types that are not plain anything is."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    if get_origin(kind) is Sequence:
+        plain = isinstance(value, Sequence) and not isinstance(value, str)
+        return plain and all(_fits(item, get_args(kind)[0]) for item in value)
+    if isinstance(value, bool):  # Python counts them among the integers
+        return kind not in _PLAIN
+    return isinstance(value, _PLAIN.get(kind, object))

@@ -17,7 +17,7 @@ from tsv_exp.checkpoints.sources import open_weights
 from tsv_exp.cli import reported
 from tsv_exp.config import Engine, conf_dir
 from tsv_exp.errors import UserError
-from tsv_exp.merge_files import named
+from tsv_exp.merge_options import named
 from tsv_exp.report.write import Report
 from tsv_exp.task_vectors import Weights
 from tsv_exp.tasks import select

@@ -59,14 +59,12 @@ class Output:
         self.files = [folder / f"{stem}{number}.safetensors" for number in numbers]
 
     def prepare(self) -> None:
-        """Make the folder, or recognize it as an interrupted run of the same recipe."""
+        """Make the folder, or recognize it as an interrupted run of the same recipe, or one that finished nothing."""
         marker = self.folder / STATE / "recipe"
-        if (
-            self.folder.exists()
-            and any(self.folder.iterdir())
-            and not (marker.is_file() and marker.read_text() == self._recipe)
-        ):
-            raise UserError(f"out={self.folder} holds something else already; remove it or choose another folder")
+        if not (marker.is_file() and marker.read_text() == self._recipe):
+            others = (entry for entry in self.folder.glob("*") if entry.name != STATE)
+            if any(others) or any(marker.parent.glob("*.safetensors")):
+                raise UserError(f"out={self.folder} holds something else already; remove it or choose another folder")
         with atomic(marker) as path:
             path.write_text(self._recipe)
         for place in (self.folder, marker.parent):

@@ -1,0 +1,100 @@
+"""The command line of tsv-merge: words such as base=PATH, checked."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from tsv_exp.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_TEXTS = ("base", "out", "method", "task", "dtype", "svd", "device")
+_NUMBERS = ("alpha", "shard_mb")
+
+
+@dataclass
+class Options:
+    """The command line; what it does not know is a parameter of the method."""
+
+    base: str
+    models: dict[str, str]
+    out: Path
+    method: str = "tsv_m"
+    alpha: float | None = None
+    task: str | None = None
+    dtype: str | None = None
+    shard_mb: float = 512
+    svd: str = "auto"
+    exclude: list[str] | None = None
+    device: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Options from words such as base=PATH; null is the default.
+
+    Raises:
+        UserError: a word is not of that form, base, models or out is missing, or a value does not fit.
+    """
+    given = _read(arguments)
+    for name in ("base", "models", "out"):
+        if not given.get(name):
+            raise UserError(f"{name} is missing; tsv-merge base=PATH 'models=[PATH,PATH]' out=FOLDER")
+    models = given.pop("models")
+    if not isinstance(models, Mapping):
+        models = named([str(model) for model in (models if isinstance(models, list) else [models])])
+    known = {name: value for name in (*_TEXTS, *_NUMBERS, "exclude") if (value := given.pop(name, None)) is not None}
+    for name in _TEXTS:
+        if name in known:
+            known[name] = str(known[name])
+    for name in _NUMBERS:
+        if name in known and not _finite(known[name]):
+            raise UserError(f"{name}={known[name]}: give a finite number")
+    if known.get("shard_mb", 1) <= 0:
+        raise UserError(f"shard_mb={known['shard_mb']}: give a size above 0")
+    if known.get("dtype", "float32") not in DTYPES:
+        raise UserError(f"dtype={known['dtype']}: choose from: {', '.join(DTYPES)}")
+    if "exclude" in known:
+        known["exclude"] = _patterns(known["exclude"])
+    tasks = {str(task): str(path) for task, path in models.items()}
+    return Options(**known | {"out": Path(known["out"])}, models=tasks, params=given)
+
+
+def _read(arguments: Sequence[str]) -> dict[str, Any]:
+    config = OmegaConf.create()
+    for word in arguments:
+        if "=" not in word:
+            raise UserError(f"{word!r}: give options as name=value; tsv-merge --help lists them")
+        try:
+            config.merge_with_dotlist([word])
+        except (OmegaConfBaseException, ValueError, YAMLError) as error:
+            quoted = "quote a value with signs of its own, as in \"exclude='*emb*'\""
+            raise UserError(f"cannot read {word} ({str(error).splitlines()[0]}); {quoted}") from error
+    given: Any = OmegaConf.to_container(config)
+    return dict(given)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _patterns(value: Any) -> list[str]:
+    patterns = [value] if isinstance(value, str) else value
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise UserError(f"exclude={value}: give patterns of names, as in \"exclude=['*emb*', 'head.*']\"")
+    return patterns
+
+
+def named(paths: list[str]) -> dict[str, str]:
+    """Tasks named after the last part of their path that tells them apart."""
+    for depth in range(1, 1 + max(len(Path(path).parts) for path in paths)):
+        names = ["-".join(Path(path).with_suffix("").parts[-depth:]) for path in paths]
+        if len(set(names)) == len(paths):
+            return dict(zip(names, paths, strict=True))
+    raise UserError("models: the same path is given twice; name each model once")
