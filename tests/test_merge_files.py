@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ import torch
 from models import close, matrix, zoo
 from safetensors.torch import load_file, save_file
 
-from tsv_exp import UserError, apply, fast, merge
+from tsv_exp import UserError, apply, fast, merge, merge_files
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.merge_files import main, run
@@ -121,6 +122,33 @@ def test_killed_and_run_again(files, tmp_path):
     assert not list((tmp_path / "out").rglob(".model*"))
 
 
+def test_what_another_version_began_is_not_gone_on_with(files, monkeypatch):
+    run(parse(files[2]))
+    monkeypatch.setattr(merge_files, "program", lambda: "another version")
+    with pytest.raises(UserError, match="holds something else"):
+        run(parse(files[2]))
+
+
+def test_an_index_stands_for_its_folder(files, tmp_path):
+    base, _, words = files
+    for number, names in enumerate((sorted(base)[:5], sorted(base)[5:])):
+        save_file({name: base[name] for name in names}, tmp_path / "base" / f"{number}.safetensors")
+    places = {name: f"{int(i >= 5)}.safetensors" for i, name in enumerate(sorted(base))}
+    (tmp_path / "base" / "model.safetensors").unlink()
+    index = tmp_path / "base" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    beside = ["config.json", "qwen.tiktoken", "vocabulary.bpe"]
+    for name in beside:
+        (tmp_path / "base" / name).touch()
+    words[0] = f"base={index}"
+    run(parse(words))
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written == {".tsv-merge", "model.safetensors", *beside}
+    save_file({name: base[name] + 1 for name in sorted(base)[:5]}, tmp_path / "base" / "0.safetensors")
+    with pytest.raises(UserError, match="holds something else"):
+        run(parse(words))
+
+
 def torchrun(words, ranks):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -215,3 +243,32 @@ def test_a_line_counts_the_decompositions_that_were_made_exactly(files, monkeypa
 def test_the_folder_opens_in_other_libraries(files, tmp_path):
     run(parse([*files[2], "method=weight_average"]))
     assert set(load_file(tmp_path / "out" / "model.safetensors")) == set(files[0])
+
+
+@pytest.mark.parametrize("file", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors"])
+def test_open_clip_opens_the_folder(tmp_path, file):
+    import open_clip
+
+    config = {
+        "embed_dim": 8,
+        "vision_cfg": {"layers": 1, "width": 16, "head_width": 8, "patch_size": 4, "image_size": 8},
+        "text_cfg": {"layers": 1, "width": 16, "heads": 2, "context_length": 8, "vocab_size": 20},
+    }
+    base, model = (open_clip.CLIP(**config).state_dict() for _ in range(2))
+    (tmp_path / "base").mkdir()
+    (save_file if file.endswith(".safetensors") else torch.save)(base, tmp_path / "base" / file)
+    (tmp_path / "base" / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    save_file(model, tmp_path / "a.safetensors")
+    run(
+        parse(
+            [
+                f"base={tmp_path / 'base'}",
+                f"models={tmp_path / 'a.safetensors'}",
+                f"out={tmp_path / 'out'}",
+                "shard_mb=0.001",
+            ]
+        )
+    )
+    opened = open_clip.create_model(f"local-dir:{tmp_path / 'out'}").state_dict()
+    same(tmp_path / "out", {name: opened[name] for name in base})
+    assert not torch.equal(opened["visual.proj"], base["visual.proj"])

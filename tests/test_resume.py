@@ -20,7 +20,7 @@ def composed(*overrides: str) -> DictConfig:
 
 def key(*overrides: str) -> str:
     """The key as a new process computes it."""
-    for known in (resume._files, resume._module, resume._package):
+    for known in (resume._files, resume._module, resume.program):
         known.cache_clear()
     return resume.cell_key(composed(*overrides))
 

@@ -9,7 +9,8 @@ out            the folder to write: sharded safetensors with an index, and the b
                task=NAME the whole model of that task instead.
 method, alpha  a name in conf/method; alpha defaults to what its file says. Its parameters are given by name.
 dtype          of the result: float32, bfloat16, float16; default: the base's.
-shard_mb       largest size of a file, default 512; it is held in memory where a method has a model per task.
+shard_mb       largest size of a file, default 512; it is held in memory where a method has a model per task. Beside an
+               open_clip_config.json a whole model is always one file, since open_clip opens no more.
 svd, exclude, device   as in the engine: auto or exact; patterns of 2-D weights that are no matrices; cpu, cuda.
                * needs quotes inside quotes: "exclude='*embed*'" or "exclude=['*embed*', 'head.*']".
 
@@ -18,9 +19,11 @@ each with its own GPU where device=cuda.
 """
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -28,7 +31,7 @@ from torch import Tensor
 
 from tsv_exp import files, layers
 from tsv_exp.checkpoints import store, writer
-from tsv_exp.checkpoints.sources import locate, open_weights
+from tsv_exp.checkpoints.sources import folder_of, locate, open_weights
 from tsv_exp.checkpoints.writer import Kinds, kinds
 from tsv_exp.commands import INTERRUPTED
 from tsv_exp.config import Engine
@@ -40,6 +43,7 @@ from tsv_exp.merge_options import DTYPES, Options, parse
 from tsv_exp.method import Method
 from tsv_exp.progress import Lines, bar, console, stop
 from tsv_exp.ranks import own_device, pieces, ranks, share
+from tsv_exp.resume import program
 from tsv_exp.task_vectors import Layer, TaskVectors, finite
 
 Result = TypeVar("Result")
@@ -75,14 +79,17 @@ def run(options: Options) -> None:
         raise UserError(f"task={options.task}: choose from: {', '.join(stream.tasks)}")
     inputs = {name: _fingerprint(path) for name, path in _sources(options).items()}
     settings = [options.task, options.dtype, options.shard_mb, engine.svd, engine.exclude]
-    recipe = files.digest(method.name, dict(method.params), alpha, settings, inputs)
+    recipe = files.digest(program(), method.name, dict(method.params), alpha, settings, inputs)
+    folder = folder_of(locate(options.base))
     with ranks() as (rank, world, wait):
         decompositions = algebra(engine, stream.place)
         function = method.bind(stream, decompositions)
         by_task = options.task is None and _per_task(stream, function)
         content = _content(stream, function, decompositions, alpha, options, by_task)
-        parts = writer.shards({n: _size(base[n], options.dtype) for n in base}, int(options.shard_mb * 2**20))
-        output = writer.Output(options.out, store.STEM if by_task else "model", len(parts), recipe)
+        limit = options.shard_mb * 2**20
+        stem, limit = (store.STEM, limit) if by_task else _layout(base.file_of(""), folder, limit)
+        parts = writer.shards({n: _size(base[n], options.dtype) for n in base}, limit)
+        output = writer.Output(options.out, stem, len(parts), recipe)
         if rank == 0:
             output.prepare()
         wait()
@@ -104,11 +111,10 @@ def run(options: Options) -> None:
                 output.assemble(output.files[whole], cut)
         wait()
         if rank == 0:
-            source = locate(options.base)
             if by_task:
                 with files.atomic(options.out / store.DESCRIPTION) as path:
                     path.write_text(store.describe(method, stream.tasks, base, alpha))
-            size = output.finish(None if by_task else source)
+            size = output.finish(None if by_task else folder)
             console.print(f"{options.out}: {size / 1e6:.1f} MB in {len(parts)} files", highlight=False)
 
 
@@ -121,8 +127,8 @@ def _content(stream: TaskVectors, function: Any, used: Algebra, alpha: float, op
     def whole(layer: Layer) -> Tensor:
         weight = stream.base[layer.name]
         tau = layers.delta(function(layer), weight.shape, index)
-        made = torch.add(weight.to(tau), tau, alpha=alpha).to("cpu", _dtype(weight, options.dtype))
-        return _checked(layer.name, made)
+        result = torch.add(weight.to(tau), tau, alpha=alpha).to("cpu", _dtype(weight, options.dtype))
+        return _checked(layer.name, result)
 
     def encoded(layer: Layer) -> dict[str, Tensor]:
         weight = stream.base[layer.name]
@@ -144,6 +150,13 @@ def _content(stream: TaskVectors, function: Any, used: Algebra, alpha: float, op
         return announced, (next(results) if name in floating else stream.base[name] for name in names)
 
     return tensors
+
+
+def _layout(file: Path, folder: Path | None, limit: float) -> tuple[str, float]:
+    """How the files of a whole model are named, and their largest size: open_clip opens no more than one."""
+    if folder is None or not (folder / "open_clip_config.json").is_file():
+        return "model", limit
+    return "open_clip_model" if file.name.startswith("open_clip") else "model", math.inf
 
 
 def _checked(name: str, made: Tensor) -> Tensor:
@@ -192,7 +205,8 @@ def _sources(options: Options) -> dict[str, str]:
 def _fingerprint(source: str) -> list[tuple[str, int, int]]:
     """Names, sizes and times of the files of a source: what says that an interrupted merge may go on."""
     path = locate(source)
-    found = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    folder = folder_of(path)
+    found = sorted(file for file in folder.iterdir() if file.is_file()) if folder else [path]
     return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in found]
 
 

@@ -31,7 +31,7 @@ def cell_key(cfg: DictConfig) -> str:
     kept = {name: value for name, value in plain.items() if name not in IRRELEVANT}
     texts = sorted(set(_texts([kept.get("model"), kept.get("method"), kept.get("alpha")])))
     code = sorted({text.split(".")[0] for text in texts if DOTTED.fullmatch(text)} - {__package__})
-    return digest(kept, [_identity(text) for text in texts], [_module(name) for name in code], _package())
+    return digest(kept, [_identity(text) for text in texts], [_module(name) for name in code], program())
 
 
 def commits(cfg: DictConfig) -> dict[str, str]:
@@ -114,8 +114,8 @@ def _module(name: str) -> str:
 
 
 @cache
-def _package() -> str:
-    """Our own sources as far as results depend on them, and the versions of all that they need."""
+def program() -> str:
+    """What identifies our own sources as far as results depend on them, and the versions of all that they need."""
     root = Path(__file__).parent
     files = sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     names = [path.relative_to(root) for path in files if path.relative_to(root).parts[0] not in DOWNSTREAM]

@@ -23,7 +23,9 @@ HUB_NAMES = (  # in order of preference
     "open_clip_model.safetensors",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "open_clip_pytorch_model.bin",
 )
+CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.bpe")  # what lies beside them
 
 
 class Reader(Mapping[str, Tensor]):

@@ -8,12 +8,11 @@ from torch import Tensor
 
 from tsv_exp import downloads, hub
 from tsv_exp.checkpoints.lora import Adapter
-from tsv_exp.checkpoints.readers import Reader, read
+from tsv_exp.checkpoints.readers import CONFIGURATION, Reader, read
 from tsv_exp.errors import UserError
 
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
 def open_weights(source: str | Path, base: Mapping[str, Tensor] | None = None) -> Reader | Adapter:
@@ -31,6 +30,13 @@ def open_weights(source: str | Path, base: Mapping[str, Tensor] | None = None) -
             raise UserError(f"{path} has an adapter_config.json and no {ADAPTER_FILES[0]}; fetch it again")
         return Adapter(path, read(files[0]), base)
     return read(path)
+
+
+def folder_of(path: Path) -> Path | None:
+    """The folder that is one model: the path itself, or that of an index of shards; None of a file by itself."""
+    if path.is_dir():
+        return path
+    return path.parent if path.name.endswith(".index.json") else None
 
 
 def locate(source: str | Path) -> Path:

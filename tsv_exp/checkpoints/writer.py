@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from tsv_exp.checkpoints.readers import read
+from tsv_exp.checkpoints.readers import CONFIGURATION, read
 from tsv_exp.errors import UserError
 from tsv_exp.files import atomic, digest
 
@@ -23,11 +23,11 @@ _NAMES = {
 }  # fmt: skip
 Kinds: TypeAlias = Mapping[str, tuple[torch.dtype, Sequence[int]]]  # name -> dtype and shape
 
-_CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
+_CONFIGURATION = (*CONFIGURATION, "*.py")
 _WEIGHTS = ("*.index.json", "adapter_config.json", "merged.json")
 
 
-def shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+def shards(sizes: Mapping[str, int], limit: float) -> list[list[str]]:
     """Names in order, cut where the sum of their sizes would exceed `limit` bytes."""
     files: list[list[str]] = [[]]
     used = 0
@@ -104,7 +104,7 @@ class Output:
             where = {name: file.name for file in self.files for name in header(file) if name != "__metadata__"}
             with atomic(self.folder / f"{self.stem}.safetensors.index.json") as path:
                 path.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2))
-        if source and source.is_dir():
+        if source:
             for file in _matching(source, _CONFIGURATION):
                 if file not in _matching(source, _WEIGHTS):
                     shutil.copyfile(file, self.folder / file.name)
