@@ -52,7 +52,7 @@ Result = TypeVar("Result")
 def main() -> None:
     """Merge as the command line says; exit 0 only if all of it was done."""
     if len(sys.argv) < 2 or {"-h", "--help"} & set(sys.argv[1:]):
-        console.print(__doc__, markup=False, highlight=False)
+        console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(len(sys.argv) < 2)
     summary = logging.getLogger("tsv_exp.engine")  # how many decompositions were exact, not which
     summary.addHandler(Lines())

@@ -74,8 +74,8 @@ def _read(arguments: Sequence[str]) -> dict[str, Any]:
         try:
             config.merge_with_dotlist([word])
         except (OmegaConfBaseException, ValueError, YAMLError) as error:
-            quoted = "quote a value with signs of its own, as in \"exclude='*emb*'\""
-            raise UserError(f"cannot read {word} ({str(error).splitlines()[0]}); {quoted}") from error
+            remedy = "put quotes around the value inside the shell's, as in \"exclude='*emb*'\""
+            raise UserError(f"cannot read {word} ({str(error).splitlines()[0]}); {remedy}") from error
     given: Any = OmegaConf.to_container(config)
     return dict(given)
 

@@ -203,8 +203,8 @@ def _check_types(method: str, function: Function, params: Mapping[str, Any]) -> 
     annotated = getattr(function, "__annotations__", {})
     for name, value in params.items():
         if not _fits(value, annotated.get(name, Any)):
-            wanted = inspect.formatannotation(annotated[name]).replace("collections.abc.", "")
-            raise UserError(f"method {method}: {name}={value!r} is not of its type, {wanted}")
+            wanted = inspect.formatannotation(annotated[name]).replace("collections.abc.", "").replace("None", "null")
+            raise UserError(f"method {method}: {name}={value!r} does not fit; give {wanted}")
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -64,7 +64,10 @@ class Output:
         if not (marker.is_file() and marker.read_text() == self._recipe):
             others = (entry for entry in self.folder.glob("*") if entry.name != STATE)
             if any(others) or any(marker.parent.glob("*.safetensors")):
-                raise UserError(f"out={self.folder} holds something else already; remove it or choose another folder")
+                raise UserError(
+                    f"out={self.folder} holds something else already, or what other inputs, options or another version "
+                    "began; remove it or choose another folder"
+                )
         with atomic(marker) as path:
             path.write_text(self._recipe)
         for place in (self.folder, marker.parent):
