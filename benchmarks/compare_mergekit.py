@@ -77,19 +77,20 @@ def main() -> None:
             out = [folder / f"{side}{number}" for side in ("ours", "theirs")]
             method, *options = case["ours"].split()
             words = [f"base={paths[0]}", f"models=[{','.join(map(str, paths[1:]))}]", f"out={out[0]}", *options]
-            ours, theirs = [], []
+            commands = {"ours": [TSV_MERGE, f"method={method}", "shard_mb=1024", *words]}
             if case["theirs"]:
                 file = folder / f"config{number}.yml"
                 file.write_text(configuration(paths, *case["theirs"]))
+                commands["mergekit"] = [str(args.mergekit), "--quiet", "--allow-crimes", str(file), str(out[1])]
+            runs: dict[str, list[dict[str, float]]] = {side: [] for side in commands}
             for _ in range(args.turns):
                 for one in out:
                     shutil.rmtree(one, ignore_errors=True)
-                ours.append(measured([TSV_MERGE, f"method={method}", "shard_mb=1024", *words]))
-                if case["theirs"]:
-                    theirs.append(measured([str(args.mergekit), "--quiet", "--allow-crimes", str(file), str(out[1])]))
-            result: dict[str, Any] = {"method": case["ours"], "tasks": args.tasks, "ours": median(ours)}
+                for side, command in commands.items():
+                    runs[side].append(measured(command))
+            result: dict[str, Any] = {"method": case["ours"], "tasks": args.tasks}
+            result |= {side: median(done) for side, done in runs.items()}
             if case["theirs"]:
-                result["mergekit"] = median(theirs)
                 result["speedup"] = result["mergekit"]["seconds"] / result["ours"]["seconds"]
                 key = "difference" if case["same"] else "difference_of_definitions"
                 result[key] = difference(out, paths[0])
@@ -97,8 +98,8 @@ def main() -> None:
             print(json.dumps(result), flush=True)
             results.append(result)
     if args.out:
-        command = " ".join(["python", *sys.argv]).replace(str(args.mergekit), "VENV/bin/mergekit-pytorch")
-        args.out.write_text(json.dumps({"command": command, "results": results}, indent=1) + "\n")
+        typed = " ".join(["python", *sys.argv]).replace(str(args.mergekit), "VENV/bin/mergekit-pytorch")
+        args.out.write_text(json.dumps({"command": typed, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -66,8 +66,7 @@ class Store:
         self._remember(key, factors)
         if self.folder is not None:
             with files.locked(self.folder / "writing"):
-                for half in self.folder.glob(".*.safetensors.*"):  # of a process that was killed
-                    half.unlink()
+                files.clear_halves(self.folder, "*.safetensors")
                 kept.store(self._path(key), key, factors._asdict())
                 self._evict(self.folder)
 

@@ -49,6 +49,12 @@ def atomic(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def clear_halves(folder: Path, names: str) -> None:
+    """Remove what killed processes left of files of these names (a pattern) in `folder`, while nobody writes there."""
+    for half in folder.glob(f".{names}.*"):
+        half.unlink()
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

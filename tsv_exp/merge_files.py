@@ -87,7 +87,7 @@ def run(options: Options) -> None:
         by_task = options.task is None and _per_task(stream, function)
         content = _content(stream, function, decompositions, alpha, options, by_task)
         limit = options.shard_mb * 2**20
-        stem, limit = (store.STEM, limit) if by_task else _layout(base.file_of(""), folder, limit)
+        stem, limit = (store.STEM, limit) if by_task else _layout(base.path, folder, limit)
         parts = writer.shards({n: _size(base[n], options.dtype) for n in base}, limit)
         output = writer.Output(options.out, stem, len(parts), recipe)
         if rank == 0:

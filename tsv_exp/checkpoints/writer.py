@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tsv_exp.checkpoints.readers import CONFIGURATION, read
 from tsv_exp.errors import UserError
-from tsv_exp.files import atomic, digest
+from tsv_exp.files import atomic, clear_halves, digest
 
 STATE = ".tsv-merge"  # beside the result: what it is made of, and the digest of every finished file
 _NAMES = {
@@ -71,8 +71,7 @@ class Output:
         with atomic(marker) as path:
             path.write_text(self._recipe)
         for place in (self.folder, marker.parent):
-            for half in place.glob(f".{self.stem}*.safetensors.*"):  # of a run that was killed
-                half.unlink()
+            clear_halves(place, f"{self.stem}*.safetensors")
 
     def finished(self, file: Path) -> bool:
         """Whether a file is there with the content that it was written with."""
