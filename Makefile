@@ -21,15 +21,16 @@ demo: setup ## the 8-task table of every paper method on the embedded benchmark
 	$(BIN)/tsv-exp experiment=demo
 
 test: setup ## the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-lint: setup ## formatting, lint and types
+lint: setup ## formatting, lint, import contracts and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
 pretrain: setup ## train the embedded benchmark's base model from scratch (about 7 minutes on 2 cores)
-	$(BIN)/python -m tsv_exp.tiny.pretrain
+	$(BIN)/python -m tsv_exp.models.tiny.pretrain
 
 clean: ## remove the environment and tool caches; outputs stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

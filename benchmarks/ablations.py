@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from zoos import Zoo, base_of, parser, record, recorded
 
-from tsv_exp.method import Method
-from tsv_exp.progress import track
-from tsv_exp.task_vectors import Weights
+from tsv_exp.merging.layer import Weights
+from tsv_exp.methods.specification import Method
+from tsv_exp.runtime.console import track
 
 PARTS = {"attention": "*.attn.*", "mlp": "*.mlp.*", "layer 1": "*resblocks.0.*", "layer 2": "*resblocks.1.*"}
 
@@ -59,7 +59,7 @@ def variant(
 
 def flat_tsv_m(deltas: Tensor) -> Tensor:
     """TSV-M with its spectrum flattened as in iso_reg."""
-    from tsv_exp.methods import tsv_m
+    from tsv_exp.methods.singular_vectors import tsv_m
 
     return _flat(tsv_m(deltas).double(), 0.1, None).to(deltas.dtype)
 

@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from zoos import Zoo, base_of, parser, record, recorded
 
 from tsv_exp import layers
-from tsv_exp.data_free import all_responses, data_free_scale
-from tsv_exp.engine import Merged
-from tsv_exp.method import Method
-from tsv_exp.progress import track
-from tsv_exp.task_vectors import TaskVectors, Weights
+from tsv_exp.evaluation.data_free import all_responses, data_free_scale
+from tsv_exp.merging.engine import Merged
+from tsv_exp.merging.layer import Weights
+from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.methods.specification import Method
+from tsv_exp.runtime.console import track
 
 SEEDS = {"0": (0, 0), "11": (11, 2412), "12": (12, 2412), "13": (13, 2412)}  # pre-training = fine-tuning, data
 METHODS, SIZES = ("tsv_m", "iso_reg"), (8, 14, 20)

@@ -5,7 +5,7 @@
 
 An encoder of real size with random weights, JPEG pictures of 400 × 300. Measured in images per second: the encoder on a
 batch that lies on the device, the cached images of a split, and pictures decoded anew. Then `--repeat` values of α are
-scored on all tasks by tsv_exp.evaluate, and set against the forward passes alone.
+scored on all tasks by tsv_exp.evaluation.evaluator, and set against the forward passes alone.
 """
 
 import argparse
@@ -26,17 +26,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tsv_exp import merge
-from tsv_exp.clip import images as pictures
-from tsv_exp.clip import network
-from tsv_exp.evaluate import Evaluator, device_of
-from tsv_exp.precision import mixed
-from tsv_exp.tasks import Split, Task
+from tsv_exp.evaluation.evaluator import Evaluator
+from tsv_exp.models.clip import images as pictures
+from tsv_exp.models.clip import network
+from tsv_exp.runtime.devices import device_of, mixed
+from tsv_exp.tasks.task import Split, Task
 
 CLASSES = 100
 
 
 class Random:
-    """A model in the sense of tsv_exp.models, as far as scores need one."""
+    """A model in the sense of tsv_exp.models.protocol, as far as scores need one."""
 
     def __init__(self, architecture: str, splits: Mapping[str, Split]):
         self.splits, settings = splits, network.settings(architecture)

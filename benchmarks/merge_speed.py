@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 import tsv_exp
-from tsv_exp import fast, krylov
 from tsv_exp.config import Engine
+from tsv_exp.decompositions import fast, krylov
 
 BLOCK = {"attn.in_proj_weight": (2304, 768), "attn.out_proj.weight": (768, 768)}
 BLOCK |= {"mlp.c_fc.weight": (3072, 768), "mlp.c_proj.weight": (768, 3072)}

@@ -16,10 +16,10 @@ from typing import Any
 
 from zoos import Zoo, base_of, parser, record, recorded
 
-from tsv_exp.alpha import mean, normalized
-from tsv_exp.method import Method
-from tsv_exp.progress import track
-from tsv_exp.reference import finetuned_accuracies
+from tsv_exp.evaluation.alpha import mean, normalized
+from tsv_exp.evaluation.reference import finetuned_accuracies
+from tsv_exp.methods.specification import Method
+from tsv_exp.runtime.console import track
 
 OWN, RIVAL = "iso_reg", "tsv_m"
 METHODS = [OWN, RIVAL, "iso_cts", "iso_c", "task_arithmetic", "ties", "weight_average", "consensus_ta"]

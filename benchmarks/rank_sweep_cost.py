@@ -17,8 +17,8 @@ import torch
 from merge_speed import Stages, models, show
 
 import tsv_exp
-from tsv_exp import fast
 from tsv_exp.config import Engine
+from tsv_exp.decompositions import fast
 
 FRACTIONS = [None, *(i / 10 for i in range(1, 11))]
 ALPHAS = [i / 10 for i in range(1, 31)]
@@ -41,7 +41,7 @@ def main() -> None:
     stages = Stages()
     start = time.process_time()
     with ExitStack() as stack:
-        stages.watch(stack, fast.Certified, ("truncated_svd", "polar"))
+        stages.watch(stack, fast.FastAlgebra, ("truncated_svd", "polar"))
         for fraction in FRACTIONS:
             merged = tsv_exp.merge(base, finetuned, "tsv_m", engine=Engine(cache="memory"), rank_fraction=fraction)
             for alpha in ALPHAS:

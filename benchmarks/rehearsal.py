@@ -22,8 +22,8 @@ import worlds  # noqa: E402
 from hub import Hub  # noqa: E402
 from merge_memory import measured  # noqa: E402
 
-from tsv_exp.checkpoints.clip import clip_weights  # noqa: E402
 from tsv_exp.checkpoints.readers import Reader  # noqa: E402
+from tsv_exp.models.clip.names import clip_weights  # noqa: E402
 
 worlds.LAYERS, worlds.WIDTH, worlds.PATCH, worlds.SIZE = 12, 768, 32, 224
 worlds.TEXT_WIDTH, worlds.TEXT_LAYERS, worlds.EMBEDDING = 512, 12, 512
@@ -82,7 +82,7 @@ def run(root: Path, hub: Hub, *overrides: str) -> None:
     quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     load = os.getloadavg()[0]
     print("tsv-exp", *(part.replace(str(root), "FOLDER") for part in command), flush=True)
-    took = measured([sys.executable, "-m", "tsv_exp.cli", *command], dict(os.environ) | caches | quiet)
+    took = measured([sys.executable, "-m", "tsv_exp.commands.exp", *command], dict(os.environ) | caches | quiet)
     file = max(root.glob("outputs/runs/*/*/results.json"), key=lambda path: path.stat().st_mtime)
     results = json.loads(file.read_text())
     seconds = {name: round(value) for name, value in results["seconds"].items()}

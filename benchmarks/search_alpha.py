@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from tsv_exp.alpha import Grid, Point, Search
+from tsv_exp.evaluation.alpha import Grid, Point, Search
 
 GAP = 0.2  # points of mean normalized validation accuracy
 

@@ -21,12 +21,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from tsv_exp import Method, merge
-from tsv_exp.alpha import mean, normalized
 from tsv_exp.analyze.analysis import analyze, propose
 from tsv_exp.config import conf_dir
-from tsv_exp.evaluate import Evaluator, weights_digest
-from tsv_exp.progress import track
-from tsv_exp.tasks import Split, SplitName, select
+from tsv_exp.evaluation.alpha import mean, normalized
+from tsv_exp.evaluation.evaluator import Evaluator, weights_digest
+from tsv_exp.runtime.console import track
+from tsv_exp.tasks.task import Split, SplitName, select
 
 METHODS = ("task_arithmetic", "ties", "tsv_m")
 SIZES = range(2, 9)

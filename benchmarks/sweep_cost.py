@@ -24,11 +24,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-import tsv_exp.cli  # noqa: F401 - registers the schema of the configuration
+import tsv_exp.commands.exp  # noqa: F401 - registers the schema of the configuration
 from tsv_exp import merge
 from tsv_exp.config import conf_dir
-from tsv_exp.files import cache_dir
-from tsv_exp.loaded import load
+from tsv_exp.evaluation.inputs import load_inputs
+from tsv_exp.runtime.files import cache_dir
 
 PASSES = {"run": 30, "sweep": 300}
 COMMANDS = {"run": ["method=tsv_m"], "sweep": ["experiment=alpha_rank_heatmap"]}
@@ -39,7 +39,7 @@ def command(*arguments: str, cache: Path | None = None, code: int = 0) -> float:
     environment = {**os.environ, **({"TSV_EXP_CACHE": str(cache)} if cache else {})}
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "tsv_exp.cli", *arguments], env=environment, capture_output=True, check=False
+        [sys.executable, "-m", "tsv_exp.commands.exp", *arguments], env=environment, capture_output=True, check=False
     )
     seconds = time.perf_counter() - start
     if done.returncode != code:
@@ -54,7 +54,7 @@ def configuration(options: Sequence[str]) -> DictConfig:
 
 def validation_pass(options: Sequence[str], times: int = 7) -> float:
     """Seconds of one pass over all validation images, without what is known, remembered or written down about it."""
-    _, base, finetuned, _, evaluator, _ = load(configuration(options))
+    _, base, finetuned, _, evaluator, _ = load_inputs(configuration(options))
     merged = merge(base, finetuned, "weight_average")
     evaluator._take(merged, next(iter(evaluator.tasks)))
     seconds = []

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from zoos import Zoo
 
 from tsv_exp.config import Engine
-from tsv_exp.data_free import all_responses
-from tsv_exp.engine import Merged
+from tsv_exp.evaluation.data_free import all_responses
 from tsv_exp.layers import LowRank
-from tsv_exp.method import Method
-from tsv_exp.methods import tsv_c
-from tsv_exp.report.style import PALETTE, figure, line_styles, styled
-from tsv_exp.task_vectors import TaskVectors
+from tsv_exp.merging.engine import Merged
+from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.methods.singular_vectors import tsv_c
+from tsv_exp.methods.specification import Method
+from tsv_exp.report.plots.style import PALETTE, figure, line_styles, styled
 
 METHODS = {"task_arithmetic": "sum of the task matrices", "tsv_m": "TSV-M", "iso_c": "Iso-C", "iso_reg": "iso_reg"}
 LAYER = "transformer.resblocks.1.mlp.c_fc.weight"

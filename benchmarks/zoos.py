@@ -12,17 +12,19 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-import tsv_exp.cli  # noqa: F401 - registers the schema of the configuration
-from tsv_exp.alpha import Point, Search
+import tsv_exp.commands.exp  # noqa: F401 - registers the schema of the configuration
+from tsv_exp.api import merge
 from tsv_exp.config import Engine, conf_dir
-from tsv_exp.engine import Merged, merge
-from tsv_exp.evaluate import Evaluator, device_of
-from tsv_exp.files import cache_dir
-from tsv_exp.method import Method
-from tsv_exp.reference import finetuned_accuracies
+from tsv_exp.evaluation.alpha import Point, Search
+from tsv_exp.evaluation.evaluator import Evaluator
+from tsv_exp.evaluation.reference import finetuned_accuracies
+from tsv_exp.merging.engine import Merged
+from tsv_exp.merging.layer import Weights
+from tsv_exp.methods.specification import Method
 from tsv_exp.run import choose_per_task
-from tsv_exp.task_vectors import Weights
-from tsv_exp.tasks import SplitName
+from tsv_exp.runtime.devices import device_of
+from tsv_exp.runtime.files import cache_dir
+from tsv_exp.tasks.task import SplitName
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -54,7 +56,9 @@ def base_of(seed: int, folder: Path | None = None) -> Path | None:
     path = (folder or cache_dir() / "bases") / f"{seed}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "tsv_exp.tiny.pretrain", str(path), "--seed", str(seed)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "tsv_exp.models.tiny.pretrain", str(path), "--seed", str(seed)], check=True
+        )
     return path
 
 
@@ -97,6 +101,6 @@ class Zoo:
 
     def choose(self, merged: Merged) -> Point:
         """The best point on validation of the method's own grid, by `alpha=search`."""
-        scaling = merged.method.alpha
+        scaling = Method.load(merged.method.name).alpha
         choice = Search(scaling.stop, scaling.steps).choose(lambda alpha: self.point(merged, alpha))
         return self.point(merged, choice.alpha)

@@ -12,9 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob
 from omegaconf import DictConfig, OmegaConf
 
-from tsv_exp import cli, merge
+from tsv_exp import merge
+from tsv_exp.commands import exp as cli
 from tsv_exp.config import conf_dir
-from tsv_exp.method import Method
+from tsv_exp.methods.specification import Method
 
 
 def options(group: str) -> list[str]:

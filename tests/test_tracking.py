@@ -17,10 +17,9 @@ from synthetic import failed, results, write_run
 
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
-from tsv_exp.report import write_report
-from tsv_exp.report.runs import Runs
-from tsv_exp.report.sheets import Entry, Line, Sheet
-from tsv_exp.report.write import Report
+from tsv_exp.report.results.runs import Runs
+from tsv_exp.report.tables.sheets import Entry, Line, Sheet
+from tsv_exp.report.write import Report, write_report
 from tsv_exp.tracking import Tracker, WandbTracker
 
 CONFIG = {"model": {"name": "tiny"}, "tasks": 4, "method": {"name": "tsv_m", "rank_fraction": None}}

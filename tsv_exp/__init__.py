@@ -7,27 +7,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tsv_exp.engine import Merged, apply, merge
+    from tsv_exp.analyze.interference import interference
+    from tsv_exp.api import merge
+    from tsv_exp.decompositions.algebra import factors_suffice
     from tsv_exp.errors import UserError
-    from tsv_exp.method import Method
-    from tsv_exp.sti import interference
+    from tsv_exp.layers import LowRank, Masked
+    from tsv_exp.merging.engine import Merged, apply
+    from tsv_exp.merging.layer import entrywise
+    from tsv_exp.methods.specification import Method
 
-__all__ = ["Merged", "Method", "UserError", "apply", "interference", "merge"]
+    __version__: str
 
-_HOMES = {
-    "Merged": "engine",
-    "Method": "method",
+_MODULES = {
+    "LowRank": "layers",
+    "Masked": "layers",
+    "Merged": "merging.engine",
+    "Method": "methods.specification",
     "UserError": "errors",
-    "apply": "engine",
-    "interference": "sti",
-    "merge": "engine",
+    "apply": "merging.engine",
+    "entrywise": "merging.layer",
+    "factors_suffice": "decompositions.algebra",
+    "interference": "analyze.interference",
+    "merge": "api",
 }
+
+__all__ = [
+    "LowRank",
+    "Masked",
+    "Merged",
+    "Method",
+    "UserError",
+    "__version__",
+    "apply",
+    "entrywise",
+    "factors_suffice",
+    "interference",
+    "merge",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tsv_exp")
+    if name not in _MODULES:
         raise AttributeError(f"module 'tsv_exp' has no attribute {name!r}")
-    return getattr(import_module(f"tsv_exp.{_HOMES[name]}"), name)
+    return getattr(import_module(f"tsv_exp.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -40,7 +40,7 @@ def per_task(layer: Representation, shape: torch.Size) -> bool:
     return (layer.u if isinstance(layer, LowRank) else layer).dim() > len(shape)
 
 
-def joined(runs: Sequence[Representation], shape: torch.Size) -> Representation:
+def join_blocks(runs: Sequence[Representation], shape: torch.Size) -> Representation:
     """The layer of this shape whose flattened entries are given in runs: (b,), (T, b) or masked."""
 
     def whole(tensors: list[Tensor]) -> Tensor:
@@ -52,7 +52,7 @@ def joined(runs: Sequence[Representation], shape: torch.Size) -> Representation:
     return whole([run for run in runs if isinstance(run, Tensor)])
 
 
-def moved(layer: Representation, device: torch.device) -> Representation:
+def to_device(layer: Representation, device: torch.device) -> Representation:
     """The layer on another device."""
     if isinstance(layer, Tensor):
         return layer.to(device)

@@ -11,16 +11,18 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from tsv_exp.alpha import Candidate, Point, Policy, mean, normalized
+from tsv_exp.api import merge
 from tsv_exp.config import Engine
-from tsv_exp.data_free import data_free_scale
-from tsv_exp.engine import Merged, merge
-from tsv_exp.evaluate import Evaluator
+from tsv_exp.evaluation.alpha import Candidate, Point, Policy, mean, normalized
+from tsv_exp.evaluation.data_free import data_free_scale
+from tsv_exp.evaluation.evaluator import Evaluator
+from tsv_exp.evaluation.inputs import load_inputs
 from tsv_exp.layers import LowRank
-from tsv_exp.loaded import load
-from tsv_exp.method import Method
-from tsv_exp.saving import save_merged
-from tsv_exp.task_vectors import TaskVectors, Weights
+from tsv_exp.merging.engine import Merged
+from tsv_exp.merging.layer import Weights
+from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.methods.specification import Method
+from tsv_exp.models.export import save_merged
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     with clock("load"):
         method, engine = Method.from_config(cfg.method), Engine(**cfg.engine)
         policy: Policy = instantiate(cfg.alpha)
-        model, base, finetuned, digests, evaluator, best = load(cfg)
+        model, base, finetuned, digests, evaluator, reference = load_inputs(cfg)
     with clock("select"):
         method, chosen = choose_per_task(method, base, finetuned, evaluator, engine)
     with clock("merge"):
@@ -43,13 +45,18 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     with clock("select"):
         choice = policy.choose(
             Candidate(
-                lambda alpha: Point.of(alpha, evaluator.accuracies(merged, alpha, "validation"), best("validation")),
+                lambda alpha: Point.of(
+                    alpha, evaluator.accuracies(merged, alpha, "validation"), reference("validation")
+                ),
                 lambda: data_free_scale(merged, TaskVectors(base, finetuned, tuple(engine.exclude))),
             )
         )
     with clock("test"):
         accuracy = evaluator.accuracies(merged, choice.alpha, "test")
-        reference = {"validation": best("validation") if choice.tried or chosen else {}, "test": best("test")}
+        finetuned_accuracy = {
+            "validation": reference("validation") if choice.tried or chosen else {},
+            "test": reference("test"),
+        }
     return {
         "tasks": list(evaluator.tasks),
         "checkpoints": {"family": model.family, "digests": dict(digests)},
@@ -58,8 +65,8 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "alpha": choice.alpha,
         "chosen": {**chosen, "rank": ranks(merged)},
         "validation": [point.plain() for point in choice.tried],
-        "finetuned": reference,
-        "test": tested(accuracy, reference["test"], evaluator.counts("test")),
+        "finetuned": finetuned_accuracy,
+        "test": tested(accuracy, finetuned_accuracy["test"], evaluator.counts("test")),
         "saved": save_merged(model, merged, choice.alpha, folder) if cfg.save_merged else [],
         "seconds": clock.seconds,
         "stored_bytes": merged.stored_bytes,

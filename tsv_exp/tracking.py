@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from tsv_exp.errors import UserError
-from tsv_exp.report.cells import from_results
-from tsv_exp.report.sheets import Sheet, alpha
-from tsv_exp.report.tables import Group, columns, single
+from tsv_exp.report.results.cells import from_results
+from tsv_exp.report.tables.groups import Group, columns, single
+from tsv_exp.report.tables.sheets import Sheet, alpha
 from tsv_exp.report.write import Report
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def _log_sheets(run: Any, sheets: Sequence[Sheet]) -> None:
 
 
 def _pictures(groups: Sequence[Group], folder: Path) -> list[Path]:
-    from tsv_exp.report.pictures import draw_pictures
+    from tsv_exp.report.plots.pictures import draw_pictures
 
     return [path for picture in draw_pictures(groups, folder, kinds=("png",)) for path in picture.paths]
 

@@ -12,7 +12,7 @@ from textbook import task_vectors
 from tsv_exp import UserError, interference, merge
 from tsv_exp.analyze.analysis import analyze, propose
 from tsv_exp.config import Engine
-from tsv_exp.linalg import Exact
+from tsv_exp.decompositions.exact import ExactAlgebra
 
 NAMES = ["tall.weight", "wide.weight", "square.weight"]
 
@@ -130,5 +130,5 @@ def test_factors_of_a_merge_are_not_computed_again(monkeypatch, tmp_path):
     def refuse(*_):
         raise AssertionError("decomposed again")
 
-    monkeypatch.setattr(Exact, "truncated_svd", refuse)
+    monkeypatch.setattr(ExactAlgebra, "truncated_svd", refuse)
     assert analyze(base, finetuned, engine=engine).interference == pytest.approx(expected.interference)

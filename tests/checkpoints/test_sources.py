@@ -6,11 +6,11 @@ from models import close, matrix, zoo
 from safetensors.torch import save_file
 
 from tsv_exp import UserError, interference, merge
-from tsv_exp.checkpoints.lora import Adapter
+from tsv_exp.checkpoints.adapters import Adapter
 from tsv_exp.checkpoints.sources import open_weights
 from tsv_exp.config import Engine
-from tsv_exp.fast import Certified
-from tsv_exp.task_vectors import TaskVectors
+from tsv_exp.decompositions.fast import FastAlgebra
+from tsv_exp.merging.task_vectors import TaskVectors
 
 
 def adapter(folder, generator, base, rank=3, **config):
@@ -67,7 +67,7 @@ def test_the_factors_of_adapters_are_all_that_is_used(tmp_path, monkeypatch):
     wide = TaskVectors(base, models).layer("wide.weight")
     assert [factors.u.shape[1] for factors in wide.factors] == [0, 0]
     interfering = interference(base, dense)
-    monkeypatch.setattr(Certified, "truncated_svd", None)  # no product is decomposed
+    monkeypatch.setattr(FastAlgebra, "truncated_svd", None)  # no product is decomposed
     formed = Adapter.delta
 
     def only_of_others(self, name, dtype):

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tsv_exp import UserError, apply, merge
 from tsv_exp.checkpoints.store import DESCRIPTION, load_merged
-from tsv_exp.merge_files import parse, run
+from tsv_exp.merge_files.merge import run
+from tsv_exp.merge_files.options import parse
 
 PER_TASK = ["individual", "tsv_c", "tall_mask", "emr"]
 Models = dict[str, dict[str, Tensor]]

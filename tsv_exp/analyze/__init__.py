@@ -1,5 +1,4 @@
-"""tsv-analyze: how much the tasks of a merge interfere, and where (Singular Task Interference, arXiv 2412.00081)."""
+"""Measures of task matrices: Singular Task Interference (arXiv 2412.00081), spectra, overlaps, and their report.
 
-from tsv_exp.analyze.cli import main
-
-__all__ = ["main"]
+Nothing here merges or needs images; merged models and their accuracies are elsewhere.
+"""

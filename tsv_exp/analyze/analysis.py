@@ -11,10 +11,12 @@ from torch import Tensor
 
 from tsv_exp.analyze.measures import LayerMeasures, measure
 from tsv_exp.config import Engine
-from tsv_exp.engine import algebra, over_layers
+from tsv_exp.decompositions.build import build_algebra
 from tsv_exp.errors import UserError
-from tsv_exp.methods import kept_components
-from tsv_exp.task_vectors import Layer, TaskVectors, Weights
+from tsv_exp.merging.layer import Layer, Weights
+from tsv_exp.merging.layer_map import map_layers
+from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.methods.singular_vectors import components_per_task
 
 SUBSETS = 2_000_000  # more are not looked at one by one
 
@@ -106,17 +108,17 @@ def analyze(
     """
     engine = engine or Engine()
     stream = TaskVectors(base, finetuned, tuple(engine.exclude), device)
-    computed, merged = algebra(engine, stream.place), together or len(finetuned)
+    computed, merged = build_algebra(engine, stream.compute_device), together or len(finetuned)
 
     def measured(layer: Layer) -> tuple[LayerMeasures | None, Tensor]:
         flat = layer.deltas.reshape(len(layer.deltas), -1).double()
         found = None
         if layer.matrix:
-            k = kept_components(layer.deltas.shape[1:], merged, rank_fraction)
+            k = components_per_task(layer.deltas.shape[1:], merged, rank_fraction)
             found = measure(layer.name, layer.deltas, k, computed)
         return found, (flat @ flat.T).cpu()
 
-    results = list(over_layers(measured, stream.watched("measuring"), computed))
+    results = list(map_layers(measured, stream.with_progress("measuring"), computed))
     layers = tuple(found for found, _ in results if found is not None)
     if not layers:
         raise UserError("the base has no matrix to analyze (engine.exclude names 2-D parameters that are none)")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tsv_exp.analyze.interference import singular_interference
+from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.layers import LowRank
-from tsv_exp.linalg import Algebra
-from tsv_exp.methods import concatenated
-from tsv_exp.sti import singular_interference
+from tsv_exp.methods.singular_vectors import concatenate_factors
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class LayerMeasures:
 def measure(name: str, deltas: Tensor, k: int, algebra: Algebra) -> LayerMeasures:
     """Measure one layer's deltas (T, m, n) at k components per task."""
     factors = algebra.truncated_svd(deltas, k)
-    together = concatenated(factors)
+    together = concatenate_factors(factors)
     left, right = factors.u.mT.unsqueeze(1) @ factors.u, factors.vh.unsqueeze(1) @ factors.vh.mT
     ranks = (factors.s != 0).sum(1)
     smaller = torch.minimum(ranks.unsqueeze(1), ranks)

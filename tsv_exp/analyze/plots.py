@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tsv_exp.analyze.analysis import Analysis
 from tsv_exp.analyze.measures import LayerMeasures
-from tsv_exp.report.style import PALETTE, entitle, figure, line_styles
+from tsv_exp.report.plots.style import PALETTE, entitle, figure, line_styles
 
 ACROSS = 3  # panels in a row
 FLOOR = 1e-4  # singular values below this share of the largest are not drawn

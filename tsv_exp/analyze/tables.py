@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tsv_exp.analyze.analysis import Analysis, Proposal
 from tsv_exp.analyze.measures import LayerMeasures
-from tsv_exp.report.sheets import Entry, Line, Sheet
+from tsv_exp.report.tables.sheets import Entry, Line, Sheet
 
 SECTION = "Interference"
 SHOWN = 10  # proposals in the table

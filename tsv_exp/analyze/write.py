@@ -7,14 +7,15 @@ from typing import Any
 
 from tsv_exp.analyze import plots, tables
 from tsv_exp.analyze.analysis import Analysis, Proposal
-from tsv_exp.files import atomic
-from tsv_exp.report import analyses, formats
+from tsv_exp.report import analyses
 from tsv_exp.report.analyses import Shown
 from tsv_exp.report.page import render
-from tsv_exp.report.pictures import save_picture
-from tsv_exp.report.runs import ANALYSIS, Runs
-from tsv_exp.report.style import styled
+from tsv_exp.report.plots.pictures import save_picture
+from tsv_exp.report.plots.style import styled
+from tsv_exp.report.results.runs import ANALYSIS, Runs
+from tsv_exp.report.tables import formats
 from tsv_exp.report.write import Report
+from tsv_exp.runtime.files import atomic
 
 
 def write_analysis(analysis: Analysis, proposals: Sequence[Proposal], out: Path | str, name: str) -> Report:

@@ -1,1 +1,4 @@
-"""Weights in and out: lazy readers of the formats in use, other libraries' names, a sharded writer."""
+"""Weights in and out: file formats, names, LoRA adapters, the hub, and merged models on disk.
+
+What is done with the weights is elsewhere.
+"""

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tsv_exp import files
 from tsv_exp.errors import UserError
+from tsv_exp.runtime.digests import digest
 
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".pt", ".pth", ".bin")
 HUB_NAMES = (  # in order of preference
@@ -108,7 +108,7 @@ class Shards(Reader):
     @cached_property
     def digest(self) -> str:
         """Of the shards' own digests."""
-        return files.digest([shard.digest for shard in self._shards.values()])
+        return digest([shard.digest for shard in self._shards.values()])
 
 
 def read(path: Path | str) -> Reader:

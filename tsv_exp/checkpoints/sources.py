@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tsv_exp import downloads, hub
-from tsv_exp.checkpoints.lora import Adapter
+from tsv_exp.checkpoints import downloads, hub
+from tsv_exp.checkpoints.adapters import Adapter
 from tsv_exp.checkpoints.readers import CONFIGURATION, Reader, read
 from tsv_exp.errors import UserError
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from tsv_exp import layers
 from tsv_exp.checkpoints.readers import read
-from tsv_exp.engine import Merged
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank, Masked, Representation
-from tsv_exp.method import Method
-from tsv_exp.task_vectors import Weights
+from tsv_exp.merging.engine import Merged
+from tsv_exp.merging.layer import Weights
+from tsv_exp.methods.specification import Method
 
 DESCRIPTION = "merged.json"
 STEM = "merged"

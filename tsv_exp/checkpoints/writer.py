@@ -2,26 +2,20 @@
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import BinaryIO
 
-import torch
 from torch import Tensor
 
 from tsv_exp.checkpoints.readers import CONFIGURATION, read
 from tsv_exp.errors import UserError
-from tsv_exp.files import atomic, clear_halves, digest
+from tsv_exp.runtime.digests import digest
+from tsv_exp.runtime.files import atomic, clear_partial_files
+from tsv_exp.runtime.tensor_files import Kinds, header, kinds, stream
 
 STATE = ".tsv-merge"  # beside the result: what it is made of, and the digest of every finished file
-_NAMES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
-}  # fmt: skip
-Kinds: TypeAlias = Mapping[str, tuple[torch.dtype, Sequence[int]]]  # name -> dtype and shape
 
 _CONFIGURATION = (*CONFIGURATION, "*.py")
 _WEIGHTS = ("*.index.json", "adapter_config.json", "merged.json")
@@ -71,7 +65,7 @@ class Output:
         with atomic(marker) as path:
             path.write_text(self._recipe)
         for place in (self.folder, marker.parent):
-            clear_halves(place, f"{self.stem}*.safetensors")
+            clear_partial_files(place, f"{self.stem}*.safetensors")
 
     def finished(self, file: Path) -> bool:
         """Whether a file is there with the content that it was written with."""
@@ -113,25 +107,6 @@ class Output:
         return total
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors in the safetensors format, straight from their memory; a full disk is an OSError."""
-    with path.open("wb") as file:
-        stream(file, kinds(tensors), tensors.values(), metadata)
-
-
-def kinds(tensors: Mapping[str, Tensor]) -> Kinds:
-    """What a file of these tensors announces of them."""
-    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-
-
-class Sink(Protocol):
-    """What bytes are written to."""
-
-    def write(self, data: bytes | memoryview, /) -> object:
-        """Take bytes."""
-        ...
-
-
 class _Hashed:
     """A file whose digest is known when it is written."""
 
@@ -141,27 +116,6 @@ class _Hashed:
     def write(self, data: bytes | memoryview, /) -> None:
         self.digest.update(data)
         self.file.write(data)
-
-
-def stream(file: Sink, kinds: Kinds, tensors: Iterable[Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors in the safetensors format as they come; the header, which says what they are, comes first."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
-    offset = 0
-    for name, (dtype, shape) in kinds.items():
-        size = math.prod(shape) * dtype.itemsize
-        entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 64)  # aligned data can be mapped as they are
-    file.write(len(text).to_bytes(8, "little") + text)
-    for tensor in tensors:
-        file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-
-
-def header(path: Path) -> dict[str, object]:
-    """The header of a safetensors file."""
-    with path.open("rb") as file:
-        return dict(json.loads(file.read(int.from_bytes(file.read(8), "little"))))
 
 
 def _sha256(path: Path) -> str:

@@ -1,7 +1,4 @@
-"""Run folders -> tables, plots and one page: no GPU, no model imports (also a command: tsv-report)."""
+"""Run folders -> tables, plots and one page; imports no torch and no model.
 
-from tsv_exp.report.cli import main
-from tsv_exp.report.single import run_table
-from tsv_exp.report.write import write_report
-
-__all__ = ["main", "run_table", "write_report"]
+results/ reads runs, tables/ and plots/ show them, `write` puts everything into one folder.
+"""

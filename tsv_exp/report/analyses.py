@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsv_exp.report.pictures import Picture
-from tsv_exp.report.runs import ANALYSIS
-from tsv_exp.report.sheets import Entry, Line, Sheet
+from tsv_exp.report.plots.pictures import Picture
+from tsv_exp.report.results.runs import ANALYSIS
+from tsv_exp.report.tables.sheets import Entry, Line, Sheet
 
 KINDS = ("png", "svg")
 

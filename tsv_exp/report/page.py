@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader
 
-from tsv_exp.report.pictures import Picture
-from tsv_exp.report.runs import Problem, Runs
-from tsv_exp.report.sheets import Sheet
+from tsv_exp.report.plots.pictures import Picture
+from tsv_exp.report.results.runs import Problem, Runs
+from tsv_exp.report.tables.sheets import Sheet
 
 
 def render(

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tsv_exp.files import atomic
-from tsv_exp.report import data, formats
-from tsv_exp.report.comparison import comparison_sheets
-from tsv_exp.report.runs import MALFORMED, Problem, Runs, read_runs
-from tsv_exp.report.sheets import Sheet, group_sheet, overview_sheets
-from tsv_exp.report.tables import Group, build_groups
+from tsv_exp.report.results.runs import MALFORMED, Problem, Runs, read_runs
+from tsv_exp.report.tables import data, formats
+from tsv_exp.report.tables.comparison import comparison_sheets
+from tsv_exp.report.tables.groups import Group, build_groups
+from tsv_exp.report.tables.sheets import Sheet, group_sheet, overview_sheets
+from tsv_exp.runtime.files import atomic
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def write_report(folders: Iterable[Path | str], out: Path | str, published: str 
     # matplotlib and jinja2 take longer to import than everything above together
     from tsv_exp.report.analyses import Shown, read_analysis
     from tsv_exp.report.page import render, title_of
-    from tsv_exp.report.pictures import draw_pictures
+    from tsv_exp.report.plots.pictures import draw_pictures
 
     out = Path(out)
     runs = read_runs(folders)

@@ -1,0 +1,101 @@
+"""tsv-exp as a user types it: a tiny end-to-end sweep, and bad input."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from commands import SMALL, results, tsv_exp
+
+from tsv_exp.commands.guard import local_data
+from tsv_exp.errors import UserError
+from tsv_exp.runtime.failures import error_message, unexpected_message
+
+
+def test_a_sweep_end_to_end(tmp_path: Path) -> None:
+    methods = "method=zero_shot,individual,tsv_m,consensus_ta"
+    done = tsv_exp("-m", methods, *SMALL, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {entry["method"]: entry for entry in results(tmp_path)}
+    assert set(found) == {"zero_shot", "individual", "tsv_m", "consensus_ta"}
+    assert all(entry["status"] == "ok" for entry in found.values())
+    assert found["zero_shot"]["alpha"] == 0
+    assert found["individual"]["test"]["mean_normalized"] == pytest.approx(1)
+    assert found["individual"]["stored_bytes"] == 2 * found["tsv_m"]["stored_bytes"]
+    assert len(found["tsv_m"]["validation"]) == 30
+    assert set(found["consensus_ta"]["chosen"]["lambda"]) == set(found["consensus_ta"]["tasks"])
+    (sweep,) = {path.parent for path in tmp_path.glob("outputs/sweeps/**/report.html")}
+    assert found["tsv_m"]["finetuned"]["validation"]
+    assert found["consensus_ta"]["finetuned"]["validation"]
+    assert found["zero_shot"]["finetuned"]["validation"] == {}  # nothing was chosen
+    assert all(set(entry["finetuned"]["test"]) == set(entry["tasks"]) for entry in found.values())
+    assert all((sweep / name).is_file() for name in ("table.md", "table.csv", "table.tex"))
+    assert list(sweep.glob("plots/*.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-m", "method=tsv_m,nope"], ["method/nope", "tsv_m"]),
+        (["model=nope"], ["model/nope", "tiny"]),
+        (["tasks=99"], ["tasks=99", "20"]),
+        (["tasks=[]"], ["empty"]),
+        (["tasks=[digits,digits]"], ["more than once"]),
+        (["tasks=[nope]"], ["nope", "digits"]),
+        (["sed=1"], ["sed"]),
+        (["seed=abc"], ["abc"]),
+        (["method.rank_fraktion=1"], ["rank_fraktion"]),
+        (["alpha=fixed", "alpha.value=-1"], ["alpha.value"]),
+        (["engine.svd=fancy"], ["engine.svd=fancy", "exact"]),
+        (["tracking=wandb", "tracking.mode=sideways"], ["sideways", "offline"]),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    done = tsv_exp(
+        *arguments, *[small for small in SMALL if small.split("=")[0] not in str(arguments)], folder=tmp_path
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "free space" not in done.stderr
+    text = " ".join(done.stderr.split())
+    assert all(word in text for word in words), text
+    assert all(entry["status"] == "failed" and entry["error"] for entry in results(tmp_path))
+
+
+def test_a_config_error_needs_no_torch(tmp_path: Path) -> None:
+    typed = "sys.argv = ['tsv-exp', 'method=nope']"
+    script = f"import sys; {typed}; from tsv_exp.commands import exp; exp.main(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split()[-1] == "False"
+
+
+def test_local_data_is_an_option_of_the_model() -> None:
+    assert local_data("tasks.Cars.data=/data/cars") == "++model.local_data.Cars=/data/cars"
+    assert local_data("tasks=8") == "tasks=8"
+
+
+def test_our_own_error_is_what_is_said() -> None:
+    outer = RuntimeError("Error in call to target")
+    outer.__cause__ = UserError("the reason\nin two lines")
+    assert error_message(outer) == "the reason in two lines"
+
+
+def test_memory_that_runs_out_is_no_bug(tmp_path: Path) -> None:
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. GPU 0 has a total capacity of 8 GiB")
+    assert unexpected_message(full, tmp_path) == "CUDA out of memory; choose a device= with more memory, or device=cpu"
+    assert unexpected_message(KeyError("x"), tmp_path) == f"unexpected KeyError: 'x' (see {tmp_path}/tsv-exp.log)"
+
+
+@pytest.mark.parametrize(
+    ("said", "plugin"),
+    [
+        ("Unknown plugin class : 'hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher'", "ray"),
+        ("Could not override 'hydra/sweeper'.\nCould not find 'hydra/sweeper/optuna'\n", "optuna"),
+    ],
+)
+def test_what_a_missing_plugin_needs_is_said(said: str, plugin: str) -> None:
+    assert error_message(RuntimeError(said)) == (
+        f"the Hydra plugin for {plugin} is not installed; pip install 'tsv_exp[{plugin}]'"
+    )
+    assert error_message(RuntimeError("Could not find 'hydra/sweeper/nope'")) == "Could not find 'hydra/sweeper/nope'"

@@ -1,0 +1,46 @@
+import gc
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tsv_exp.commands import main as commands
+
+SCRIPTS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+
+
+@pytest.fixture(autouse=True)
+def thawed() -> Iterator[None]:
+    """What a command leaves out of the garbage collection for its own sake, the tests' process gets back."""
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_answers_help_and_exits_with_its_code(
+    script: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    command = getattr(commands, SCRIPTS[script].partition(":")[2])
+    with suppress(SystemExit):  # without a failure, as what it printed shows
+        assert command() == 0
+    told = capfd.readouterr()
+    assert script in told.out + told.err
+    assert "powered by Hydra" not in told.out
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("main", "code"), [(interrupted, 130), (lambda: 1, 1), (lambda: None, 0)])
+def test_exit_codes(
+    main: Callable[[], int | None], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "import_frozen", lambda name: SimpleNamespace(main=main))
+    assert commands.exp() == code
+    assert capsys.readouterr().err == ("tsv-exp: interrupted\n" if code == 130 else "")

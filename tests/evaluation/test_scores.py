@@ -1,0 +1,67 @@
+"""Accuracies are measured once, also by processes that run side by side."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tsv_exp.evaluation import scores
+from tsv_exp.evaluation.scores import Scores
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from tsv_exp.evaluation.scores import Scores
+scores, measured = Scores(), []
+for key in map("{:02x}".format, range(20)):
+    if scores.get(key) is None:
+        time.sleep(0.01)
+        measured.append(key)
+        scores.put(key, 0.5)
+print(" ".join(measured))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path))
+
+
+def test_what_is_known_stays_known() -> None:
+    assert Scores().get("aa") is None
+    Scores().put("aa", 0.25)
+    assert Scores().get("aa") == 0.25
+
+
+def test_a_claim_that_came_to_nothing_ends_with_the_next_question() -> None:
+    assert Scores().get("aa") is None  # and then the run fails
+    assert Scores().get("aa") is None
+    assert Scores().get("ab") is None
+
+
+def test_processes_side_by_side_measure_nothing_twice() -> None:
+    pipe = subprocess.PIPE
+    workers = [subprocess.Popen([sys.executable, "-c", WORKER], stdout=pipe, text=True) for _ in range(3)]
+    measured = [key for worker in workers for key in worker.communicate(timeout=100)[0].split()]
+    assert all(worker.returncode == 0 for worker in workers)
+    assert sorted(measured) == [f"{number:02x}" for number in range(20)]
+
+
+def test_a_killed_process_leaves_nothing_locked() -> None:
+    code = "from tsv_exp.evaluation.scores import Scores; Scores().get('aa'); import os; os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert Scores().get("aa") is None
+
+
+def test_a_suspended_process_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from tsv_exp.evaluation.scores import Scores; Scores().get('aa'); print('claimed', flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "claimed\n"
+        monkeypatch.setattr(scores, "PATIENCE", 0.1)
+        assert Scores().get("aa") is None
+        Scores().put("aa", 0.5)
+        assert Scores().get("aa") == 0.5
+        other.communicate("\n")

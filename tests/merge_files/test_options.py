@@ -1,0 +1,66 @@
+import pytest
+
+from tsv_exp import UserError
+from tsv_exp.merge_files.options import named, parse
+
+WORDS = ["base=b", "models=[x/a.pt, y/a.pt]", "out=o"]
+
+
+def test_what_is_not_given_is_the_default():
+    assert parse([*WORDS, "alpha=null", "exclude=null", "dtype=null"]) == parse(WORDS)
+    assert parse(WORDS).models == {"x-a": "x/a.pt", "y-a": "y/a.pt"}
+
+
+def test_other_words_are_parameters_of_the_method():
+    assert parse([*WORDS, "density=0.2", "lambda_=[1, 2]"]).params == {"density": 0.2, "lambda_": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("word", "patterns"),
+    [
+        ("exclude='*emb*'", ["*emb*"]),
+        ("exclude=head", ["head"]),
+        ("exclude=['*emb*', head]", ["*emb*", "head"]),
+        ("exclude=[]", []),
+    ],
+)
+def test_patterns(word, patterns):
+    assert parse([*WORDS, word]).exclude == patterns
+
+
+def test_numbers_are_names_of_tasks():
+    options = parse(["base=b", "models={1: a, 2: b}", "out=o", "task=1"])
+    assert options.task in options.models
+
+
+def test_the_same_path_twice():
+    with pytest.raises(UserError, match="given twice"):
+        named(["a.pt", "a.pt"])
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("method", "name=value"),
+        ("base=", "base is missing"),
+        ("dtype=int8", "dtype=int8"),
+        ("dtype=[float16]", "dtype="),
+        ("alpha=much", "alpha=much"),
+        ("alpha=.nan", "alpha=nan"),
+        ("alpha=inf", "alpha=inf"),
+        ("alpha=.inf", "alpha=inf"),
+        ("alpha=true", "alpha=True"),
+        ("shard_mb=0", "shard_mb=0"),
+        ("shard_mb=-1", "shard_mb=-1"),
+        ("shard_mb=.nan", "shard_mb=nan"),
+        ("exclude=3", "exclude=3"),
+        ("exclude=[3]", "exclude="),
+        ("exclude=*emb*", r"cannot read exclude=\*emb\*.*quote"),
+        ("exclude=[*emb*]", "cannot read exclude=.*quote"),
+        ("models={a: b", "cannot read models=.*quote"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(word, message):
+    with pytest.raises(UserError, match=message) as error:
+        parse([*WORDS, word])
+    assert "\n" not in str(error.value)

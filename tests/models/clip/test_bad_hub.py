@@ -1,0 +1,139 @@
+"""A hub that is offline, slow, gated, missing or drops the connection: one line each, and nothing is fetched twice."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import worlds  # noqa: E402
+from fresh import downloads, served, told  # noqa: E402
+from hub import COMMIT, Hub  # noqa: E402
+
+FAULTS = {
+    f"clip_dtd/resolve/{COMMIT}/model.safetensors": "drop",
+    f"clip_mnist/resolve/{COMMIT}/model.safetensors": "slow",
+    f"clip_resisc45/resolve/{COMMIT}/model.safetensors": "drop once",
+    "models/zoo/clip_eurosat/revision/main": "gated",
+    "models/zoo/clip_gtsrb/revision/main": "503",
+    "datasets/tanganke/eurosat": "gated",
+    "datasets/tanganke/gtsrb": "401",
+}
+SAID = """
+import os
+import huggingface_hub.constants
+import huggingface_hub.file_download as file_download
+from datasets import arrow_writer
+from tsv_exp.models.clip import images
+
+def full(*_, **__):
+    raise OSError(28, "No space left on device")
+
+clip = model()
+tasks = clip.catalogue()
+huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 10_000
+for name in ("DTD", "EuroSAT", "GTSRB", "MNIST", "RESISC45"):
+    told[name] = line(lambda: clip.finetuned([tasks[name]]))
+told["missing"] = line(lambda: model(pretrained="openai/nobody").base())
+told["gated data"] = line(lambda: clip.split(tasks["EuroSAT"], "test"))
+told["refused data"] = line(lambda: clip.split(tasks["GTSRB"], "test"))
+
+whole, file_download.http_get = file_download.http_get, full
+told["full: model"] = line(lambda: clip.finetuned([tasks["Cars"]]))
+told["full: data"] = line(lambda: clip.split(tasks["Cars"], "test"))
+told["full: known"] = line(lambda: clip.finetuned([tasks["RESISC45"]]))
+file_download.http_get = whole
+whole, arrow_writer.ArrowWriter.write_table = arrow_writer.ArrowWriter.write_table, full
+told["full: converted"] = line(lambda: clip.split(tasks["Cars"], "test"))
+arrow_writer.ArrowWriter.write_table = whole
+images.Pictures.__getitem__ = full
+told["full: images"] = line(lambda: clip.split(tasks["Cars"], "test"))
+told["parts"] = [path.stat().st_size for path in Path(os.environ["HF_HOME"]).rglob("*.incomplete")]
+told["left"] = [str(path) for path in Path(os.environ["TSV_EXP_CACHE"]).rglob("*.images")]
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    with served(tmp_path_factory.mktemp("hub"), worlds.first(6), worlds.first(6), train=4, test=4) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def said(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    hub.faults = FAULTS
+    try:
+        home = tmp_path_factory.mktemp("home")
+        found = told(hub, home, SAID, HF_HUB_DOWNLOAD_TIMEOUT="3")
+        return found | {"parquet": downloads(hub, ".parquet"), "ranges": list(hub.ranges)}
+    finally:
+        hub.faults = {}
+
+
+def check(line: object, pattern: str) -> None:
+    assert isinstance(line, str)
+    assert "\n" not in line
+    assert re.search(pattern, line), line
+
+
+@pytest.mark.parametrize(
+    ("case", "pattern"),
+    [
+        ("DTD", "model zoo/clip_dtd: .*broke off.*what has arrived is kept"),
+        ("EuroSAT", "model zoo/clip_eurosat: gated: accept its terms"),
+        ("GTSRB", "model zoo/clip_gtsrb: .*answered 503; try again later"),
+        ("MNIST", "model zoo/clip_mnist: .*cannot be reached or broke off.*try again"),
+        ("missing", "model openai/nobody: .*no such repository.*check the name, log in, or give a local copy"),
+        ("gated data", "data of EuroSAT .*gated"),
+        ("refused data", "data of GTSRB .*answered 401; log in"),
+    ],
+)
+def test_failures_are_one_line(said: dict[str, object], case: str, pattern: str) -> None:
+    check(said[case], pattern)
+
+
+def test_a_dropped_connection_is_taken_up_where_it_was(hub: Hub, said: dict[str, object]) -> None:
+    size = (hub.root / "models/zoo/clip_resisc45/model.safetensors").stat().st_size
+    assert said["RESISC45"] is None
+    assert any(0 < size // 2 - start <= 10_000 for start in said["ranges"])
+
+
+def test_the_part_of_a_file_that_arrived_is_kept(hub: Hub, said: dict[str, object]) -> None:
+    size = (hub.root / "models/zoo/clip_dtd/model.safetensors").stat().st_size
+    found = said["parts"]
+    assert isinstance(found, list)
+    assert any(size // 2 - 10_000 < part <= size // 2 for part in found)
+
+
+def test_a_full_disk(said: dict[str, object]) -> None:
+    for case, what in (
+        ("model", "model zoo/clip_stanford-cars"),
+        ("data", "data of Cars"),
+        ("converted", "data of Cars"),
+    ):
+        check(said[f"full: {case}"], f"{what}.*: the disk is full; free space or set HF_HOME")
+    check(
+        said["full: images"], r"cannot write .*\.images: No space left on device; free space or choose another folder"
+    )
+    assert said["left"] == []
+    assert said["full: known"] is None  # needs nothing new
+    assert len(said["parquet"]) == 1  # kept when the disk was full later
+
+
+@pytest.mark.parametrize("environment", [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])
+def test_no_network_and_no_copy(hub: Hub, tmp_path: Path, environment: dict[str, str]) -> None:
+    body = """
+from tsv_exp.models.clip.model import _reader
+clip = model()
+told["base"] = line(clip.base)
+told["checkpoint"] = line(lambda: _reader("zoo/clip_dtd"))
+told["data"] = line(lambda: clip.split(clip.catalogue()["DTD"], "test"))
+"""
+    found = told(hub, tmp_path, body, **environment)
+    check(found["base"], "model openai/tiny: .*cannot be reached.*give a local copy")
+    check(found["checkpoint"], "model zoo/clip_dtd: .*cannot be reached.*give a local copy")
+    check(found["data"], r"data of DTD \(tanganke/dtd, split test\): .*cannot be reached.*give a local copy")

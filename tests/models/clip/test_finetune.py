@@ -1,0 +1,158 @@
+"""tsv-finetune's flow on a toy CLIP with a local folder of images, and its recipe."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import worlds  # noqa: E402
+
+from tsv_exp.commands.finetune import Published, run  # noqa: E402
+from tsv_exp.config import conf_dir  # noqa: E402
+from tsv_exp.errors import UserError  # noqa: E402
+from tsv_exp.merging.task_vectors import TaskVectors  # noqa: E402
+from tsv_exp.models.clip.model import ClipModel  # noqa: E402
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path / "cache"))
+    save_file(worlds.whole(0), tmp_path / "base.safetensors")
+    for split in ("train", "test"):
+        for name in ("river", "forest"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for i in range(9):
+                (folder / f"{i}.png").write_bytes(worlds.picture(i))
+    plain = json.dumps(worlds.ARCHITECTURE).replace('"', "")
+    overrides = [f"model.architecture={plain}", f"model.pretrained={tmp_path}/base.safetensors", "device=cpu"]
+    overrides += [f"++model.local_data.EuroSAT={tmp_path}/data", f"output={tmp_path}/out", "finetune.batch_size=8"]
+    return [*overrides, "task=EuroSAT", "finetune.precision=float32"]
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("finetune", overrides)
+
+
+def test_a_checkpoint_that_the_benchmark_takes(settings: list[str], tmp_path: Path) -> None:
+    turns: list[int] = []
+    path = run(composed([*settings, "epochs=2", "finetune.lr=1e-3"]), 0, lambda: turns.append(1))
+    assert path == tmp_path / "out/vit_b_32/EuroSAT.safetensors"
+    assert turns == [1]
+    assert not path.with_suffix(".training").exists()
+    model = ClipModel("toy", worlds.ARCHITECTURE, str(tmp_path / "base.safetensors"), str(path.parent))
+    tuned = model.finetuned([model.catalogue()["EuroSAT"]])
+    assert all(layer.deltas.any() for layer in TaskVectors(model.base(), tuned))
+    before = path.stat().st_mtime_ns
+    run(composed(settings), 0, lambda: None)
+    assert path.stat().st_mtime_ns == before
+
+
+def test_a_full_disk_keeps_the_last_saved_step(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides, save_state = [*settings, "epochs=3", "save_every=1"], torch.save
+    state = tmp_path / "out/vit_b_32/EuroSAT.training"
+
+    def save(content: object, file: object) -> None:
+        if state.exists():
+            raise OSError(28, "No space left on device")
+        save_state(content, file)
+
+    with monkeypatch.context() as crowded:
+        crowded.setattr(torch, "save", save)
+        with pytest.raises(UserError, match=r"cannot write .*EuroSAT\.training: No space left on device; free space"):
+            run(composed(overrides), 0, lambda: None)
+    assert list(state.parent.iterdir()) == [state]
+    assert torch.load(state)["step"] == 1
+    assert run(composed(overrides), 0, lambda: None).exists()
+
+
+COMMAND = "import sys; from tsv_exp.commands.main import finetune; sys.exit(finetune())"
+
+
+def features(file: Path, settings: list[str]) -> Tensor:
+    """What the encoder of a checkpoint makes of the training images."""
+    model = instantiate(composed(settings).model)
+    encoder = model.encoder()
+    encoder.load_state_dict(load_file(file))
+    return encoder(model.normalize(model.split(model.catalogue()["EuroSAT"], "train").images[:]))
+
+
+def test_a_killed_command_goes_on_under_torchrun(settings: list[str], tmp_path: Path) -> None:
+    overrides = [*settings, "epochs=40", "finetune.lr=1e-4", "finetune.warmup_steps=5", "save_every=1"]
+    script, state = tmp_path / "tsv_finetune.py", tmp_path / "out/vit_b_32/EuroSAT.training"
+    script.write_text(COMMAND, encoding="utf-8")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    with subprocess.Popen([sys.executable, str(script), *overrides], **quiet) as process:
+        while process.poll() is None and not state.exists():
+            time.sleep(0.002)
+        process.kill()
+    assert [path.name for path in state.parent.iterdir() if not path.name.startswith(".")] == [state.name]
+    there = torch.load(state)["step"]
+    assert 1 <= there < 80
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run([*torchrun, *overrides], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("wrote ") == 1  # the first process
+    whole = run(composed([*overrides, f"output={tmp_path}/whole"]), 0, lambda: None)
+    made = state.with_suffix(".safetensors")
+    assert not state.exists()
+    base = tmp_path / "still.safetensors"
+    save_file(ClipModel("toy", worlds.ARCHITECTURE, str(tmp_path / "base.safetensors"), {}).base(), base)
+    before, alone, shared = (features(file, settings) for file in (base, whole, made))
+    assert (alone - before).norm() > 0.1 * before.norm()
+    assert (alone - shared).norm() < 1e-3 * (alone - before).norm()
+
+
+def test_bad_settings(settings: list[str]) -> None:
+    with pytest.raises(UserError, match="epochs=0"):
+        run(composed([*settings, "epochs=0"]), 0, lambda: None)
+    with pytest.raises(UserError, match="unknown task 'Venus'"):
+        run(composed([*settings, "task=Venus"]), 0, lambda: None)
+
+
+def test_out_of_memory_keeps_what_was_saved(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [*settings, "epochs=3", "save_every=1"]
+    whole = load_file(run(composed([*overrides, f"output={tmp_path}/whole"]), 0, lambda: None))
+
+    def full(*_: object) -> None:
+        if (tmp_path / "out/vit_b_32/EuroSAT.training").exists():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.")
+
+    with monkeypatch.context() as crowded:
+        crowded.setattr("tsv_exp.finetuning.training._check", full)
+        with pytest.raises(
+            UserError, match=r"cpu has no room .*finetune\.batch_size=8 .*torchrun .*saved step is kept$"
+        ):
+            run(composed(overrides), 0, lambda: None)
+    assert [path.name for path in (tmp_path / "out/vit_b_32").iterdir()] == ["EuroSAT.training"]
+    again = load_file(run(composed(overrides), 0, lambda: None))
+    assert all(torch.equal(weight, again[name]) for name, weight in whole.items())
+
+
+def test_the_published_recipe() -> None:
+    recipe = Published(lr=1.0, steps=2000)
+    rates = torch.tensor([recipe.rate(step) for step in range(2000)])
+    assert rates[0] == pytest.approx(1 / 500)
+    assert rates[499] == rates[500] == 1
+    assert rates[1250] == pytest.approx(0.5)
+    assert rates[-1] < 1e-5
+    assert (rates[500:].diff() < 0).all()

@@ -1,0 +1,201 @@
+"""Cells to tables, and their formats."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+import pytest
+from rich.console import Console
+from synthetic import FULL, TASKS, failed, results, write_run
+
+from tsv_exp.report.results.runs import read_runs
+from tsv_exp.report.tables.data import comma_separated, plain
+from tsv_exp.report.tables.formats import escape, latex, markdown
+from tsv_exp.report.tables.groups import Group, build_groups, label
+from tsv_exp.report.tables.sheets import group_sheet, overview_sheets
+from tsv_exp.report.tables.single import run_table
+from tsv_exp.report.tables.terminal import show
+
+
+def groups_of(folder: Path, *contents: Mapping[str, Any] | str) -> tuple[Group, ...]:
+    for number, content in enumerate(contents):
+        write_run(folder / str(number), content)
+    return build_groups(read_runs([folder]))
+
+
+def paper_like() -> list[dict[str, Any]]:
+    return [
+        results("zero_shot", (0.5, 0.5, 0.99, 0.5), curve={}, alpha=0.0),
+        results("individual", (0.95, 0.95, 0.95, 0.95), curve={}, per_task=True, stored_bytes=4 * FULL),
+        results("ties", (0.6, 0.6, 0.6, 0.65)),
+        results("tsv_c", (0.94, 0.94, 0.94, 0.94), curve={}, per_task=True, stored_bytes=int(1.6 * FULL)),
+        results("tsv_m", (0.8, 0.8, 0.5, 0.8)),
+    ]
+
+
+def test_markdown_is_the_papers_table(tmp_path: Path) -> None:
+    (group,) = groups_of(tmp_path, *paper_like())
+    lines = markdown([group_sheet(group)]).splitlines()
+    assert lines[0] == "## tiny, 4 tasks"
+    assert lines[2] == "| method | Digits | Greek | Shapes | Clock | average | normalized | α | size |"
+    assert lines[4] == "| zero_shot | 50.00 | 50.00 | 99.00 | 50.00 | 62.25 ± 1.23 | 65.53 | 0 | 25.0 % |"
+    assert lines[5] == "| individual | 95.00 | 95.00 | 95.00 | 95.00 | 95.00 ± 1.23 | 100.00 | 1 | 100.0 % |"
+    assert lines[7].endswith("| 1 | 40.0 % |")
+    assert "binomial standard error" in lines[-1]
+
+
+def test_best_and_second_are_chosen_among_single_merged_models(tmp_path: Path) -> None:
+    (group,) = groups_of(tmp_path, *paper_like())
+    text = latex([group_sheet(group)])
+    row = {line.split(" & ")[0]: line for line in text.splitlines() if " & " in line}
+    assert row["tsv\\_m"].count(r"\textbf") == 5  # three tasks and both averages
+    assert row["ties"].count(r"\textbf{60.00}") == 1  # Shapes, where the base itself does better
+    assert row["tsv\\_m"].count(r"\underline{50.00}") == 1
+    for reference in ("zero\\_shot", "individual", "tsv\\_c"):
+        assert "textbf" not in row[reference]
+        assert "underline" not in row[reference]
+    assert row["ties"].endswith(r"\underline{61.25 $\pm$ 1.23} & \underline{64.47} & 1 & 25.0 \% \\")
+
+
+def test_equals_share_a_place_and_one_alone_has_none(tmp_path: Path) -> None:
+    (group,) = groups_of(tmp_path, results("a"), results("b"), results("c", (0.1,) * 4))
+    assert group.places(lambda row: row.average) == {"a": 1, "b": 1, "c": 2}
+    (alone,) = groups_of(tmp_path / "alone", results("a"))
+    assert alone.places(lambda row: row.average) == {}
+
+
+def test_latex_is_complete_and_escaped(tmp_path: Path) -> None:
+    (group,) = groups_of(tmp_path, results("a_b", params={"x": 1}), failed("c", "50% & more_#"))
+    text = latex([group_sheet(group)])
+    assert text.count(r"\begin") == text.count(r"\end") == 2
+    assert text.count("{") == text.count("}") + text.count(r"\{") - text.count(r"\}")
+    assert r"\toprule" in text
+    assert r"c: failed: 50\% \& more\_\#\par" in text
+    columns = text[text.index(r"\begin{tabular}{") + 16 :].split("}")[0]
+    rows = text[text.index(r"\toprule") : text.index(r"\bottomrule")].splitlines()
+    assert columns == "lrrrrrrrr"
+    assert {row.count(" & ") for row in rows if " & " in row} == {len(columns) - 1}
+    assert escape("\\^~") == r"\textbackslash{}\textasciicircum{}\textasciitilde{}"
+
+
+def test_several_seeds_give_mean_and_standard_deviation(tmp_path: Path) -> None:
+    accuracies = [0.70, 0.75, 0.80]
+    contents = [results("ties", (a,) * 4, seed=s, curve={a: 0.9, 1.0: 0.8}) for s, a in enumerate(accuracies)]
+    (group,) = groups_of(tmp_path, *contents, results("tsv_m"))
+    ties, tsv = group.rows
+    assert ties.average is not None
+    assert (ties.average.mean, ties.average.spread) == pytest.approx((0.75, stdev(accuracies)))
+    line = group_sheet(group).lines[0]
+    assert [entry.text for entry in line.entries][-4:] == ["75.00 ± 5.00", "78.95 ± 5.26", "0.7–0.8", "25.0 %"]
+    assert line.note == "seeds: 3"
+    assert tsv.average is not None
+    assert tsv.average.spread == 0.0123
+    assert "standard deviation over seeds where there are several" in group_sheet(group).legend
+    (even,) = groups_of(tmp_path / "even", *contents)
+    assert "standard deviation over 3 seeds" in group_sheet(even).legend
+    assert group_sheet(even).lines[0].note == ""
+
+
+def test_labels_name_only_what_differs(tmp_path: Path) -> None:
+    contents = [
+        results("tsv_m", params={"rank_fraction": None, "other": 1}),
+        results("tsv_m", params={"rank_fraction": 0.1, "other": 1}),
+        results("tsv_m", curve={}, alpha=0.5, params={"rank_fraction": None, "other": 1}),
+        results("ties", params={"density": 0.2}),
+    ]
+    (group,) = groups_of(tmp_path, *contents)
+    labels = [row.label for row in group.rows]
+    assert labels == ["tsv_m (α chosen)", "tsv_m (rank_fraction 0.1)", "tsv_m (α 0.5)", "ties"]
+
+
+def test_failed_and_missing_cells_are_shown(tmp_path: Path) -> None:
+    two = results("ties", (0.5, 0.5), tasks=TASKS[:2])
+    contents = [results("ties"), two, failed("tsv_m", "no memory"), results("tsv_c"), failed("tsv_m", "?", tasks=4)]
+    groups = groups_of(tmp_path, *contents)
+    assert [(len(group.tasks), [row.label for row in group.rows]) for group in groups] == [
+        (4, ["ties", "tsv_m", "tsv_c"]),
+        (2, ["ties"]),
+    ]
+    text = markdown([group_sheet(groups[0])])
+    assert "| tsv_m | – | – | – | – | – | – | – | – | failed: no memory |" in text
+    (overview,) = overview_sheets(groups)
+    assert overview.headings == ("2 tasks", "4 tasks")
+    texts = {line.label: [entry.text for entry in line.entries] for line in overview.lines}
+    assert texts["tsv_m"] == ["missing", "failed"]
+    assert texts["tsv_c"] == ["missing", "75.00 (78.95)"]
+    assert texts["ties"][0] == "50.00 (52.63)"
+
+
+def test_a_failure_that_a_later_run_mended_leaves_no_row(tmp_path: Path) -> None:
+    (group,) = groups_of(tmp_path, failed("tsv_m", "no memory"), results("tsv_m"), results("ties"))
+    assert [(row.label, row.status) for row in group.rows] == [("tsv_m", "ok"), ("ties", "ok")]
+
+
+def test_models_and_families_of_checkpoints_do_not_mix(tmp_path: Path) -> None:
+    groups = groups_of(tmp_path, *(results(checkpoints={"family": family}) for family in ("tiny", "hub", "paper")))
+    assert [group.source for group in groups] == ["tiny", "tiny (hub checkpoints)", "tiny (paper checkpoints)"]
+
+
+def test_csv_holds_every_row_and_every_task(tmp_path: Path) -> None:
+    contents = [results("ties", params={"density": 0.2}), results("ties", (0.25, 0.5), tasks=("Clock", "New"))]
+    rows = list(csv.DictReader(io.StringIO(comma_separated(groups_of(tmp_path, *contents, failed("a", "x,y"))))))
+    assert [row["average"] for row in rows] == ["75.00", "", "37.50"]
+    assert (rows[0]["Digits"], rows[0]["New"], rows[0]["Clock"]) == ("90.00", "", "60.00")
+    assert (rows[2]["Digits"], rows[2]["New"], rows[2]["Clock"]) == ("", "50.00", "25.00")
+    assert (rows[1]["status"], rows[1]["error"]) == ("failed", "x,y")
+    assert rows[0]["params"] == "density=0.2"
+    assert rows[0]["average_spread"] == "1.23"
+
+
+def test_plain_values_survive_json(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", results())
+    write_run(tmp_path / "1", failed("ties", "broken"))
+    runs = read_runs([tmp_path])
+    report = json.loads(json.dumps(plain(build_groups(runs), runs), allow_nan=False))
+    good, bad = report["groups"][0]["rows"]
+    assert good["figures"]["average"] == {"mean": pytest.approx(0.75), "spread": 0.0123}
+    assert bad["figures"]["average"] is None
+    assert report["problems"] == [{"folder": str(tmp_path / "1"), "reason": "failed: broken"}]
+
+
+@pytest.mark.parametrize(("width", "shown"), [(200, True), (80, False)])
+def test_the_terminal_keeps_the_averages_where_it_is_narrow(tmp_path: Path, width: int, shown: bool) -> None:
+    (group,) = groups_of(tmp_path, *paper_like())
+    console = Console(file=io.StringIO(), width=width)
+    show([group_sheet(group)], console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "72.50 ± 1.23" in text
+    assert ("Digits" in text) is shown
+
+
+def test_the_table_of_one_run() -> None:
+    text = run_table(results(params={"rank_fraction": 0.1, "unused": None}))
+    assert text.startswith("# tsv_m, tiny, 4 tasks\n")
+    assert "| Digits | 90.00 | 94.74 |" in text
+    assert "| **average** | **75.00 ± 1.23** | **78.95** |" in text
+    assert "- α 1 (chosen on validation)\n" in text
+    assert "25.0 %" in text
+    assert "rank_fraction 0.1; seed 0" in text
+    assert "(given)" in run_table(results(curve={}))
+    assert run_table(failed("ties", "no memory")).endswith("\n\nFailed: no memory\n")
+
+
+def test_task_sets_of_one_size_are_told_apart(tmp_path: Path) -> None:
+    contents = [results(accuracy=(0.5, 0.5), tasks=tasks) for tasks in (TASKS[:2], TASKS[2:])]
+    groups = groups_of(tmp_path, *contents, results(), results(accuracy=(0.5,), tasks=TASKS[:1]))
+    assert [group.title for group in groups] == [
+        "tiny, Digits, Greek",
+        "tiny, Shapes, Clock",
+        "tiny, 4 tasks",
+        "tiny, Digits",
+    ]
+
+
+def test_labels_show_no_more_digits_than_people_typed() -> None:
+    assert label("tsv_m", {"α": 2.4000000000000004, "rank_fraction": 0.05, "seed": 1, "x": None, "flag": True}) == (
+        "tsv_m (α 2.4, rank_fraction 0.05, seed 1, flag True)"
+    )

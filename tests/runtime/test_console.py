@@ -1,0 +1,50 @@
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tsv_exp.runtime import console as progress
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    text = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=text, width=20))
+    yield text
+    progress.console.file.close()
+
+
+def test_a_record_is_one_line_in_a_narrow_terminal(narrow: io.StringIO) -> None:
+    message = "cannot write [folder]/with/a/long/path: no space left on device"
+    progress.ConsoleHandler().emit(logging.LogRecord("x", logging.ERROR, "", 0, message, None, None))
+    assert narrow.getvalue() == f"{message}\n"
+
+
+def test_items_pass_through(narrow: io.StringIO) -> None:
+    assert list(progress.track(range(3), "counting")) == [0, 1, 2]
+    assert list(progress.track(iter("ab"), "without a length")) == ["a", "b"]
+
+
+def test_stages_opened_inside_one_another_are_one_line(narrow: io.StringIO) -> None:
+    with progress.bar("outer", 3) as (shown, outer):
+        shown.advance(outer)
+        with progress.bar("inner", None) as (inside, _):
+            assert inside is shown
+            assert progress.line(shown.tasks) == "outer 1/3 › inner"
+        assert progress.line(shown.tasks) == "outer 1/3"
+    assert not shown.tasks
+
+
+def test_a_job_tells_its_line_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    seen = []
+    with progress.progress_in_file(tmp_path, "method=ties"):
+        for _ in progress.track(range(3), "scoring"):
+            seen.append((tmp_path / progress.PROGRESS_FILE).read_text(encoding="utf-8"))
+    assert [text.split(",")[0].split("  ")[0] for text in seen] == ["scoring 0/3", "scoring 1/3", "scoring 2/3"]
+    assert all(text.endswith("  method=ties") for text in seen)
+    assert "left" in seen[-1]
+    assert not (tmp_path / progress.PROGRESS_FILE).exists()

@@ -1,0 +1,30 @@
+"""tsv-exp in a process of its own, on a benchmark of two tasks that trains in a second."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SMALL = [
+    "tasks=2",
+    "model.finetune.steps=3",
+    "model.data.train=64",
+    "model.data.validation=20",
+    "model.data.test=20",
+    "evaluate.precision=float32",
+]
+
+
+def tsv_exp(*arguments: str, folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """The command; outputs and cache lie in `folder`."""
+    command = [sys.executable, "-m", "tsv_exp.commands.exp", *arguments, f"paths.outputs={folder}/outputs"]
+    environment = {**os.environ, "TSV_EXP_CACHE": str(folder / "cache"), "COLUMNS": "200"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """Every results.json below `folder`, in the order in which their runs began."""
+    found = sorted(folder.glob("outputs/**/results.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in found]

@@ -1,0 +1,38 @@
+"""The Python interface: merge plain state dicts by the name of a method."""
+
+from collections.abc import Mapping
+
+import torch
+
+from tsv_exp.config import Engine
+from tsv_exp.merging.engine import Merged, merge_layers
+from tsv_exp.merging.layer import Weights
+from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.methods.specification import Method
+
+
+def merge(
+    base: Weights,
+    finetuned: Mapping[str, Weights],
+    method: str | Method = "tsv_m",
+    *,
+    engine: Engine | None = None,
+    device: torch.device | str | None = None,
+    **params: object,
+) -> Merged:
+    """Merge fine-tuned models of one base; holds one layer × T at a time beside the result, and changes no input.
+
+    Args:
+        base: the pre-trained weights, name -> tensor of any shape; integer buffers take no part.
+        finetuned: the fine-tuned weights by task.
+        method: a name in conf/method, or a Method.
+        engine: how decompositions are computed, and which 2-D layers are not matrices.
+        device: where to compute; None is where the base lies. The result lies where the base does.
+        params: override parameters of the method's YAML, such as rank_fraction, density, lambda_.
+
+    Raises:
+        UserError: unknown method or parameter, a parameter outside its domain, models that don't fit the base.
+    """
+    engine = engine or Engine()
+    chosen = (method if isinstance(method, Method) else Method.load(method)).with_params(**params)
+    return merge_layers(TaskVectors(base, finetuned, tuple(engine.exclude), device), chosen, engine)

@@ -1,0 +1,89 @@
+"""Large files of the hub, into the hub's own cache: a download that was killed goes on where it was.
+
+The hub's library takes up a connection that drops, but its version 2.4 throws away the part of a file that a failed or
+killed download has left. Here that part is kept, under the name that older versions gave it: `<SHA-256>.incomplete`.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tsv_exp.checkpoints import hub
+from tsv_exp.checkpoints.readers import file_digest
+from tsv_exp.errors import UserError
+from tsv_exp.runtime.files import cache_dir, locked
+
+CONTENT = re.compile("[0-9a-f]{64}")  # as the hub tags a large file: with its SHA-256
+DATA = re.compile(r"hf://datasets/(?P<repo>[^@]+)@(?P<revision>[^/]+)/(?P<name>.+)")
+
+
+def model(repo: str, revision: str | None, weights: str, others: Iterable[str]) -> Path:
+    """The folder with a model repository's files.
+
+    Args:
+        repo: owner/name.
+        revision: branch, tag or commit; None is the main branch.
+        weights: pattern of its large files.
+        others: patterns of its small ones.
+
+    Raises:
+        UserError: what has arrived is damaged.
+        Exception: what `hub.failures` makes a UserError of.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import filter_repo_objects
+
+    try:
+        info = HfApi().model_info(repo, revision=revision)
+    except Exception as error:
+        if not isinstance(error, HfHubHTTPError) and not hub.broken(error):
+            raise
+        # The cache may have it all; if not, the same happens again below.
+    else:
+        names = [file.rfilename for file in info.siblings or ()]
+        for name in filter_repo_objects(names, allow_patterns=[weights]):
+            _bring(repo, name, "model", str(info.sha))
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=[weights, *others]))
+
+
+def data(files: Iterable[str]) -> None:
+    """Bring files of data sets (hf://datasets/owner/name@revision/path); others are left to who reads them.
+
+    Raises:
+        As `model`.
+    """
+    for file in files:
+        if found := DATA.fullmatch(file):
+            _bring(found["repo"], found["name"], "dataset", found["revision"])
+
+
+def _bring(repo: str, name: str, kind: str, revision: str) -> None:
+    """Put one file where the hub's library will look for it, if it is large and not there yet."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import build_hf_headers
+
+    if isinstance(try_to_load_from_cache(repo, name, revision=revision, repo_type=kind), str):
+        return
+    url = hf_hub_url(repo, name, repo_type=kind, revision=revision)
+    announced = get_hf_file_metadata(url)
+    if not CONTENT.fullmatch(announced.etag or "") or (announced.size or 0) > constants.MAX_HTTP_DOWNLOAD_SIZE:
+        return
+    blob = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type=kind), "blobs", str(announced.etag))
+    part, shown = blob.with_name(f"{blob.name}.incomplete"), f"{repo}/{name}"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with locked(cache_dir() / "locks" / f"download-{blob.name[:20]}"):
+        if blob.exists():
+            return
+        with part.open("ab") as file:
+            if announced.size is not None and file.tell() > announced.size:  # two have written to it
+                file.truncate(0)
+            headers, start = build_hf_headers(), part.stat().st_size
+            http_get(
+                url, file, resume_size=start, headers=headers, expected_size=announced.size, displayed_filename=shown
+            )
+        if file_digest(part) != blob.name:
+            part.unlink()
+            raise UserError(f"{shown} arrived damaged, and was removed; try again")
+        part.replace(blob)

@@ -1,0 +1,78 @@
+"""tsv-exp: one run, or with -m a sweep; imports torch only once the configuration is known to be sound."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from tsv_exp.commands.guard import local_data, run_command
+from tsv_exp.config import Config, conf_dir
+from tsv_exp.runtime.console import ConsoleHandler, console, progress_in_file
+from tsv_exp.sweeps import jobs, workers
+from tsv_exp.sweeps.cell import objective, run_cell
+
+# Our presets have the names of the plugins' own options, which Hydra takes for their schemas.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def main() -> int:
+    """The command: 0 only if everything that was asked for was done."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a sweep on Ray reports no usage statistics
+    sys.argv[1:] = [local_data(argument) for argument in sys.argv[1:]]
+    interrupted = "interrupted; finished runs are kept, and the same sweep again reuses them"
+    try:
+        return run_command("tsv-exp", _app, interrupted)
+    finally:
+        jobs.stop_watching()
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+def _app(cfg: DictConfig) -> float | None:
+    """One run; what it returns is for sweepers that search. A failed single run ends the process with status 1."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    with _job(folder) if sweep else nullcontext():
+        results = run_cell(cfg, folder, sweep)
+    if not sweep:
+        _show(results, folder)
+        if results["status"] != "ok":
+            raise SystemExit(1)
+    return objective(results)
+
+
+@contextmanager
+def _job(folder: Path) -> Iterator[None]:
+    """A run of a sweep, in this process or one of its own: the process that was started shows its progress."""
+    if not jobs.watching():
+        root = logging.getLogger()
+        for handler in [one for one in root.handlers if isinstance(one, ConsoleHandler)]:
+            root.removeHandler(handler)
+        workers.claim_gpu(HydraConfig.get().job.num)
+    with progress_in_file(folder, HydraConfig.get().job.override_dirname):
+        yield
+
+
+def _show(results: Mapping[str, Any], folder: Path) -> None:
+    from rich.markdown import Markdown
+
+    if results["status"] == "ok":
+        console.print(Markdown((folder / "table.md").read_text(encoding="utf-8")))
+    console.print(f"Results: {folder}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    from tsv_exp.commands.exp import main as _main  # under its own name: launchers pickle what __main__ defines
+
+    sys.exit(_main())

@@ -1,0 +1,43 @@
+"""tsv-merge: weights in, merged weights out, for any architecture, a few layers at a time.
+
+    tsv-merge base=PATH 'models=[PATH,...]' out=FOLDER [method=tsv_m] [alpha=1.0] [rank_fraction=0.1] ...
+
+base, models   .safetensors or .pt files, folders in the hub's layout, hub ids (owner/name[@revision]), and for
+               models also LoRA adapters. models may name its tasks: 'models={cars: PATH, digits: PATH}'.
+out            the folder to write: sharded safetensors with an index, and the base's configuration files. Methods
+               with a model per task (tsv_c, tall_mask, ...) write their factors and masks, for tsv_exp.apply; with
+               task=NAME the whole model of that task instead.
+method, alpha  a name in conf/method; alpha defaults to what its file says. Its parameters are given by name.
+dtype          of the result: float32, bfloat16, float16; default: the base's.
+shard_mb       largest size of a file, default 512; it is held in memory where a method has a model per task. Beside an
+               open_clip_config.json a whole model is always one file, since open_clip opens no more.
+svd, exclude, device   as in the engine: auto or exact; patterns of 2-D weights that are no matrices; cpu, cuda.
+               * needs quotes inside quotes: "exclude='*embed*'" or "exclude=['*embed*', 'head.*']".
+
+Stopped at any moment, the same command goes on where it was. Under torchrun the layers are shared out over the ranks,
+each with its own GPU where device=cuda.
+"""
+
+import logging
+import sys
+
+from tsv_exp.errors import UserError
+from tsv_exp.merge_files.merge import run
+from tsv_exp.merge_files.options import parse
+from tsv_exp.runtime.console import INTERRUPTED, ConsoleHandler, console, fail
+
+
+def main() -> None:
+    """Merge as the command line says; exit 0 only if all of it was done."""
+    if len(sys.argv) < 2 or {"-h", "--help"} & set(sys.argv[1:]):
+        console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(len(sys.argv) < 2)
+    summary = logging.getLogger("tsv_exp.decompositions.build")  # how many decompositions were exact, not which
+    summary.addHandler(ConsoleHandler())
+    summary.setLevel(logging.INFO)
+    try:
+        run(parse(sys.argv[1:]))
+    except UserError as error:
+        raise SystemExit(fail("tsv-merge", str(error), 1)) from error
+    except KeyboardInterrupt:
+        raise SystemExit(fail("tsv-merge", "interrupted; the same command goes on from here", INTERRUPTED)) from None

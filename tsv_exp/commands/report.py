@@ -1,0 +1,42 @@
+"""tsv-report: run folders -> tables, plots and one page."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from tsv_exp.errors import UserError
+from tsv_exp.report.results.published import families
+from tsv_exp.report.tables.terminal import show
+from tsv_exp.report.write import write_report
+from tsv_exp.runtime.console import INTERRUPTED, fail
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: 0 when a report was written, 1 with one line on standard error when not."""
+    parser = argparse.ArgumentParser(
+        prog="tsv-report", description="Tables, plots and a page from any set of run folders."
+    )
+    parser.add_argument("folders", nargs="+", metavar="DIR", type=Path, help="a run, a sweep, or a folder of them")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: the first DIR)")
+    help_published = "compare with the figures published for these checkpoints (default: those that were measured)"
+    parser.add_argument("--published", choices=families(), help=help_published)
+    options = parser.parse_args(arguments)
+    out = options.out or options.folders[0]
+    try:
+        report = write_report(options.folders, out, options.published)
+    except UserError as error:
+        return fail("tsv-report", str(error), 1)
+    except KeyboardInterrupt:
+        return fail("tsv-report", "interrupted; what was written is whole, the rest is not there", INTERRUPTED)
+    console = Console(soft_wrap=True, highlight=False)
+    show(report.sheets, Console())
+    for problem in report.runs.problems:
+        console.print(f"{problem.folder}: {problem.reason}", style="red", markup=False)
+    pictures = sum(path.suffix == ".png" for path in report.paths)
+    console.print(
+        f"{report.runs.summary}. Wrote {len(report.paths)} files ({pictures} pictures) to {out}", markup=False
+    )
+    console.print(f"Look at {report.paths[0]}", style="bold", markup=False)
+    return 0

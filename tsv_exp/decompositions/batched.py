@@ -1,0 +1,76 @@
+"""The decompositions of several jobs computed in one batch, as a GPU wants them."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import RLock
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from tsv_exp.decompositions.algebra import Algebra
+from tsv_exp.layers import LowRank
+
+Result = TypeVar("Result")
+
+
+class BatchedAlgebra:
+    """An algebra that keeps the jobs of a `run` waiting until all of them have asked, and answers them together.
+
+    A job may ask as often as it likes, or not at all; what differs in shape or kind is another batch.
+    """
+
+    def __init__(self, algebra: Algebra) -> None:
+        self.algebra = algebra
+        self._running = 0
+        self._asked: dict[tuple[Any, ...], list[tuple[Tensor, Future[Any]]]] = defaultdict(list)
+        self._lock = RLock()
+
+    def run(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
+        """The results of jobs, each in a thread of its own."""
+        self._running = len(jobs)
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            return list(pool.map(self._finish, jobs))
+
+    def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
+        """The top k singular components, as `linalg.truncated_svd`."""
+        found: LowRank = self._ask(matrices, "truncated_svd", k)
+        return found
+
+    def polar(self, matrices: Tensor) -> LowRank:
+        """The polar factors, as `linalg.polar`."""
+        found: LowRank = self._ask(matrices, "polar")
+        return found
+
+    def _finish(self, job: Callable[[], Result]) -> Result:
+        try:
+            return job()
+        finally:
+            with self._lock:
+                self._running -= 1
+                self._answer()
+
+    def _ask(self, matrices: Tensor, name: str, *arguments: int) -> Any:
+        if not self._running:
+            return getattr(self.algebra, name)(matrices, *arguments)
+        answer: Future[Any] = Future()
+        with self._lock:
+            self._asked[name, arguments, matrices.shape, matrices.dtype].append((matrices, answer))
+            self._answer()
+        return answer.result()
+
+    def _answer(self) -> None:
+        """Answer everybody, if all that run have asked."""
+        if sum(map(len, self._asked.values())) < self._running:
+            return
+        for (name, arguments, *_), asked in self._asked.items():
+            try:
+                found = getattr(self.algebra, name)(torch.stack([matrices for matrices, _ in asked]), *arguments)
+            except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
+                for _, answer in asked:
+                    answer.set_exception(error)
+                continue
+            for part, (_, answer) in zip(map(LowRank, *found), asked, strict=True):
+                answer.set_result(part)
+        self._asked.clear()

@@ -1,0 +1,256 @@
+"""Fast decompositions in float32 that certify their result, or hand the matrix over to the exact ones.
+
+The top k of n singular components (k ≪ n) come from a block Krylov space of the Gram matrix, mended by Rayleigh-Ritz
+steps on the matrix itself, since a float32 Gram matrix loses the small components of a steep spectrum; where that does
+not suffice, from the Gram matrix and one such step in float64. The polar factor comes from eigenvectors of the Gram
+matrix in float32, or in float64 where needed, and is corrected to first order.
+Nearly all of the work is matrix products; every step is batched and runs on any device.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+from threading import Lock
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsv_exp.decompositions import exact as linalg
+from tsv_exp.decompositions import krylov
+from tsv_exp.decompositions.krylov import BLOCK, EPS, random_block
+from tsv_exp.decompositions.numerics import gram
+from tsv_exp.layers import LowRank
+
+log = logging.getLogger(__name__)
+_lock = Lock()
+
+_ANGLE = 1e-5  # root mean square angle (radians) between found and true singular vectors, estimated from residuals
+_MENDED = 1e-4  # such an angle that one more step usually brings below that
+_RESIDUAL = 6 * EPS  # relative to σ_1: suffices where values repeat at the cut, which leaves the angle open
+_LARGE = 256  # columns from which the float32 Gram matrix of a flat spectrum is as good as it needs to be
+_WELL_CONDITIONED = 1e-2  # ratio of the eigenvalues of a Gram matrix above which float32 keeps its inverse root
+_CORRECTABLE = 1e-4  # such a ratio, but for the smallest eighth, below which float32 loses the eigenvectors
+_FIRST_ORDER = 0.03  # size of an error whose square is negligible
+_SAFE = 1e-9  # magnitudes between this and its inverse can be squared in float32 without scaling
+_ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes
+_GAP = 1.01  # how far above the last kept eigenvalue a missed one would be noticed
+
+
+@dataclass
+class FastAlgebra:
+    """Truncated decompositions and polar factors of float32 matrices; `fallbacks` of `total` were computed exactly."""
+
+    one_at_a_time: ClassVar[bool] = True
+    total: int = 0
+    fallbacks: int = 0
+
+    def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
+        """The top k singular components, as `linalg.truncated_svd`."""
+        m, n = matrices.shape[-2:]
+        self._count(total=matrices[..., 0, 0].numel())
+        if matrices.dtype != torch.float32 or not 0 < k <= min(m, n) // 3 or min(m, n) < 6 * BLOCK:
+            return linalg.truncated_svd(matrices, k)
+        if m < n:
+            u, s, vh = self._leading(matrices.mT, k)
+            return LowRank(vh.mT, s, u.mT)
+        return self._leading(matrices, k)
+
+    def _leading(self, matrices: Tensor, k: int) -> LowRank:
+        *batch, m, n = matrices.shape
+        flat = matrices.reshape(-1, m, n)
+        u, s, vh = flat.new_zeros(len(flat), m, k), flat.new_zeros(len(flat), k), flat.new_zeros(len(flat), k, n)
+        scale = torch.maximum(flat.amax((-2, -1)), -flat.amin((-2, -1)))
+        # A processor's cache holds one matrix; a graphics card wants them all at once.
+        rows = scale.nonzero().flatten()
+        for chosen in rows.split(1 if flat.device.type == "cpu" else len(rows)) if len(rows) else ():
+            found, good = leading(flat.narrow(0, int(chosen), 1) if len(chosen) == 1 else flat[chosen], k)
+            u[chosen], s[chosen], vh[chosen] = found
+            for i in chosen[~good].tolist():
+                self._count(fallbacks=1)
+                log.info("a %d × %d matrix could not be certified and is decomposed exactly", m, n)
+                u[i], s[i], vh[i] = linalg.truncated_svd(flat[i], k)
+        return LowRank(u.view(*batch, m, k), s.view(*batch, k), vh.view(*batch, k, n))
+
+    def polar(self, matrices: Tensor) -> LowRank:
+        """The polar factors of matrices, as `linalg.polar`; the product is the same, its factors are not."""
+        *batch, m, n = matrices.shape
+        if matrices.dtype != torch.float32 or not matrices.numel():
+            return linalg.polar(matrices)
+        if m < n:
+            u, s, vh = self.polar(matrices.mT)
+            return LowRank(vh.mT, s, u.mT)
+        flat = matrices.reshape(-1, m, n)
+        self._count(total=len(flat))
+        factors, good = gram_polar(flat)
+        if not good.all():
+            factors = LowRank(*(part.clone() for part in factors))  # they may be the matrices themselves
+        for i in (~good).nonzero().flatten().tolist():
+            self._count(fallbacks=1)
+            log.info("a %d × %d polar factor could not be certified and is computed exactly", m, n)
+            for part, exact in zip(factors, linalg.polar(flat[i]), strict=True):
+                part[i] = exact
+        return LowRank(*(part.view(*batch, *part.shape[1:]) for part in factors))
+
+    def _count(self, total: int = 0, fallbacks: int = 0) -> None:
+        with _lock:  # layers are merged by several threads
+            self.total += total
+            self.fallbacks += fallbacks
+
+
+class _Ritz(NamedTuple):
+    """The first k approximate singular components of matrices, and all s (b, l) in float64.
+
+    residuals (b, k): norms of xᵀu − s v of the kept components, relative to σ_1.
+    angles (b,): their root mean square angle to the true vectors, estimated as residual over gap of the Gram matrix.
+    """
+
+    u: Tensor
+    s: Tensor
+    v: Tensor
+    keep: Tensor
+    residuals: Tensor
+    angles: Tensor
+
+
+def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
+    """The top k components of matrices (b, m, n), m ≥ n, none of them zero, and which of the b are certified."""
+    x, scale = _scaled(matrices)
+    gram_matrix = gram(x)
+    n, width = x.shape[-1], min(x.shape[-1], k + max(k // 2, BLOCK))
+    effective_ranks, ritz = _effective_ranks(gram_matrix), None
+    least, most = float(effective_ranks.min()), float(effective_ranks.max())
+    steep = least < k / 3
+    used = min(width, k + (1 + steep) * BLOCK)  # the steeper the spectrum, the wider float32 must reach
+    dimension = 2 * k + BLOCK * math.log2(most) + 44  # the slower it falls, the larger a space it takes: power laws
+    if n >= _LARGE and least > 0.4 * n:
+        basis = torch.linalg.eigh(gram_matrix).eigenvectors.flip(-1)[..., :width]
+        ritz = _ritz(x, basis[..., :used], k)
+    elif dimension <= 3 * n // 4:
+        basis = krylov.top_vectors(gram_matrix, k, used, width, dimension)
+        ritz = _ritz(x, basis[..., :used], k)
+    if ritz is not None and _ANGLE <= float(ritz.angles.max()) < _MENDED:
+        ritz = _ritz(x, torch.linalg.qr(x.mT @ (x @ basis)).Q, k)  # the extra width of the basis speeds the step up
+    if ritz is None or not bool((ritz.angles < _ANGLE).all()):
+        double = x.double()
+        ritz = _ritz(double, torch.linalg.eigh(gram(double)).eigenvectors.flip(-1)[..., :width], k)
+    keep = ritz.keep.unsqueeze(-2)
+    factors = LowRank((ritz.u * keep).to(x), (ritz.s[:, :k] * ritz.keep).to(x), (ritz.v * keep).mT.to(x))
+    accurate = (ritz.angles < _ANGLE) | (ritz.residuals.amax(1) < _RESIDUAL)
+    good = accurate & _orthonormal(factors) & _complete(x, gram_matrix, factors)
+    return LowRank(factors.u, factors.s * scale[..., 0], factors.vh), good
+
+
+def _effective_ranks(g: Tensor) -> Tensor:
+    """tr(G)² / ‖G‖² (b,) of symmetric matrices (b, n, n): n where all eigenvalues are equal, 1 for rank one."""
+    trace = g.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return (trace / torch.linalg.matrix_norm(g)).square()
+
+
+def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
+    """Rayleigh-Ritz: the singular components of x restricted to an orthonormal basis (b, n, l), squared in float64.
+
+    The rest is done in the dtype of x.
+    """
+    image = x @ basis
+    values, rotation = torch.linalg.eigh(gram(image.double()))
+    s, rotation = values.flip(-1).clamp(min=0).sqrt(), rotation.flip(-1)[..., :k]
+    keep = s[:, :k] > max(x.shape[-2:]) * EPS * s[:, :1]
+    u = image @ (rotation / torch.where(keep, s[:, :k], 1).unsqueeze(-2)).to(x)
+    v = basis @ rotation.to(x)
+    relative = s / s[:, :1]
+    gaps = (relative[:, :k].square() - relative[:, -1:].square()).clamp(min=EPS**2)
+
+    def judged(norms: Tensor) -> tuple[Tensor, Tensor]:
+        residuals = norms.double() * keep / s[:, :1]
+        return residuals, (relative[:, :k] * residuals / gaps).square().mean(1).sqrt()
+
+    # Random projections estimate the norms (Halko et al., arXiv 0909.4061, section 4.3) and leave out most of the work.
+    right = v * s[:, :k].to(x).unsqueeze(-2)
+    probes = random_block(x)
+    residuals, angles = judged(((x @ probes).mT @ u - probes.mT @ right).norm(dim=-2) / BLOCK**0.5)
+    if not bool((angles < _ANGLE).all()):
+        residuals, angles = judged((x.mT @ u - right).norm(dim=-2))
+    return _Ritz(u, s, v, keep, residuals, angles)
+
+
+def _orthonormal(factors: LowRank) -> Tensor:
+    """Whether the kept vectors on both sides are orthonormal (b,)."""
+    identity = torch.diag_embed((factors.s > 0).float())
+    errors = [(side - identity).abs().flatten(1).amax(1) for side in (gram(factors.u), gram(factors.vh.mT))]
+    return (errors[0] < _ORTHOGONAL) & (errors[1] < _ORTHOGONAL)
+
+
+def _complete(x: Tensor, gram_matrix: Tensor, factors: LowRank) -> Tensor:
+    """Whether nothing larger than the kept components was missed (b,).
+
+    Sylvester's law of inertia: τI − (G − V Λ Vᵀ) has a Cholesky factor exactly if the rest of the spectrum is below τ.
+    Where the spectrum is steep the rest is computed from what is left of x, beyond the rounding of G.
+    """
+    values = factors.s.double().square()
+    first, last = values[:, 0], values[:, -1]
+    if bool((last < 1e-4 * first).any()):
+        rest = gram(torch.baddbmm(x, factors.u * factors.s.unsqueeze(-2), factors.vh, alpha=-1)).neg_()
+        noise = (max(x.shape[-2:]) * EPS) ** 2
+    else:
+        rest = gram(factors.s.unsqueeze(-1) * factors.vh).sub_(gram_matrix)
+        noise = 16 * EPS
+    shift = torch.maximum(_GAP * last + noise * first, 2 * noise * first).float()
+    rest.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
+    return torch.linalg.cholesky_ex(rest).info == 0
+
+
+def gram_polar(x: Tensor) -> tuple[LowRank, Tensor]:
+    """polar(x) = x (xᵀx)^(−1/2) of matrices (b, m, n), m ≥ n, without null directions, and which are certified (b,).
+
+    The factors are (b, m, n), (b, n) and (b, n, n).
+    """
+    x = _scaled(x)[0]
+    doubt = x.new_full((len(x),), torch.inf)
+    values, vectors = torch.linalg.eigh(gram(x))
+    first, middle, last = values[:, 0], values[:, values.shape[1] // 8], values[:, -1]
+    if bool((first > _WELL_CONDITIONED * last).all()):
+        root = gram((vectors * values.pow(-0.25).unsqueeze(1)).mT)
+        factors, doubt = LowRank(x, torch.ones_like(values), root), torch.zeros_like(doubt)
+    elif bool((middle > _CORRECTABLE * last).all()):
+        factors, vectors, doubt = _corrected_polar(x, vectors)
+    if not bool((doubt < _FIRST_ORDER).all()):
+        factors, vectors, doubt = _corrected_polar(x, torch.linalg.eigh(gram(x.double())).eigenvectors.to(x))
+    probes = random_block(x)
+    kept = vectors @ (factors.s.unsqueeze(-1) * (vectors.mT @ probes))
+    image = factors.u @ (factors.vh @ probes)
+    error = torch.linalg.matrix_norm(factors.vh.mT @ (factors.u.mT @ image) - kept) / probes.norm()
+    return factors, (error < _ORTHOGONAL) & (doubt < _FIRST_ORDER)
+
+
+def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[LowRank, Tensor, Tensor]:
+    """polar(x) of (b, m, n) from approximate eigenvectors of xᵀx (the smallest first), to first order in their error.
+
+    y = x · vectors has nearly orthogonal columns, whatever their sizes d: yᵀy = D (I + F) D is known to high relative
+    accuracy, as in one-sided Jacobi. Perturbing the root of D (I + F) D gives polar(y) = y D⁻¹ (I − F ∘ W) with
+    W_ij = d_i / (d_i + d_j). The smallest eigenvectors, where errors are largest, are first made exact.
+
+    Returns:
+        the factors, with zeros for null directions, the eigenvectors, and ‖F‖ (b,): the error is of its square.
+    """
+    y, vectors = x @ vectors, vectors.clone()
+    small = slice(0, x.shape[-1] // 8 + 1)
+    rotation = torch.linalg.eigh(gram(y[..., small].double())).eigenvectors.to(x)
+    y[..., small], vectors[..., small] = y[..., small] @ rotation, vectors[..., small] @ rotation
+    sizes = y.norm(dim=-2)
+    keep = linalg.independent(sizes, *x.shape[-2:]).to(y)
+    y *= (keep / torch.where(keep > 0, sizes, 1)).unsqueeze(-2)
+    off = gram(y)
+    off.diagonal(dim1=-2, dim2=-1).sub_(keep)
+    doubt = torch.linalg.matrix_norm(off)
+    pairs = (sizes.unsqueeze(-1) + sizes.unsqueeze(-2)).clamp_(min=torch.finfo(y.dtype).tiny)
+    weighted = off.mul_(sizes.unsqueeze(-1)).div_(pairs)
+    return LowRank(y, keep, torch.baddbmm(vectors.mT, weighted, vectors.mT, alpha=-1)), vectors, doubt
+
+
+def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrices (..., m, n), divided by their largest magnitude (..., 1, 1) where they cannot be squared as they are."""
+    scale = torch.maximum(x.amax((-2, -1), keepdim=True), -x.amin((-2, -1), keepdim=True))
+    if bool(((scale > _SAFE) & (scale < 1 / _SAFE)).all()):
+        return x, torch.ones_like(scale)
+    return x / scale, scale

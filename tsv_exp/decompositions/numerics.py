@@ -1,0 +1,28 @@
+"""Gram matrices, and which singular values stand out of rounding."""
+
+import torch
+from torch import Tensor
+
+
+def significant(singular_values: Tensor, m: int, n: int) -> Tensor:
+    """Which of the descending singular values (..., r) of m × n matrices exceed rounding: max(m, n) · eps · σ_1."""
+    eps = torch.finfo(singular_values.dtype).eps
+    return singular_values > max(m, n) * eps * singular_values[..., :1]
+
+
+def independent(singular_values: Tensor, m: int, n: int) -> Tensor:
+    """Which singular values (..., r) of m × n matrices are kept in a polar factor: those above √max(m, n) · eps · σ_1.
+
+    This is where rounding leaves the null directions of a matrix of unit columns. A square one of random directions has
+    a smallest singular value of about 1/n, now and then far below: the factor needs that direction.
+    """
+    eps = torch.finfo(singular_values.dtype).eps
+    return singular_values > max(m, n) ** 0.5 * eps * singular_values.amax(-1, keepdim=True)
+
+
+def gram(x: Tensor) -> Tensor:
+    """The Gram matrices xᵀx (..., n, n) of matrices (..., m, n) in float32 or float64."""
+    if x.device.type != "cpu":
+        return x.mT @ x
+    array = x.detach().numpy()
+    return torch.from_numpy(array.swapaxes(-1, -2) @ array)  # numpy sees that it is symmetric, which halves the work

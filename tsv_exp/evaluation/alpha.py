@@ -1,0 +1,169 @@
+"""The choice of α, and of other scalars, on validation data."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+from tsv_exp.errors import UserError
+from tsv_exp.runtime.console import track
+
+LEAST = 4  # passes with which a search can do more than look at three values
+
+
+@dataclass(frozen=True)
+class Point:
+    """Accuracies (fractions) at one α: per task, on average, and relative to the fine-tuned models."""
+
+    alpha: float
+    mean_accuracy: float
+    mean_normalized: float
+    accuracy: Mapping[str, float]
+
+    @classmethod
+    def of(cls, alpha: float, accuracy: Mapping[str, float], finetuned: Mapping[str, float]) -> "Point":
+        """The point of these accuracies, normalized by those of the fine-tuned models."""
+        relative = normalized(accuracy, finetuned)
+        return cls(alpha, mean(accuracy), mean(relative), accuracy)
+
+    def plain(self) -> dict[str, object]:
+        """As results.json holds it."""
+        return asdict(self)
+
+
+def mean(values: Mapping[str, float]) -> float:
+    """The mean over tasks."""
+    return math.fsum(values.values()) / len(values)
+
+
+def normalized(accuracy: Mapping[str, float], finetuned: Mapping[str, float]) -> dict[str, float]:
+    """Accuracy divided by that of the task's fine-tuned model (0 where that one never was right)."""
+    return {task: value / finetuned[task] if finetuned[task] else 0.0 for task, value in accuracy.items()}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen α and what was tried for it, in ascending order; nothing where α is given."""
+
+    alpha: float
+    tried: Sequence[Point] = field(default=())
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A merged model whose α is sought: called with an α it is scored on validation; `scale` is what needs no data."""
+
+    score: Callable[[float], Point]
+    scale: Callable[[], float]
+
+    def __call__(self, alpha: float) -> Point:
+        """Its accuracies at α."""
+        return self.score(alpha)
+
+
+class Policy(Protocol):
+    """How α is found: conf/alpha."""
+
+    def choose(self, candidate: Candidate, /) -> Choice:
+        """Choose by the points that the candidate scores, or without data."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A given α; validation data are looked at only to `validate` it, for a sweeper that searches."""
+
+    value: float
+    validate: bool = False
+
+    def __post_init__(self) -> None:
+        check("alpha.value", self.value)
+
+    def choose(self, score: Callable[[float], Point]) -> Choice:
+        """The given value."""
+        value = float(self.value)
+        return Choice(value, [score(value)] if self.validate else ())
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every stop · i / steps, i = 1 … steps: the best mean normalized accuracy wins, the smallest α among equals."""
+
+    stop: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        check("alpha.stop", self.stop)
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise UserError(f"alpha.steps={self.steps}: give the number of values as a positive integer")
+
+    def value(self, i: int) -> float:
+        """The i-th value, from 1."""
+        return self.stop * i / self.steps
+
+    def choose(self, score: Callable[[float], Point]) -> Choice:
+        """Score the whole grid; a grid of one value has nothing to choose."""
+        values = [self.value(i) for i in range(1, self.steps + 1)]
+        if len(values) == 1:
+            return Choice(values[0])
+        tried = [score(value) for value in track(values, "choosing α on validation")]
+        return Choice(best(tried).alpha, tried)
+
+
+@dataclass(frozen=True)
+class Search(Grid):
+    """The grid's best value by a third of its passes, where accuracy against α has one broad peak.
+
+    Three values spread over the grid, then always beside the best so far: at the vertex of the parabola through it and
+    its neighbours, else in the middle of the wider gap. When its neighbours on the grid are scored, what is left goes
+    to the values around, which noise or a plateau may have hidden. A grid too short for that is scored whole.
+    """
+
+    def choose(self, score: Callable[[float], Point]) -> Choice:
+        """Score a third of the grid; the best of these wins, the smallest α among equals."""
+        passes = self.steps // 3
+        if passes < LEAST:
+            return super().choose(score)
+        tried: dict[int, Point] = {}
+        for _ in track(range(passes), "searching α on validation"):
+            i = propose({j: point.mean_normalized for j, point in tried.items()}, self.steps)
+            tried[i] = score(self.value(i))
+        ascending = [tried[i] for i in sorted(tried)]
+        return Choice(best(ascending).alpha, ascending)
+
+
+def propose(scored: Mapping[int, float], steps: int) -> int:
+    """Which of 1 … steps to score next, given the scores of some of them."""
+    start = [round(steps * share) for share in (1 / 6, 1 / 2, 5 / 6)]
+    if missing := [i for i in start if i not in scored]:
+        return missing[0]
+    top = max(scored, key=lambda i: (scored[i], -i))
+    left = max((i for i in scored if i < top), default=0)
+    right = min((i for i in scored if i > top), default=steps + 1)
+    if right - left == 2:  # nothing between the best and its neighbours
+        free = (i for i in range(1, steps + 1) if i not in scored)
+        return min(free, key=lambda i: (abs(i - top), i))
+    vertex = _vertex(scored, left, top, right) if left in scored and right in scored else None
+    if vertex is not None and vertex not in scored:
+        return vertex
+    return (left + top) // 2 if top - left >= right - top else (top + right + 1) // 2
+
+
+def _vertex(scores: Mapping[int, float], left: int, top: int, right: int) -> int | None:
+    """The highest point of the parabola through three scored values, on the grid and strictly between the outer two."""
+    rise, fall = (scores[top] - scores[left]) / (top - left), (scores[right] - scores[top]) / (right - top)
+    if rise <= fall:
+        return None
+    vertex = round((left + top) / 2 + (right - left) / 2 * rise / (rise - fall))
+    return vertex if left < vertex < right else None
+
+
+def best(points: Sequence[Point]) -> Point:
+    """The point of highest mean normalized accuracy, of smallest α among equals."""
+    return max(points, key=lambda point: (point.mean_normalized, -point.alpha))
+
+
+def check(key: str, value: object) -> None:
+    """Raise a UserError unless a value is a finite number from 0 up."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise UserError(f"{key}={value}: α must be a finite number from 0 up")

@@ -1,0 +1,73 @@
+"""α without labels, images or forward passes: the merged model answers to the tasks much as their own models do."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsv_exp import layers
+from tsv_exp.decompositions.numerics import gram
+from tsv_exp.evaluation.alpha import Candidate, Choice
+from tsv_exp.merging.engine import Merged
+from tsv_exp.merging.task_vectors import TaskVectors
+
+
+@dataclass(frozen=True)
+class DataFree:
+    """The α at which merged and fine-tuned models respond much alike to what stands in for the tasks' data."""
+
+    def choose(self, candidate: Candidate) -> Choice:
+        """That α; nothing is scored."""
+        return Choice(candidate.scale())
+
+
+def data_free_scale(merged: Merged, vectors: TaskVectors) -> float:
+    """α = √(a · b): at a merged and fine-tuned matrices respond equally strongly, at b they differ least.
+
+    A task's own matrix stands in for its data, D_i = Δ_i / ‖Δ_i‖: to its inputs M responds by M D_iᵀ, on its outputs by
+    D_iᵀ M, with M_i where each task has its own. Summed over layers, tasks and both sides
+
+        a² = Σ ‖Δ_i D_iᵀ‖² / Σ ‖M D_iᵀ‖²    and    b = Σ ⟨M D_iᵀ, Δ_i D_iᵀ⟩ / Σ ‖M D_iᵀ‖²
+
+    a overrates responses that point elsewhere and b underrates them; b / a is their cosine (docs/iso_reg.md compares
+    rules). Layers that are not matrices take no part. 1 where nothing responds alike.
+    """
+    own, theirs, common = all_responses(merged, vectors)
+    return math.sqrt(math.sqrt(own / theirs) * common / theirs) if theirs and common > 0 else 1.0
+
+
+class Responses(NamedTuple):
+    """Means over both sides: of ‖Δ Dᵀ‖², of ‖M Dᵀ‖², and of their inner product."""
+
+    own: float = 0.0
+    theirs: float = 0.0
+    common: float = 0.0
+
+
+def all_responses(merged: Merged, vectors: TaskVectors) -> Responses:
+    """The sums over layers that are matrices and over tasks."""
+    found = [
+        responses(delta, layers.delta(merged.layers[name], delta.shape, task).to(delta))
+        for name in filter(vectors.is_matrix, vectors.names)
+        for task, delta in enumerate(vectors.layer(name).deltas)
+    ]
+    return Responses(*map(sum, zip(*found, strict=True)))
+
+
+def responses(delta: Tensor, merged: Tensor) -> Responses:
+    """How Δ and M (m, n) respond to D = Δ / ‖Δ‖; not at all if there is no D."""
+    if delta.shape[0] < delta.shape[1]:
+        return responses(delta.mT, merged.mT)
+    norm = torch.linalg.vector_norm(delta, dtype=torch.float64).to(delta.dtype)
+    if not norm:
+        return Responses()
+    unit = delta / norm
+    inputs = gram(unit)
+    by_inputs = (inputs * gram(merged)).sum()
+    return Responses(
+        own=float((inputs * norm).square().sum()),
+        theirs=float((by_inputs + (unit.mT @ merged).square().sum()) / 2),
+        common=float(((unit @ inputs) * merged).sum() * norm),  # the same on both sides
+    )

@@ -1,0 +1,159 @@
+"""Accuracies: one encoder stays on the device and is scored many times, with heads and images prepared once."""
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize as unit
+
+from tsv_exp.errors import UserError
+from tsv_exp.evaluation.scores import Scores
+from tsv_exp.merging.engine import Merged
+from tsv_exp.merging.layer import Weights
+from tsv_exp.models.protocol import Model
+from tsv_exp.runtime.devices import batch_size as automatic_batch_size
+from tsv_exp.runtime.devices import mixed, resolve
+from tsv_exp.runtime.digests import digest
+from tsv_exp.tasks.task import Split, SplitName, Task
+from tsv_exp.versions import EVALUATION
+
+log = logging.getLogger(__name__)
+
+
+def weights_digest(weights: Weights) -> str:
+    """What identifies these weights: the digest their reader knows, else the SHA-256 of names and values."""
+    return getattr(weights, "digest", None) or digest(weights)
+
+
+class PreparedTask(NamedTuple):
+    """What a task vector is scored on: the task's class weights (C, d) and its images."""
+
+    head: Tensor
+    split: Split
+
+
+class Evaluator:
+    """Scores θ_pre + α · τ on a model's tasks.
+
+    Args:
+        model: gives the encoder, heads and images.
+        tasks: what is scored.
+        device: where.
+        precision: auto, bfloat16, float16 or float32: of the encoder's matrix products; logits are float32.
+        batch_size: images at a time; None goes by the device's free memory. Halved, and logged, when that runs out.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tasks: Sequence[Task],
+        device: torch.device,
+        precision: str = "auto",
+        batch_size: int | None = None,
+    ):
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"evaluate.batch_size={batch_size}: give a positive number, or null")
+        self.model = model
+        self.tasks = {task.name: task for task in tasks}
+        self.device = device
+        self.dtype = resolve(precision, device)
+        self.batch_size = batch_size or automatic_batch_size(device)
+        self._prepared: dict[tuple[str, SplitName], PreparedTask] = {}
+        self._scores = Scores()
+        self._identities: dict[str, str] = {}
+        self._taken: tuple[Merged | None, str | None] = (None, None)
+        self._vector: dict[str, Tensor] = {}
+        self._digest = ""
+        self._alpha: float | None = None
+
+    @cached_property
+    def _encoder(self) -> nn.Module:
+        return self.model.encoder().to(self.device).eval().requires_grad_(False)
+
+    @cached_property
+    def _base(self) -> dict[str, Tensor]:
+        return {name: weight.detach().clone() for name, weight in self._encoder.state_dict().items()}
+
+    @cached_property
+    def _base_digest(self) -> str:
+        return weights_digest(self.model.base())
+
+    def counts(self, split: SplitName) -> dict[str, int]:
+        """Task -> images in a split."""
+        return {name: len(self._prepare(name, split).split) for name in self.tasks}
+
+    def accuracies(self, merged: Merged, alpha: float, split: SplitName) -> dict[str, float]:
+        """Task -> accuracy (a fraction) of the merged model at α, or of its own model where there is one per task."""
+        return {name: self.accuracy(merged, alpha, name, split) for name in self.tasks}
+
+    def accuracy(self, merged: Merged, alpha: float, task: str, split: SplitName) -> float:
+        """The accuracy of one task's model at α, measured now or known from before."""
+        self._take(merged, task)
+        key = digest(self._identity(task), self._digest, float(alpha), split, str(self.dtype))
+        known = self._scores.get(key)
+        if known is None:
+            self._load(alpha)
+            known = self._correct(task, split)
+            self._scores.put(key, known)
+        return known
+
+    def _identity(self, task: str) -> str:
+        """Digest of what, beside the task vector, an accuracy depends on."""
+        if task not in self._identities:
+            self._identities[task] = digest(self.model.identity(self.tasks[task]), self._base_digest, EVALUATION)
+        return self._identities[task]
+
+    def _prepare(self, name: str, split: SplitName) -> PreparedTask:
+        if (name, split) not in self._prepared:
+            task = self.tasks[name]
+            self._prepared[name, split] = PreparedTask(
+                self.model.head(task).to(self.device), self.model.split(task, split)
+            )
+        return self._prepared[name, split]
+
+    def _take(self, merged: Merged, task: str) -> None:
+        """Make τ the vector at hand; it stays on the device while only α changes."""
+        owner = task if merged.per_task else None
+        if self._taken[0] is not merged or self._taken[1] != owner:
+            vector = merged.vector(owner)
+            self._digest = digest(vector)
+            self._vector = {name: tau.to(self.device) for name, tau in vector.items()}
+            self._taken, self._alpha = (merged, owner), None
+
+    @torch.no_grad()
+    def _load(self, alpha: float) -> None:
+        """Set the encoder to θ_pre + α · τ in place."""
+        if alpha == self._alpha:
+            return
+        for name, weight in self._encoder.state_dict().items():
+            tau, base = self._vector.get(name), self._base[name]
+            weight.copy_(base if tau is None else torch.add(base.to(tau.dtype), tau, alpha=alpha))
+        self._alpha = alpha
+
+    def _correct(self, name: str, split: SplitName) -> float:
+        head, images = self._prepare(name, split)
+        while True:
+            try:
+                return self._pass(head, images)
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise UserError(
+                        f"{self.device} has no room for one image of {name}; choose another device="
+                    ) from None
+                self.batch_size //= 2
+                torch.cuda.empty_cache()
+                log.warning("out of memory on %s: going on with batches of %d", self.device, self.batch_size)
+
+    @torch.inference_mode()
+    def _pass(self, head: Tensor, split: Split) -> float:
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        for images, labels in split.batches(self.batch_size):
+            batch = self.model.normalize(images.to(self.device, non_blocking=True))
+            with mixed(self.dtype, self.device):
+                features = self._encoder(batch)
+            logits = unit(features.float(), dim=-1) @ head.T
+            correct += (logits.argmax(1) == labels.to(self.device, non_blocking=True)).sum()
+        return int(correct) / len(split)

@@ -1,0 +1,57 @@
+"""What the runs of a sweep have in common, made once: weights, images, the fine-tuned models' own accuracies."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from tsv_exp.evaluation.evaluator import Evaluator, weights_digest
+from tsv_exp.evaluation.reference import finetuned_accuracies
+from tsv_exp.merging.layer import Weights
+from tsv_exp.models.protocol import Model
+from tsv_exp.runtime.devices import device_of
+from tsv_exp.runtime.files import cache_dir
+from tsv_exp.tasks.task import SplitName, select
+
+
+class RunInputs(NamedTuple):
+    """A model's weights by task, their digests, what scores them, and their own accuracies: split -> task -> fraction.
+
+    `reference` measures when it is asked: where nothing is chosen on validation, its images are not even downloaded.
+    """
+
+    model: Model
+    base: Weights
+    finetuned: Mapping[str, Weights]
+    digests: Mapping[str, str]
+    evaluator: Evaluator
+    reference: Callable[[SplitName], dict[str, float]]
+
+
+def load_inputs(cfg: DictConfig) -> RunInputs:
+    """Everything that does not depend on the method; the next run with the same model and tasks has it already."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    return _load(json.dumps({name: plain[name] for name in ("model", "tasks", "device", "evaluate")}), cache_dir())
+
+
+@lru_cache(maxsize=1)  # they fill the memory
+def _load(config: str, place: Path) -> RunInputs:
+    cfg = json.loads(config)
+    model = _model(json.dumps(cfg["model"]))
+    tasks = select(model.catalogue(), cfg["tasks"])
+    base, finetuned = model.base(), model.finetuned(tasks)
+    digests = {"base": weights_digest(base)} | {name: weights_digest(finetuned[name]) for name in finetuned}
+    evaluator = Evaluator(model, tasks, device_of(cfg["device"]), **cfg["evaluate"])
+    reference = cache(partial(finetuned_accuracies, evaluator, base, finetuned))
+    return RunInputs(model, base, finetuned, digests, evaluator, reference)
+
+
+@lru_cache(maxsize=1)
+def _model(config: str) -> Model:
+    """Runs on different tasks share a model's images and heads."""
+    model: Model = instantiate(json.loads(config))
+    return model

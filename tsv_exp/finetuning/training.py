@@ -1,0 +1,151 @@
+"""Base model -> fine-tuned encoder: the one training loop, for any encoder with a frozen head."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.functional import normalize as unit
+
+from tsv_exp.errors import UserError
+from tsv_exp.finetuning.state import TrainingState
+from tsv_exp.runtime.devices import mixed, resolve
+from tsv_exp.runtime.digests import digest
+from tsv_exp.runtime.threads import prefetch
+from tsv_exp.tasks.task import Split
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """AdamW with a linear warm-up and a cosine decay to zero.
+
+    `warmup` is a fraction of the steps, `clip` the largest gradient norm; parameters that match no pattern of
+    `trainable` stay as they are.
+    """
+
+    lr: float
+    steps: int
+    batch_size: int = 128
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+    clip: float = 1.0
+    trainable: Sequence[str] = ("*",)
+    precision: str = "auto"
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        ramp = min(1.0, (step + 1) / (self.warmup * self.steps)) if self.warmup else 1.0
+        return self.lr * ramp * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+def _shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless batches of indices: every epoch a new order, without an incomplete batch."""
+    size = min(batch_size, count)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        for start in range(0, count - size + 1, size):
+            yield order[start : start + size]
+
+
+def finetune(
+    encoder: nn.Module,
+    head: Tensor,
+    normalize: Callable[[Tensor], Tensor],
+    split: Split,
+    recipe: Recipe,
+    seed: int,
+    advance: Callable[[], object] = lambda: None,
+    state: Path | None = None,
+    every: int = 200,
+) -> None:
+    """Train `encoder` in place on its device; the same arguments give the same weights.
+
+    Where torch.distributed is initialized, every process trains on its share of each batch.
+
+    Args:
+        encoder: float images (B, 3, H, W) -> features (B, d).
+        head: class weights (C, d): logits = unit features @ headᵀ; stays as it is.
+        normalize: uint8 images to the encoder's input.
+        split: the training images.
+        recipe: the optimizer's settings.
+        seed: orders the batches.
+        advance: called after every step, those of an earlier process included.
+        state: file from which an interrupted training goes on, with the same result.
+        every: so many steps lie between two writings of it.
+
+    Raises:
+        UserError: no parameter matches `recipe.trainable`, the batch cannot be shared out, the file is of another
+            training, or the loss is no longer finite.
+    """
+    rank, world = _place()
+    if recipe.batch_size % world:
+        raise UserError(f"finetune.batch_size={recipe.batch_size}: {world} processes cannot share it out evenly")
+    parameters = _trainable(encoder, recipe.trainable)
+    device = next(iter(parameters.values())).device
+    dtype = resolve(recipe.precision, device)
+    head = head.to(device)
+    torch.manual_seed(seed)
+    batches = _shuffled(len(split), recipe.batch_size, torch.Generator().manual_seed(seed))
+    optimizer = torch.optim.AdamW(parameters.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    saved = TrainingState(state, digest(asdict(recipe) | {"trainable": list(parameters)}, seed, len(split), head))
+    start = saved.restore(parameters, optimizer, scaler)
+    model = _shared(encoder, device) if world > 1 else encoder
+    encoder.train()
+    for _ in zip(range(start), batches, strict=False):
+        advance()
+    loaded = prefetch((batch, split.images[batch[rank::world]]) for batch in islice(batches, recipe.steps - start))
+    for step, (batch, images) in enumerate(loaded, start):
+        labels = split.labels[batch[rank::world]].to(device)
+        with mixed(dtype, device):
+            features = model(normalize(images.to(device)))
+        # The mean over this process's images, weighted so that the mean over processes is that of the batch.
+        weight = len(labels) * world / len(batch)
+        loss = cross_entropy(unit(features.float(), dim=-1) @ head.T, labels) * weight
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(step)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        last = step + 1 == recipe.steps
+        if last or (step + 1) % every == 0:
+            _check(loss, step + 1)
+            if rank == 0 and not last:
+                saved.store(step + 1, parameters, optimizer, scaler)
+        advance()
+    encoder.eval().requires_grad_(False)
+
+
+def _place() -> tuple[int, int]:
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def _shared(encoder: nn.Module, device: torch.device) -> nn.Module:
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(encoder, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _trainable(encoder: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
+    named = list(encoder.named_parameters())
+    for name, parameter in named:
+        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in patterns))
+    found = {name: parameter for name, parameter in named if parameter.requires_grad}
+    if not found:
+        raise UserError(f"finetune.trainable={list(patterns)}: no parameter has such a name, for example {named[0][0]}")
+    return found
+
+
+def _check(loss: Tensor, step: int) -> None:
+    if not loss.isfinite():
+        raise UserError(f"fine-tuning diverged: the loss is {loss.item()} after {step} steps; lower finetune.lr")

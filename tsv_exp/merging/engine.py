@@ -1,0 +1,160 @@
+"""Merging: stream the layers of task vectors through a method, and add the result to the base."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tsv_exp import layers
+from tsv_exp.config import Engine
+from tsv_exp.decompositions.algebra import Algebra
+from tsv_exp.decompositions.build import build_algebra, log_fallbacks
+from tsv_exp.errors import UserError
+from tsv_exp.layers import Representation
+from tsv_exp.merging.layer import Layer, Weights
+from tsv_exp.merging.layer_map import map_layers
+from tsv_exp.merging.task_vectors import TaskVectors
+
+log = logging.getLogger(__name__)
+
+
+class MergingMethod(Protocol):
+    """What the engine needs of a method: `methods.Method` provides it."""
+
+    @property
+    def name(self) -> str:
+        """The name of its YAML."""
+        ...
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """Its parameters."""
+        ...
+
+    def bind(self, stream: TaskVectors, algebra: Algebra, /) -> Callable[[Layer], Representation]:
+        """The function of one layer, after passes over the whole stream where the method needs them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The merged task vectors, before α.
+
+    Sizes count what is written to disk, with `itemsizes` bytes per number: the base's, or those of the files it was
+    read from. `stored_bytes` serves all tasks: one full model where they share it; else the base with the shared layers
+    folded in, plus the layers kept per task (low-rank factors, dense deltas, a shared vector with masks at one bit per
+    entry). `stored_bytes_without_base` is what must be added where the base is there already. Unchanged layers cost
+    nothing, and neither exceeds T full checkpoints.
+    """
+
+    method: MergingMethod
+    tasks: tuple[str, ...]
+    layers: Mapping[str, Representation]
+    shapes: Mapping[str, torch.Size]
+    itemsizes: Mapping[str, int]
+    base_bytes: int
+
+    @property
+    def params(self) -> Mapping[str, object]:
+        """The parameters of the method."""
+        return self.method.params
+
+    @property
+    def per_task(self) -> bool:
+        """Whether every task has a model of its own."""
+        return any(layers.per_task(layer, self.shapes[name]) for name, layer in self.layers.items())
+
+    def vector(self, task: str | None = None) -> dict[str, Tensor]:
+        """The merged task vector of a task (needed where `per_task`), name -> (*shape)."""
+        index = self.index(task)
+        return {name: layers.delta(layer, self.shapes[name], index) for name, layer in self.layers.items()}
+
+    def index(self, task: str | None) -> int | None:
+        """The position of a task in `tasks`.
+
+        Raises:
+            UserError: it is not one of them, or none is given where the method has a model for each.
+        """
+        if task is None and not self.per_task:
+            return None
+        if task not in self.tasks:
+            given = "needs a task" if task is None else f"has no task {task!r}"
+            raise UserError(f"the merge by {self.method.name} {given}; choose from: {', '.join(self.tasks)}")
+        return self.tasks.index(task)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes on disk that serve all tasks."""
+        return min(self.base_bytes + self._bytes(shared=False), len(self.tasks) * self.base_bytes)
+
+    @property
+    def stored_bytes_without_base(self) -> int:
+        """Bytes on disk beside a base that is there already."""
+        full = sum(shape.numel() * self.itemsizes[name] for name, shape in self.shapes.items())
+        return min(self._bytes(shared=True), len(self.tasks) * full)
+
+    def _bytes(self, shared: bool) -> int:
+        return sum(
+            layers.stored_bytes(layer, self.shapes[name], self.itemsizes[name])
+            for name, layer in self.layers.items()
+            if shared or layers.per_task(layer, self.shapes[name])
+        )
+
+
+def merge_layers(stream: TaskVectors, method: MergingMethod, engine: Engine) -> Merged:
+    """Merge every layer of a stream; holds one layer × T at a time beside the result, which lies where the base does.
+
+    Raises:
+        UserError: a parameter outside its domain, or models that do not fit the base.
+    """
+    decompositions = build_algebra(engine, stream.compute_device)
+    function = method.bind(stream, decompositions)
+    base = stream.base
+
+    def merged(layer: Layer) -> Representation:
+        return layers.to_device(function(layer), base[layer.name].device)
+
+    found = map_layers(merged, stream.with_progress(f"merging {method.name}"), decompositions)
+    by_name = dict(zip(stream.names, found, strict=True))
+    log_fallbacks(decompositions)
+    return Merged(
+        method=method,
+        tasks=stream.tasks,
+        layers=by_name,
+        shapes={name: base[name].shape for name in stream.names},
+        itemsizes={name: base[name].element_size() for name in stream.names},
+        base_bytes=sum(weight.numel() * weight.element_size() for weight in base.values()),
+    )
+
+
+def apply(base: Weights, merged: Merged, alpha: float = 1.0, task: str | None = None) -> dict[str, Tensor]:
+    """The merged weights θ_pre + α · τ, in the base's dtypes; integer buffers are the base's.
+
+    Args:
+        base: the weights that `merged` was made on.
+        merged: the result of `merge`.
+        alpha: the scaling of the merged task vector.
+        task: whose model, where the method has one per task.
+
+    Raises:
+        UserError: α is not finite, the task is unknown or missing, or the base is another architecture.
+    """
+    if not math.isfinite(alpha):
+        raise UserError(f"alpha={alpha}: it must be a finite number")
+    index = merged.index(task)
+    for name, shape in merged.shapes.items():
+        if name not in base or base[name].shape != shape:
+            raise UserError(f"the base has no tensor {name!r} of shape {tuple(shape)}; give the base of this merge")
+    weights = {}
+    for name, weight in base.items():
+        weights[name] = weight.detach().clone()
+        if name in merged.layers:
+            tau = layers.delta(merged.layers[name], merged.shapes[name], index)
+            weights[name] = torch.add(weight.detach().to(tau.dtype), tau.to(weight.device), alpha=alpha).to(
+                weight.dtype
+            )
+    return weights

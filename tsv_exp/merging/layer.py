@@ -1,0 +1,107 @@
+"""One parameter of all tasks: its deltas, formed when they are asked for."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from tsv_exp.decompositions.algebra import Algebra, FactoredAlgebra, TaskwiseAlgebra
+from tsv_exp.layers import LowRank
+
+Weights = Mapping[str, Tensor]
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+_BLOCK = 1 << 19  # entries of all tasks together that are worked on at a time
+
+
+def entrywise(function: Function) -> Function:
+    """Marks a function of deltas whose result at an entry depends on the deltas (T,) of that entry alone.
+
+    It is given a layer in blocks (T, b), so that what it computes stays in the processor's cache.
+    """
+    function.entrywise = True  # type: ignore[attr-defined]
+    return function
+
+
+@runtime_checkable
+class ExplicitDeltas(Protocol):
+    """Weights that know their difference from the base better than subtraction in their dtype would give it."""
+
+    def delta(self, name: str, dtype: torch.dtype) -> Tensor | None:
+        """The difference of one parameter in `dtype`, or None where there is none."""
+        ...
+
+    def factors(self, name: str, dtype: torch.dtype) -> LowRank:
+        """The difference of a matrix as a product; its components are not orthonormal."""
+        ...
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One parameter over T tasks.
+
+    Args:
+        name: of the parameter.
+        shape: of its deltas, (T, *shape).
+        matrix: whether it has task singular vectors.
+        form: gives the deltas.
+        parts: gives every stride-th of them flat, a block at a time; None where that saves nothing.
+        one: gives the delta of one task, by its index; None where that saves nothing.
+        factors: the deltas of a matrix as T products, where they are known to be of low rank (adapters).
+    """
+
+    name: str
+    shape: torch.Size
+    matrix: bool
+    form: Callable[[], Tensor]
+    parts: Callable[[int], Iterator[Tensor]] | None = None
+    one: Callable[[int], Tensor] | None = None
+    factors: tuple[LowRank, ...] | None = None
+
+    @cached_property
+    def deltas(self) -> Tensor:
+        """The deltas (T, *shape), made when this is first asked for."""
+        return self.form()
+
+    def blocks(self, stride: int = 1) -> Iterator[Tensor]:
+        """Every stride-th of the flattened deltas as (T, b), a run at a time; on a graphics card all at once."""
+        if self.parts is not None:
+            return self.parts(stride)
+        flat = self.deltas.reshape(len(self.deltas), self.shape[1:].numel())[:, ::stride]
+        return iter(flat.split(_run(len(flat)), 1) if flat.device.type == "cpu" else (flat,))
+
+    def to_decompose(self, algebra: Algebra) -> tuple[Tensor, Algebra]:
+        """Deltas and an algebra for a function that does nothing but decompose them.
+
+        Where the deltas are products they are never formed, and where one at a time will do never together: a tensor
+        without memory stands for them.
+        """
+        if self.factors is not None:
+            stand_in = torch.empty(self.shape, dtype=self.factors[0].u.dtype, device="meta")
+            return stand_in, FactoredAlgebra(stand_in, self.factors, algebra)
+        if self.one is not None and getattr(algebra, "one_at_a_time", False):
+            stand_in = torch.empty(self.shape, device="meta")
+            return stand_in, TaskwiseAlgebra(stand_in, self.one, algebra)
+        return self.deltas, algebra
+
+    def with_deltas(self, deltas: Tensor) -> "Layer":
+        """The same parameter with other deltas."""
+        return Layer(self.name, deltas.shape, self.matrix, lambda: deltas)
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite."""
+    # A sum is not finite if an entry is not; the exact check, which takes memory, is needed only then.
+    wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    return math.isfinite(tensor.detach().sum(dtype=wide)) or bool(tensor.isfinite().all())
+
+
+def _run(tasks: int) -> int:
+    return max(1, _BLOCK // tasks)

@@ -1,0 +1,210 @@
+"""Task vectors τ_i = θ_ft_i − θ_pre (arXiv 2212.04089), one layer of all tasks at a time."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property, reduce
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from tsv_exp.errors import UserError
+from tsv_exp.layers import LowRank
+from tsv_exp.merging.layer import ExplicitDeltas, Layer, Weights, _run, finite
+from tsv_exp.runtime.console import track
+from tsv_exp.runtime.threads import map_in_threads
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class TaskVectors:
+    """A re-iterable stream of layers; holds one layer × T at a time, so base and models may be lazy readers.
+
+    Integer and boolean buffers are not part of it. Half-precision weights give float32 deltas.
+
+    Args:
+        base: the pre-trained weights θ_pre.
+        finetuned: the fine-tuned weights θ_ft_i by task, with the shapes of `base`.
+        exclude: patterns of 2-D parameters that are not matrices in the sense of the methods.
+        device: where deltas are computed; None keeps each on the device of its base weight.
+        description: of the progress bar that is shown; None shows none.
+
+    Raises:
+        UserError: no model, a parameter missing or unknown in one of them; and, on reaching a layer, a shape that
+            differs or a value that is NaN or infinite.
+    """
+
+    base: Weights
+    finetuned: Mapping[str, Weights]
+    exclude: Sequence[str] = ("*text_projection*",)
+    device: torch.device | str | None = None
+    description: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.finetuned:
+            raise UserError("there is no fine-tuned model to merge; give at least one")
+        for task, model in self.finetuned.items():
+            for name in self.names:
+                if name not in model:
+                    raise UserError(
+                        f"model {task!r}{_file(model, name)} lacks the tensor {name!r} of the base; "
+                        "it is another architecture"
+                    )
+            for name in model:
+                if name not in self.base and model[name].is_floating_point():
+                    raise UserError(
+                        f"model {task!r}{_file(model, name)} has a tensor {name!r} that the base lacks; "
+                        "it is another architecture"
+                    )
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The floating-point parameters, in the order of the base."""
+        return tuple(name for name, weight in self.base.items() if weight.is_floating_point())
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks in the order of the deltas' first axis."""
+        return tuple(self.finetuned)
+
+    @cached_property
+    def compute_device(self) -> torch.device:
+        """Where deltas are computed."""
+        return torch.device(self.device or next(iter(self.base.values())).device)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The widest dtype of the deltas."""
+        return reduce(torch.promote_types, (self.base[name].dtype for name in self.names), torch.float32)
+
+    @cached_property
+    def size(self) -> int:
+        """The number of floating-point entries of one flattened task vector."""
+        return sum(self.base[name].numel() for name in self.names)
+
+    def with_progress(self, description: str | None) -> "TaskVectors":
+        """The same stream under a progress bar."""
+        return replace(self, description=description)
+
+    def is_matrix(self, name: str) -> bool:
+        """Whether a parameter is 2-D and its name matches none of the excluded patterns."""
+        return self.base[name].dim() == 2 and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return map(self.layer, self.names)
+
+    def map(self, function: Callable[[Layer], Result], names: Sequence[str] | None = None) -> Iterator[Result]:
+        """`function` of every layer (or the named ones), in order, several layers at a time."""
+        chosen = self.names if names is None else names
+        return self.under_progress(
+            map_in_threads(lambda name: function(self.layer(name)), chosen, self._bytes), len(chosen)
+        )
+
+    def under_progress(self, results: Iterator[Result], count: int) -> Iterator[Result]:
+        """Results of so many layers, under the stream's progress bar."""
+        return results if self.description is None else track(results, self.description, count)
+
+    def groups(self, names: Sequence[str], budget: int) -> Iterator[list[Layer]]:
+        """The named layers with their deltas, those of one shape together as far as they fit `budget` bytes."""
+        shapes: dict[torch.Size, list[str]] = {}
+        for name in names:
+            shapes.setdefault(self.base[name].shape, []).append(name)
+        for alike in shapes.values():
+            size = max(1, budget // max(1, self._bytes(alike[0])))
+            for start in range(0, len(alike), size):
+                yield [self._loaded(name) for name in alike[start : start + size]]
+
+    def _loaded(self, name: str) -> Layer:
+        layer = self.layer(name)
+        if layer.factors is None:
+            _ = layer.deltas
+        return layer
+
+    def _bytes(self, name: str) -> int:
+        # The deltas, and about as much again while they are made and worked on.
+        return 2 * len(self.finetuned) * self.base[name].numel() * self.dtype.itemsize
+
+    def layer(self, name: str) -> Layer:
+        """One layer; its deltas are new tensors, the weights stay as they are."""
+        weight = self.base[name]
+        for task, model in self.finetuned.items():
+            if task not in self._adapters and model[name].shape != weight.shape:
+                found = f"{tuple(model[name].shape)} in model {task!r}{_file(model, name)}"
+                shapes = f"{found} and {tuple(weight.shape)} in the base"
+                raise UserError(f"tensor {name!r} has shape {shapes}; they must be the same architecture")
+        shape, matrix = torch.Size((len(self.finetuned), *weight.shape)), self.is_matrix(name)
+        streamed = not self._adapters and self.compute_device.type == "cpu"
+        return Layer(
+            name,
+            shape,
+            matrix,
+            lambda: self._deltas(name),
+            (lambda stride: self._blocks(name, stride)) if streamed else None,
+            (lambda task: self._delta(name, self.tasks[task])) if streamed else None,
+            self._factors(name) if matrix and len(self._adapters) == len(self.finetuned) else None,
+        )
+
+    @cached_property
+    def _adapters(self) -> dict[str, ExplicitDeltas]:
+        return {task: model for task, model in self.finetuned.items() if isinstance(model, ExplicitDeltas)}
+
+    def _deltas(self, name: str) -> Tensor:
+        weight = self.base[name]
+        ends = [weight if task in self._adapters else model[name] for task, model in self.finetuned.items()]
+        deltas = self._finite(name, self._minus(weight, ends))
+        if not self._adapters:
+            return deltas
+        for task, delta in zip(self.tasks, deltas, strict=True):
+            if task in self._adapters and (known := self._adapters[task].delta(name, delta.dtype)) is not None:
+                delta.copy_(known)
+        return self._finite(name, deltas)
+
+    def _delta(self, name: str, task: str) -> Tensor:
+        return self._finite(name, self._minus(self.base[name], [self.finetuned[task][name]])[0])
+
+    def _blocks(self, name: str, stride: int) -> Iterator[Tensor]:
+        weights = [model[name].detach().reshape(-1)[::stride] for model in (self.base, *self.finetuned.values())]
+        for start, *ends in zip(*(weight.split(_run(len(self.finetuned))) for weight in weights), strict=True):
+            yield self._finite(name, self._minus(start, ends))
+
+    def _minus(self, start: Tensor, ends: Sequence[Tensor]) -> Tensor:
+        start = start.detach().to(self.device, torch.promote_types(start.dtype, torch.float32))
+        deltas = start.new_empty(len(ends), *start.shape)
+        for end, delta in zip(ends, deltas, strict=True):
+            torch.sub(end.to(start), start, out=delta)
+        return deltas
+
+    def _finite(self, name: str, deltas: Tensor) -> Tensor:
+        if not finite(deltas):
+            self._raise_nonfinite(name)
+        return deltas
+
+    def _factors(self, name: str) -> tuple[LowRank, ...]:
+        weight = self.base[name]
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        found = [model.factors(name, dtype) for model in self._adapters.values()]
+        if not finite(weight) or not all(finite(part) for factors in found for part in factors):
+            self._raise_nonfinite(name)
+        return tuple(LowRank(*(part.to(self.device or weight.device) for part in factors)) for factors in found)
+
+    def _raise_nonfinite(self, name: str) -> None:
+        if not finite(self.base[name]):
+            raise UserError(
+                f"tensor {name!r} of the base{_file(self.base, name)} holds NaN or infinite values; it is damaged"
+            )
+        for task, model in self.finetuned.items():
+            if not finite(model[name]):
+                raise UserError(
+                    f"tensor {name!r} of model {task!r}{_file(model, name)} holds NaN or infinite values; leave it out"
+                )
+        raise UserError(f"the task vectors overflow at tensor {name!r}; convert the weights to float64 first")
+
+
+def _file(weights: Weights, name: str) -> str:
+    file_of = getattr(weights, "file_of", None)
+    return f" ({file_of(name)})" if file_of else ""

@@ -1,0 +1,22 @@
+"""The merging methods: pure functions on the deltas (T, *shape) of one layer over T tasks, and their specification.
+
+A function returns the merged task vector before α; conf/method/<name>.yaml names the function and its parameters.
+Names, files, devices and the choice of α are not known here.
+"""
+
+from tsv_exp.methods.dropping import breadcrumbs, dare, dare_ties, dare_ties_statistics
+from tsv_exp.methods.entrywise import individual, task_arithmetic, weight_average, zero_shot
+from tsv_exp.methods.isotropic import iso_c, iso_cts
+from tsv_exp.methods.knots import knots_ties, knots_ties_statistics
+from tsv_exp.methods.masks import consensus_ta, emr, emr_rescalers, magnitude_mask, magnitude_thresholds, tall_mask
+from tsv_exp.methods.regression import iso_reg
+from tsv_exp.methods.sign_election import ties, ties_statistics
+from tsv_exp.methods.singular_vectors import truncated_sum, tsv_c, tsv_m, tsv_m_eigen
+from tsv_exp.methods.specification import Method
+
+__all__ = [
+    "Method", "breadcrumbs", "consensus_ta", "dare", "dare_ties", "dare_ties_statistics", "emr", "emr_rescalers",
+    "individual", "iso_c", "iso_cts", "iso_reg", "knots_ties", "knots_ties_statistics", "magnitude_mask",
+    "magnitude_thresholds", "tall_mask", "task_arithmetic", "ties", "ties_statistics", "truncated_sum", "tsv_c",
+    "tsv_m", "tsv_m_eigen", "weight_average", "zero_shot",
+]  # fmt: skip

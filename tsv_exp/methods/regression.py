@@ -1,0 +1,65 @@
+"""A merging method of ours: regression on both sides of every task matrix, with a nearly flat spectrum."""
+
+import torch
+from torch import Tensor
+
+from tsv_exp.decompositions.algebra import Algebra
+from tsv_exp.decompositions.exact import ExactAlgebra
+from tsv_exp.decompositions.numerics import gram
+from tsv_exp.errors import UserError
+
+
+def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
+    """Isotropic two-sided regression: do what each task does to its own inputs and outputs, all directions alike.
+
+    A task's own matrix stands in for its data: D_i = Δ_i / ‖Δ_i‖. Let m ≥ n (else all is transposed), G = Σ D_iᵀ D_i,
+    F = Σ D_i D_iᵀ, R = Σ Δ_i D_iᵀ D_i and Q an orthonormal basis of the columns of R. The least-squares solutions of
+    Σ ‖(M − Δ_i) D_iᵀ‖² and, among the M = Q X, of Σ ‖D_iᵀ (M − Δ_i)‖² have a mean H, whose spectrum is flattened:
+
+        H = ½ (R (G + λ/n · I)⁻¹ + Q (Qᵀ F Q + λ/m · I)⁻¹ Qᵀ R),   λ = ridge · T
+        S = H (Hᵀ H + ridge · ‖H‖²/n · I)^(−½),   merged = S · ⟨S, H⟩ / ‖S‖²
+
+    T/n and T/m are the mean eigenvalues of G and F. S is the polar factor of H but for its small singular values, which
+    stay small; the scale is the one nearest to H. A task without change has no data and takes no part.
+
+    Args:
+        deltas: (T, m, n).
+        ridge: what is added to each matrix that is inverted, as a share of its mean eigenvalue; positive.
+        algebra: how the polar factor is computed.
+    """
+    if not ridge > 0:
+        raise UserError(f"ridge={ridge}: it keeps the Gram matrices invertible; give a positive number, such as 0.1")
+    _, m, n = deltas.shape
+    if m < n:
+        return iso_reg(deltas.mT, ridge, algebra=algebra).mT
+    norms = torch.linalg.vector_norm(deltas, dim=(1, 2), dtype=torch.float64).to(deltas.dtype)
+    changed = norms > 0
+    if not changed.any():
+        return torch.zeros_like(deltas[0])
+    units, scale = deltas[changed].div_(norms[changed, None, None]), norms.max()  # squares stay in range
+    inputs, outputs, moment = (units.new_zeros(shape) for shape in ((n, n), (n, n), (m, n)))
+    for unit, weight in zip(units, (norms[changed] / scale).tolist(), strict=True):
+        own = gram(unit)
+        inputs += own
+        moment.addmm_(unit, own, alpha=weight)
+    basis, triangle = torch.linalg.qr(moment)
+    for unit in units:
+        outputs += gram(unit.mT @ basis)
+    margin = ridge * len(units)
+    target = (_solve(inputs, margin / n, moment.mT).mT + basis @ _solve(outputs, margin / m, triangle)) / 2
+    # the polar factor of [H; √λ I] is [H; √λ I] (HᵀH + λ I)^(−½)
+    corner = torch.eye(n, dtype=target.dtype, device=target.device) * ((ridge / n) ** 0.5 * target.norm())
+    factors = algebra.polar(torch.cat([target, corner]))
+    flat = factors._replace(u=factors.u[:m]).dense()
+    return flat * ((flat * target).sum() / flat.square().sum() * scale)
+
+
+def _solve(matrix: Tensor, shift: float, right: Tensor) -> Tensor:
+    """(A + shift · I)⁻¹ B of a positive semi-definite A (n, n), which is changed, and B (n, k)."""
+    matrix.diagonal().add_(shift)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if failed:
+        raise UserError(
+            f"the ridge is too small for {matrix.dtype} on task vectors of such low rank; give a larger one"
+        )
+    return torch.cholesky_solve(right, factor)

@@ -1,0 +1,97 @@
+"""Task Singular Vectors (arXiv 2412.00081): TSV-Compress, TSV-Merge and its variants."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tsv_exp.decompositions.algebra import Algebra, factors_suffice
+from tsv_exp.decompositions.exact import ExactAlgebra
+from tsv_exp.errors import UserError
+from tsv_exp.layers import LowRank
+
+
+def components_per_task(shape: Sequence[int], tasks: int, rank_fraction: float | None = None) -> int:
+    """The components k kept per task: floor(min(m, n) / T), or the share rank_fraction of min(m, n), at least 1."""
+    full = min(shape)
+    if rank_fraction is None:
+        return full // tasks
+    if not 0 < rank_fraction <= 1:
+        raise UserError(
+            f"rank_fraction={rank_fraction}: it is a share of the singular components; give a number in (0, 1]"
+        )
+    return min(full, max(1, math.floor(rank_fraction * full + 1e-9)))
+
+
+@factors_suffice
+def tsv_c(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra = ExactAlgebra()) -> LowRank:  # noqa: B008
+    """TSV-Compress (arXiv 2412.00081, section 4.1): of each Δ_i its top k singular components.
+
+    Args:
+        deltas: (T, m, n).
+        rank_fraction: k as a share of min(m, n); None is k = floor(min(m, n) / T).
+        algebra: how the decomposition is computed.
+    """
+    return algebra.truncated_svd(deltas, components_per_task(deltas.shape[1:], len(deltas), rank_fraction))
+
+
+@factors_suffice
+def tsv_m(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
+    """TSV-Merge (arXiv 2412.00081, algorithm 1): truncate, concatenate, orthogonalize both sides, multiply.
+
+    With the top k components Δ_i ≈ U_i Σ_i V_iᵀ of every task, U = [U_1 … U_T], V = [V_1 … V_T] and
+    polar(X) = P Qᵀ for the thin SVD X = P D Qᵀ, the nearest matrix with orthonormal columns:
+
+        merged = polar(U) · diag(Σ_1 … Σ_T) · polar(V)ᵀ
+
+    Args:
+        deltas: (T, m, n).
+        rank_fraction: k as a share of min(m, n); None is k = floor(min(m, n) / T).
+        algebra: how the decompositions are computed.
+    """
+    return decorrelate(concatenate_factors(tsv_c(deltas, rank_fraction, algebra=algebra)), algebra)
+
+
+def concatenate_factors(factors: LowRank) -> LowRank:
+    """The factors of T tasks side by side without null directions: (m, K), (K,), (K, n) with K ≤ T · k."""
+    kept = factors.s.flatten().nonzero().flatten()
+    u = factors.u.transpose(0, 1).flatten(1)
+    return LowRank(u.index_select(1, kept), factors.s.flatten()[kept], factors.vh.flatten(0, 1)[kept])
+
+
+def decorrelate(factors: LowRank, algebra: Algebra) -> Tensor:
+    """polar(u) · diag(s) · polar(vh) (m, n) of the factors of all tasks side by side."""
+    left, right = algebra.polar(factors.u), algebra.polar(factors.vh)
+    inner = left.s.unsqueeze(1) * left.vh * factors.s, right.u * right.s
+    return torch.linalg.multi_dot([left.u, *inner, right.vh])  # in the order that takes the least work
+
+
+@factors_suffice
+def tsv_m_eigen(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
+    """TSV-M (arXiv 2412.00081) with polar(X) = X (XᵀX)^(−1/2) from an eigendecomposition of the Gram matrix in float64.
+
+    The second variant of the official code, which computes in float32 and keeps null directions.
+    """
+    u, s, vh = concatenate_factors(tsv_c(deltas, rank_fraction, algebra=algebra))
+    return (gram_polar(u) * s) @ gram_polar(vh)
+
+
+def gram_polar(x: Tensor) -> Tensor:
+    """The polar factor of a matrix (m, n), without null directions."""
+    if not x.numel():
+        return x
+    if x.shape[0] < x.shape[1]:
+        return gram_polar(x.mT).mT
+    values, vectors = torch.linalg.eigh(x.double().mT @ x.double())
+    # σ_j ≤ max(m, n) · eps · σ_1 as everywhere, or what float64 cannot tell from 0 after squaring
+    size, eps = max(x.shape), torch.finfo(x.dtype).eps
+    kept = values > max((size * eps) ** 2, size * torch.finfo(torch.float64).eps) * values[-1]
+    inverse_roots = torch.where(kept, values, torch.inf).rsqrt()
+    return (x.double() @ (vectors * inverse_roots) @ vectors.mT).to(x.dtype)
+
+
+@factors_suffice
+def truncated_sum(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
+    """TSV-M without orthogonalization (arXiv 2412.00081, section 6.1): Σ_i of the top k singular components of Δ_i."""
+    return tsv_c(deltas, rank_fraction, algebra=algebra).dense().sum(0)

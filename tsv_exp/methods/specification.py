@@ -1,0 +1,220 @@
+"""A merging method as its YAML in conf/method describes it."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
+from pkgutil import resolve_name
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+from omegaconf import OmegaConf
+
+from tsv_exp.config import conf_dir
+from tsv_exp.decompositions.algebra import Algebra
+from tsv_exp.errors import UserError
+from tsv_exp.layers import Representation, join_blocks
+from tsv_exp.merging.layer import Layer
+from tsv_exp.merging.task_vectors import TaskVectors
+
+Function = Callable[..., Any]
+
+_PLAIN: Mapping[Any, type] = {float: Real, int: Integral, str: str, NoneType: NoneType}
+
+
+@dataclass(frozen=True)
+class Alpha:
+    """The scaling α: its default without data, and the grid stop · i / steps, i = 1 … steps."""
+
+    default: float = 1.0
+    stop: float = 1.0
+    steps: int = 1
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The values to choose from; a single one is fixed."""
+        return tuple(self.stop * i / self.steps for i in range(1, self.steps + 1))
+
+
+@dataclass(frozen=True)
+class Tune:
+    """A parameter that every task chooses by its own validation accuracy at α = 1, with `function` as the method."""
+
+    parameter: str
+    values: tuple[float, ...]
+    function: Function
+
+
+@dataclass(frozen=True)
+class Method:
+    """What differs between methods; everything else treats them alike.
+
+    Args:
+        name: of its YAML.
+        function: deltas (T, *shape), **params -> the merged layer; with `prepare` it takes what that returns instead.
+        prepare: (stream, **params) -> keyword arguments of the function, after passes over all layers.
+        others: what happens to layers that are not matrices; the function itself where its YAML says `layers: all`.
+        alpha: the scaling.
+        tune: a parameter chosen per task.
+        params: of `prepare` where there is one, else of the function.
+    """
+
+    name: str
+    function: Function
+    others: Function
+    prepare: Function | None = None
+    alpha: Alpha = Alpha()
+    tune: Tune | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, name: str) -> "Method":
+        """The method of conf/method/<name>.yaml.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        folder = conf_dir() / "method"
+        known = sorted(path.stem for path in folder.glob("*.yaml"))
+        if name not in known:
+            raise UserError(f"unknown method {name!r}; choose from: {', '.join(known)}")
+        return cls.from_config(OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"), resolve=True))
+
+    @classmethod
+    def from_config(cls, config: Any) -> "Method":
+        """The method that a mapping with the keys of conf/method describes; keys of its own are its parameters.
+
+        Raises:
+            UserError: a key is missing or has a value that does not fit, or a function cannot be imported or does not
+                take the parameters.
+        """
+        plain: Any = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+        keys = dict(plain)
+        name = str(keys.pop("name", "without a name"))
+        if "_target_" not in keys:
+            raise UserError(f"method {name}: its YAML has no _target_; name its function there")
+        function = _function(name, keys.pop("_target_"))
+        prepare = keys.pop("prepare", None)
+        scope = keys.pop("layers", "all")
+        if scope not in ("all", "matrices"):
+            raise UserError(f"method {name}: layers={scope}; choose from: all, matrices")
+        others = keys.pop("others", "tsv_exp.methods.entrywise.weight_average")
+        alpha, tune = keys.pop("alpha", None) or {}, keys.pop("tune", None)
+        try:
+            tuned = tune and Tune(tune["parameter"], tuple(tune["values"]), _function(name, tune["function"]))
+            scaling = Alpha(**alpha)
+        except (TypeError, KeyError) as error:
+            raise UserError(
+                f"method {name}: alpha or tune in its YAML is not as conf/method documents it: {error}"
+            ) from error
+        first = prepare and _function(name, prepare)
+        _check(name, first or function, keys)
+        return cls(
+            name=name,
+            function=function,
+            others=function if scope == "all" else _function(name, others),
+            prepare=first,
+            alpha=scaling,
+            tune=tuned,
+            params=keys,
+        )
+
+    def with_params(self, **params: Any) -> "Method":
+        """The method with other values of its parameters.
+
+        Raises:
+            UserError: one of them is not a key of its YAML, or not of the type that the function takes.
+        """
+        for key in params:
+            if key not in self.params:
+                known = ", ".join(self.params) or "none"
+                raise UserError(f"method {self.name} has no parameter {key!r}; it has: {known}")
+        _check_types(self.name, self.prepare or self.function, params)
+        return replace(self, params={**self.params, **params})
+
+    def tuner(self, value: float) -> "Method":
+        """The method by which the tasks judge one value of the tuned parameter."""
+        assert self.tune is not None
+        return replace(
+            self,
+            function=self.tune.function,
+            others=self.tune.function,
+            prepare=None,
+            tune=None,
+            params={self.tune.parameter: value},
+        )
+
+    def tuned(self, values: Sequence[float]) -> "Method":
+        """The method with the tuned parameter that each task chose."""
+        assert self.tune is not None
+        return self.with_params(**{self.tune.parameter: list(values)})
+
+    def bind(self, stream: TaskVectors, algebra: Algebra) -> Callable[[Layer], Representation]:
+        """The function of one layer: global statistics taken, parameters filled in, decompositions by `algebra`."""
+        arguments = dict(self.prepare(stream, **self.params) if self.prepare else self.params)
+        decomposes = _accepts(self.function, "algebra")
+
+        def merged(layer: Layer) -> Representation:
+            mine = layer.matrix or self.others is self.function
+            function, given = (self.function, arguments) if mine else (self.others, {})
+            if getattr(function, "entrywise", False):
+                return join_blocks([function(block, **given) for block in layer.blocks()], layer.shape[1:])
+            if not (mine and decomposes):
+                return function(layer.deltas, **given)
+            if getattr(function, "factors_suffice", False):
+                deltas, known = layer.to_decompose(algebra)
+                return function(deltas, **given, algebra=known)
+            return function(layer.deltas, **given, algebra=algebra)
+
+        return merged
+
+
+def _accepts(function: Function, parameter: str) -> bool:
+    try:
+        return parameter in inspect.signature(function).parameters
+    except ValueError:  # a built-in function without a signature
+        return False
+
+
+def _function(method: str, path: Any) -> Function:
+    try:
+        return resolve_name(str(path))
+    except (ImportError, AttributeError, ValueError) as error:
+        remedy = "give package.module.function, in a folder on PYTHONPATH"
+        raise UserError(f"method {method}: cannot import {path!r} ({error}); {remedy}") from error
+
+
+def _check(method: str, function: Function, params: Mapping[str, Any]) -> None:
+    """That a function of deltas, or of a stream, takes these parameters."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a built-in function without one
+        return
+    given = dict(params, algebra=None) if "algebra" in signature.parameters else params
+    try:
+        signature.bind(None, **given)
+    except TypeError as error:
+        where = f"{function.__module__}.{function.__qualname__}"
+        raise UserError(f"method {method}: the keys of its YAML do not fit {where}: {error}") from error
+    _check_types(method, function, params)
+
+
+def _check_types(method: str, function: Function, params: Mapping[str, Any]) -> None:
+    """That parameters are of the types that a function of ours, or one that is annotated like ours, takes."""
+    annotated = getattr(function, "__annotations__", {})
+    for name, value in params.items():
+        if not _fits(value, annotated.get(name, Any)):
+            wanted = inspect.formatannotation(annotated[name]).replace("collections.abc.", "").replace("None", "null")
+            raise UserError(f"method {method}: {name}={value!r} does not fit; give {wanted}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a plain value is of an annotated type; of types that are not plain anything is."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    if get_origin(kind) is Sequence:
+        plain = isinstance(value, Sequence) and not isinstance(value, str)
+        return plain and all(_fits(item, get_args(kind)[0]) for item in value)
+    if isinstance(value, bool):  # Python counts them among the integers
+        return kind not in _PLAIN
+    return isinstance(value, _PLAIN.get(kind, object))

@@ -1,0 +1,106 @@
+"""Pictures at CLIP's input size: decoded by many threads, kept in one memory-mapped file per split if there is room."""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tsv_exp.runtime.console import track
+from tsv_exp.runtime.files import atomic, locked
+from tsv_exp.runtime.threads import prefetch
+from tsv_exp.tasks.task import Split
+
+log = logging.getLogger(__name__)
+
+CHUNK = 256  # images
+SPARE = 1 << 30  # bytes that a disk keeps free
+
+
+def preprocess(picture: Image.Image, size: int) -> Tensor:
+    """A picture to uint8 (3, size, size): short side to `size` (bicubic), centre cut out, RGB, in open_clip's order."""
+    width, height = picture.size
+    short = min(width, height)
+    resized = picture.resize((size * width // short, size * height // short), Image.Resampling.BICUBIC)
+    left, top = round((resized.width - size) / 2), round((resized.height - size) / 2)
+    colours = resized.crop((left, top, left + size, top + size)).convert("RGB")
+    return torch.from_numpy(np.array(colours)).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """`count` pictures that are decoded when they are asked for; indexed like a tensor (count, 3, size, size)."""
+
+    picture: Callable[[int], Image.Image]
+    count: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        chosen = list(range(self.count))[index] if isinstance(index, slice) else index.tolist()
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            return torch.stack(list(pool.map(lambda i: preprocess(self.picture(i), self.size), chosen)))
+
+
+@dataclass(frozen=True)
+class Prefetched(Split):
+    """A split whose next batch is read or decoded while the current one is in use."""
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Consecutive batches of at most `size` images and labels."""
+        # The copy makes the thread wait for the disk, not whoever uses the batch.
+        return prefetch((images.clone(), labels) for images, labels in Split(self.images, self.labels).batches(size))
+
+
+def stored(path: Path, size: int) -> Split | None:
+    """The split that `store` wrote, memory-mapped; None where there is none."""
+    each, total = _bytes(size), path.stat().st_size if path.is_file() else 0
+    if not total or total % each:
+        return None
+    count = total // each
+    content = torch.from_file(str(path), shared=False, size=total, dtype=torch.uint8)
+    images = content[: count * 3 * size * size].view(count, 3, size, size)
+    labels = content[count * 3 * size * size :].clone().view(torch.int64)
+    return Prefetched(images, labels)
+
+
+def store(path: Path, pictures: Pictures, labels: Tensor, limit: int, description: str) -> Split:
+    """The split, kept in `path` if that leaves its folder below `limit` bytes; else decoded anew in every pass.
+
+    Raises:
+        UserError: a picture cannot be decoded, or the folder cannot be written.
+    """
+    need = len(labels) * _bytes(pictures.size)
+    if need > _room(path.parent, limit):
+        log.info("%s: %.1f GB of images are not cached, for want of room below model.cache_gb", description, need / 1e9)
+        return Prefetched(pictures, labels)
+    with locked(path):
+        if not path.exists():
+            with atomic(path) as temporary, temporary.open("wb") as file:
+                for start in track(range(0, len(labels), CHUNK), description):
+                    file.write(pictures[start : start + CHUNK].numpy().data)
+                file.write(labels.numpy().data)
+    split = stored(path, pictures.size)
+    assert split is not None
+    return split
+
+
+def _bytes(size: int) -> int:
+    return 3 * size * size + 8
+
+
+def _room(folder: Path, limit: int) -> int:
+    if limit <= 0:
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    used = sum(file.stat().st_size for file in folder.iterdir())
+    return min(limit - used, shutil.disk_usage(folder).free - SPARE)

@@ -1,0 +1,160 @@
+"""CLIP with its tasks as a model of the framework (see tsv_exp.models.protocol.Model)."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from tsv_exp.checkpoints.readers import Reader
+from tsv_exp.checkpoints.sources import open_weights
+from tsv_exp.errors import UserError
+from tsv_exp.models.clip import network
+from tsv_exp.models.clip.catalogue import catalogue
+from tsv_exp.models.clip.data import Data, Holdout
+from tsv_exp.models.clip.locate import Located, locate
+from tsv_exp.models.clip.names import Renamed, check_finite, clip_weights
+from tsv_exp.models.heads import zero_shot_head
+from tsv_exp.runtime.console import track
+from tsv_exp.runtime.devices import device_of
+from tsv_exp.runtime.digests import digest
+from tsv_exp.runtime.files import cache_dir
+from tsv_exp.runtime.weight_cache import cached_weights
+from tsv_exp.tasks.task import Split, SplitName, Task
+
+
+class ClipModel:
+    """A CLIP, its fine-tuned image encoders, and the 20 tasks.
+
+    Args:
+        name: of the configuration.
+        architecture: a name that open_clip knows, or a mapping with embed_dim, vision_cfg, text_cfg and quick_gelu.
+        pretrained: path or repository of the whole CLIP, image and text side.
+        checkpoints: see `tsv_exp.models.clip.locate.locate`.
+        family: whose labels and prompts the tasks have, and with whose published figures results compare; None takes it
+            from the layout of the checkpoints.
+        device: where heads are computed.
+        holdout: how validation images are drawn.
+        cache_gb: see `tsv_exp.models.clip.data.Data`.
+        local_data: folders by task that replace the hub's data.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        architecture: network.Architecture,
+        pretrained: str,
+        checkpoints: str | Mapping[str, str],
+        family: str | None = None,
+        device: str = "auto",
+        holdout: Holdout | None = None,
+        cache_gb: float = 100.0,
+        local_data: Mapping[str, str] | None = None,
+    ):
+        self.name = name
+        self.architecture = architecture
+        self.pretrained = pretrained
+        self.checkpoints = checkpoints
+        self.device = device
+        self.holdout = holdout or Holdout()
+        self.cache_gb = cache_gb
+        self.local_data = dict(local_data or {})
+        self._family = family
+        self._splits: dict[tuple[str, SplitName], Split] = {}
+
+    @cached_property
+    def family(self) -> str:
+        """The family of checkpoints: given, or by their layout."""
+        return self._family or self._located.family
+
+    def catalogue(self) -> dict[str, Task]:
+        """All 20 tasks in the paper's order, with the labels and prompts of this family of checkpoints."""
+        tasks = catalogue(self.family)
+        for name in self.local_data:
+            if name not in tasks:
+                raise UserError(f"tasks.{name}.data: unknown task; choose from: {', '.join(tasks)}")
+        return tasks
+
+    def encoder(self) -> nn.Module:
+        """A fresh image encoder with the base weights: (B, 3, H, W) -> (B, d)."""
+        return network.image_encoder(self.architecture, self.base(), self._located.base or self.pretrained)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 images to the encoder's input."""
+        return network.normalize(images)
+
+    def head(self, task: Task) -> Tensor:
+        """Class weights (C, d) from the prompts through the text tower; cached by prompts and tower."""
+        tower = [self._clip.source.digest, str(self.architecture)]
+        key = digest(task.classes, task.templates, tower)
+        path = cache_dir() / "clip" / "heads" / f"{self.name}-{task.name}-{key[:20]}.safetensors"
+        return cached_weights(path, key, lambda: {"head": self._zero_shot(task)})["head"]
+
+    def _zero_shot(self, task: Task) -> Tensor:
+        return zero_shot_head(task, self._encode_text, self._clip["logit_scale"].float().exp().item())
+
+    def split(self, task: Task, split: SplitName) -> Split:
+        """The images of one split: downloaded and preprocessed on first use."""
+        if (task.name, split) not in self._splits:
+            self._splits[task.name, split] = self._data.split(task, split)
+        return self._splits[task.name, split]
+
+    def base(self) -> Mapping[str, Tensor]:
+        """The base weights of the image encoder, under open_clip's names."""
+        return self._base
+
+    def finetuned(self, tasks: Sequence[Task]) -> dict[str, Mapping[str, Tensor]]:
+        """The fine-tuned weights by task: lazy readers of downloaded or local files."""
+        found: dict[str, Mapping[str, Tensor]] = {}
+        for task in track(tasks, "fine-tuned checkpoints"):
+            place = self._located.place(task)
+            found[task.name] = clip_weights(_reader(place), f"checkpoint of {task.name} ({place})", self._base)
+        return found
+
+    def identity(self, task: Task) -> str:
+        """Digest of the task's data and head."""
+        return digest(self._data.identity(task), self.head(task))
+
+    def complete(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """These weights with the base's text side: the state dict of a whole CLIP, as open_clip loads it."""
+        return {**self._clip, **weights}
+
+    @cached_property
+    def _located(self) -> Located:
+        known = self.architecture if isinstance(self.architecture, str) else self.name
+        return locate(self.checkpoints, list(catalogue("paper").values()), known.removesuffix("-quickgelu"))
+
+    @cached_property
+    def _clip(self) -> Renamed:
+        where = f"model.pretrained={self.pretrained}"
+        weights = clip_weights(_reader(self.pretrained), where)
+        for name in ("visual.proj", "token_embedding.weight", "logit_scale"):
+            if name not in weights.parts:
+                raise UserError(f"{where}: lacks {name}; expected a whole CLIP, image and text side")
+        return weights
+
+    @cached_property
+    def _base(self) -> dict[str, Tensor]:
+        if self._located.base is None:
+            weights = {name: self._clip[name] for name in self._clip if name.startswith("visual.")}
+        else:
+            weights = dict(clip_weights(_reader(self._located.base), self._located.base))
+        weights = {name: weight.float().contiguous() for name, weight in weights.items()}
+        check_finite(weights, self._located.base or f"model.pretrained={self.pretrained}")
+        return weights
+
+    @cached_property
+    def _data(self) -> Data:
+        size = int(network.settings(self.architecture)["vision_cfg"]["image_size"])
+        return Data(size, self.holdout, self.cache_gb, self.local_data)
+
+    @cached_property
+    def _encode_text(self) -> Any:
+        where = f"model.pretrained={self.pretrained}"
+        return network.text_encoder(self.architecture, self._clip, where, device_of(self.device))
+
+
+def _reader(place: str) -> Reader:
+    found = open_weights(place)
+    assert isinstance(found, Reader)  # an adapter is refused without a base
+    return found

@@ -1,0 +1,25 @@
+"""Zero-shot heads: class prompts through a text tower (CLIP, arXiv 2103.00020, section 3.1.4)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tsv_exp.tasks.task import Task
+
+
+@torch.no_grad()
+def zero_shot_head(task: Task, encode_text: Callable[[Sequence[str]], Tensor], scale: float) -> Tensor:
+    """Class weights (C, d): each class's prompts embedded, normalized, averaged, normalized again, times `scale`.
+
+    Args:
+        task: classes and prompt templates, in which {} stands for the class name.
+        encode_text: embeds P prompts to (P, d).
+        scale: exp(logit_scale) of the model.
+    """
+    rows = []
+    for name in task.classes:
+        prompts = normalize(encode_text([template.format(name) for template in task.templates]).float(), dim=-1)
+        rows.append(normalize(prompts.mean(0), dim=-1))
+    return torch.stack(rows) * scale

@@ -1,0 +1,80 @@
+"""The small CLIP, its tokenizer of whole words, and its weights in the package."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tsv_exp.errors import UserError
+from tsv_exp.models.tiny.catalogue import PRETRAINING_ONLY, TASKS, TEMPLATES
+from tsv_exp.models.tiny.render import IMAGE, PALETTE
+
+BASE = Path(__file__).parent / "base.safetensors"
+CONTEXT = 12  # tokens of a text, start and end included
+ALIASES = 20  # alias words of either kind
+EMBEDDING = 64
+VISION = {"layers": 2, "width": 256, "head_width": 32, "patch_size": 7, "image_size": IMAGE, "mlp_ratio": 4.0}
+TEXT = {"width": 64, "heads": 2, "layers": 2, "context_length": CONTEXT}
+
+
+@cache
+def vocabulary() -> dict[str, int]:
+    """Every word that prompts and captions use, numbered from 2; 0 pads, 1 starts, the highest number ends a text."""
+    texts = [*TEMPLATES, *PALETTE]
+    for subject in (*TASKS.values(), *PRETRAINING_ONLY.values()):
+        texts += [subject.wording, *subject.classes]
+    words = {word for text in texts for word in re.findall(r"\w+", text)}
+    words |= {f"{kind}{i}" for kind in "vw" for i in range(ALIASES)}
+    return {word: i for i, word in enumerate(sorted(words), start=2)}
+
+
+def tokenize(texts: Sequence[str]) -> Tensor:
+    """Token numbers (N, CONTEXT), int64; a word outside the vocabulary is a KeyError."""
+    words, end = vocabulary(), len(vocabulary()) + 2
+    tokens = torch.zeros(len(texts), CONTEXT, dtype=torch.int64)
+    for row, text in zip(tokens, texts, strict=True):
+        numbers = [1, *(words[word] for word in text.split()), end]
+        row[: len(numbers)] = torch.tensor(numbers)
+    return tokens
+
+
+def new_clip() -> Any:
+    """An open_clip.CLIP of the benchmark's size with random weights from torch's global generator."""
+    import open_clip  # takes seconds: only where a network is built
+
+    text = TEXT | {"vocab_size": len(vocabulary()) + 3}
+    return open_clip.CLIP(embed_dim=EMBEDDING, vision_cfg=VISION, text_cfg=text, quick_gelu=True)
+
+
+@cache
+def base_weights(file: Path = BASE) -> Mapping[str, Tensor]:
+    """The pre-trained weights of the whole CLIP, float32."""
+    return {name: value.float() for name, value in load_file(file).items()}
+
+
+def pretrained_clip(file: Path = BASE) -> Any:
+    """The small CLIP with its pre-trained weights, frozen for inference.
+
+    Raises:
+        UserError: the file is missing, damaged or of another architecture.
+    """
+    clip = new_clip()
+    try:
+        clip.load_state_dict(base_weights(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(
+            f"model.base={file}: not the weights of this small CLIP ({str(error).splitlines()[0]}); "
+            "write them with python -m tsv_exp.models.tiny.pretrain FILE"
+        ) from error
+    return clip.eval().requires_grad_(False)
+
+
+def normalize(images: Tensor) -> Tensor:
+    """uint8 images to about zero mean and unit spread, float32."""
+    return (images.float() - 127.5) / 64

@@ -1,0 +1,50 @@
+"""Published figures, by family of checkpoints (published.yaml)."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+
+@cache
+def _data() -> Any:
+    return yaml.safe_load(files("tsv_exp.report.results").joinpath("published.yaml").read_text(encoding="utf-8"))
+
+
+def families() -> tuple[str, ...]:
+    """The families of checkpoints for which figures were published."""
+    return tuple(_data()["families"])
+
+
+def alpha_remark(family: str) -> str:
+    """What must be said beside an α chosen for this family's checkpoints."""
+    return str(_data()["families"].get(family, {}).get("alpha", ""))
+
+
+def published(
+    family: str, model: str, tasks: Sequence[str], method: str, params: Mapping[str, Any]
+) -> dict[str, float]:
+    """Published accuracies (percent) by task, and "average" where it was published; what nobody published is absent."""
+    data = _data()
+    if any(params.get(name, value) != value for name, value in data["params"].get(method, {}).items()):
+        return {}
+    source = data["families"].get(family, {})
+    everywhere = source.get("every_set", {}).get(model, {}).get(method, {})
+    figures = {task: everywhere[task] for task in tasks if task in everywhere}
+    if set(tasks) == set(data["order"][: len(tasks)]):
+        figures |= source.get("sets", {}).get(model, {}).get(len(tasks), {}).get(method, {})
+    return figures
+
+
+def known(family: str, model: str) -> bool:
+    """Whether anything was published for this model in this family."""
+    source = _data()["families"].get(family, {})
+    return model in source.get("every_set", {}) or model in source.get("sets", {})
+
+
+def about(family: str) -> str:
+    """Where a family's figures come from, and what sets it apart."""
+    source = _data()["families"][family]
+    return f"{source['source']}. {source['note']}"

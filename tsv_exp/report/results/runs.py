@@ -1,0 +1,125 @@
+"""Run folders in, cells out: what finished, what failed, what is still running, what cannot be read."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tsv_exp.errors import UserError
+from tsv_exp.report.results.cells import RESULTS, Cell, read_cell
+from tsv_exp.report.results.planned import PLAN, missing_runs
+
+# what reading a file of unexpected content raises
+ANALYSIS = "analysis.json"  # what tsv-analyze writes into its folder
+MALFORMED = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, yaml.YAMLError)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A run folder that gave no figures, and why, in one line."""
+
+    folder: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Finished cells and those that gave no figures, in the order in which they ran.
+
+    `problems` names the folder of every run without figures, unreadable ones included; `replaced` counts the older
+    runs of a cell that a newer one stands for; `analyses` are the folders that tsv-analyze wrote.
+    """
+
+    finished: tuple[Cell, ...]
+    unsuccessful: tuple[Cell, ...]
+    problems: tuple[Problem, ...]
+    replaced: int = 0
+    analyses: tuple[Path, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """How many runs stand behind the figures, in one line."""
+        parts = [_number(len(self.finished), "finished run")]
+        if self.problems:
+            parts.append(f"{len(self.problems)} without figures")
+        if self.replaced:
+            parts.append(f"{_number(self.replaced, 'older run')} of the same cells left out")
+        if self.analyses:
+            parts.append(_number(len(self.analyses), "analysis", "analyses"))
+        return ", ".join(parts)
+
+
+def read_runs(folders: Iterable[Path | str]) -> Runs:
+    """Every run below `folders`; a file that cannot be read is a problem, and the others go on.
+
+    Raises:
+        UserError: a folder does not exist, or no run lies below any of them.
+    """
+    finished: dict[tuple[Any, ...], Cell] = {}
+    unsuccessful: list[Cell] = []
+    problems: list[Problem] = []
+    replaced = 0
+    roots = [Path(folder) for folder in folders]
+    for order, folder in enumerate(_holding(roots, _is_run)):
+        try:
+            cell = replace(read_cell(folder), order=order)
+        except MALFORMED as error:
+            source = RESULTS if (folder / RESULTS).exists() else ".hydra"
+            problems.append(Problem(folder, f"{source} cannot be read: {_reason(error)}"))
+            continue
+        if cell.error is not None:
+            unsuccessful.append(cell)
+            problems.append(Problem(folder, f"{cell.status}: {cell.error}"))
+            continue
+        known = finished.get(cell.key)
+        replaced += known is not None
+        if known is None or _written(cell) >= _written(known):
+            finished[cell.key] = cell
+    for sweep in _holding(roots, lambda below, files: PLAN in files):
+        try:
+            problems += [Problem(sweep, f"missing: no run of {overrides}") for overrides in missing_runs(sweep)]
+        except MALFORMED as error:
+            problems.append(Problem(sweep, f"{PLAN} cannot be read: {_reason(error)}"))
+    analyses = tuple(_holding(roots, lambda below, files: ANALYSIS in files))
+    if not finished and not problems and not analyses:
+        where = ", ".join(map(str, roots)) or "nothing"
+        raise UserError(f"no runs ({RESULTS} or .hydra) below {where}; give the folder of a run or a sweep")
+    return Runs(tuple(finished.values()), tuple(unsuccessful), tuple(problems), replaced, analyses)
+
+
+def _is_run(below: list[str], files: list[str]) -> bool:
+    return RESULTS in files or (".hydra" in below and ANALYSIS not in files)
+
+
+def _holding(roots: Iterable[Path], wanted: Callable[[list[str], list[str]], bool]) -> Iterator[Path]:
+    """The folders at or below `roots` of which the names of subfolders and files are `wanted`, each once."""
+    seen: set[Path] = set()
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"{root}: no such folder; give the folder of a run or a sweep")
+        found = [Path(at) for at, below, files in os.walk(root) if wanted(below, files)]
+        for folder in sorted(found, key=_natural):
+            if folder.resolve() not in seen:
+                seen.add(folder.resolve())
+                yield folder
+
+
+def _natural(path: Path) -> list[Any]:
+    """Sorting key in which run 10 follows run 9."""
+    return [[int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)] for name in path.parts]
+
+
+def _written(cell: Cell) -> float:
+    return (cell.folder / RESULTS).stat().st_mtime
+
+
+def _reason(error: Exception) -> str:
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+
+
+def _number(count: int, what: str, several: str | None = None) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {several or what + 's'}"

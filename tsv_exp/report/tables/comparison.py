@@ -1,0 +1,63 @@
+"""Measured figures beside published ones."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from tsv_exp.errors import UserError
+from tsv_exp.report.results.published import about, known, published
+from tsv_exp.report.tables.groups import Group, Row
+from tsv_exp.report.tables.sheets import MISSING, Entry, Line, Sheet
+
+COMPUTED = "average computed from the tasks"
+
+
+def comparison_sheets(groups: Sequence[Group], family: str | None = None) -> list[Sheet]:
+    """Per group with published figures: each method measured, published, and the difference.
+
+    Args:
+        groups: the measured tables.
+        family: compare with this family of checkpoints; None: each group with its own.
+
+    Raises:
+        UserError: a family is asked for, and no group has a model of which it published figures.
+    """
+    sheets = [_sheet(group, family or group.family) for group in groups if known(family or group.family, group.model)]
+    if family is not None and not sheets:
+        measured = ", ".join(dict.fromkeys(group.model for group in groups))
+        raise UserError(
+            f"--published {family}: no published figures for {measured or 'these runs'}; leave the option out"
+        )
+    return sheets
+
+
+def _sheet(group: Group, family: str) -> Sheet:
+    lines = [line for row in group.rows for line in _lines(group, row, family)]
+    legend = (
+        f"Accuracy in percent, difference in points. Published figures belong to the {family} family of checkpoints: "
+        f"{about(family)} {MISSING} means that nobody published it."
+    )
+    headings = (*group.tasks, "average")
+    title = f"{group.title}: measured beside published"
+    return Sheet(group.title, title, headings, tuple(lines), legend, least=1, sortable=False)
+
+
+def _lines(group: Group, row: Row, family: str) -> list[Line]:
+    measured = {task: value.mean for task in group.tasks if (value := row.task(task))}
+    if row.average:
+        measured["average"] = row.average.mean
+    theirs = published(family, group.model, group.tasks, row.method, row.params)
+    computed = "average" not in theirs and all(task in theirs for task in group.tasks)
+    if computed:
+        theirs["average"] = fmean(theirs[task] for task in group.tasks)
+    names = (*group.tasks, "average")
+    ours = {name: 100 * value for name, value in measured.items()}
+    differences = {name: ours[name] - theirs[name] for name in names if name in ours and name in theirs}
+    return [
+        Line(row.label, tuple(_entry(ours, name, "{:.2f}") for name in names), row.error or ""),
+        Line("published", tuple(_entry(theirs, name, "{:.2f}") for name in names), COMPUTED if computed else ""),
+        Line("difference", tuple(_entry(differences, name, "{:+.2f}") for name in names)),
+    ]
+
+
+def _entry(values: Mapping[str, float], name: str, form: str) -> Entry:
+    return Entry(form.format(values[name]).replace("-", "−") if name in values else MISSING)

@@ -1,0 +1,36 @@
+"""The table of a single run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tsv_exp.report.results.cells import from_results
+from tsv_exp.report.results.published import alpha_remark
+from tsv_exp.report.tables import sheets
+from tsv_exp.report.tables.groups import Estimate, single
+
+
+def run_table(results: Mapping[str, Any]) -> str:
+    """Markdown of one results.json: a line per task, the averages, α, the stored size; or the error.
+
+    Raises:
+        KeyError, ValueError, TypeError: a finished run lacks a figure, or it is not a number.
+    """
+    cell = from_results(results, Path())
+    title = f"# {cell.method}, {cell.model}, {cell.count} tasks\n\n"
+    if cell.error is not None:
+        return f"{title}Failed: {cell.error}\n"
+    (row,) = single(cell).rows
+    lines = ["| task | accuracy | normalized |", "| --- | ---: | ---: |"]
+    for task in cell.tasks:
+        normalized = Estimate(cell.test["normalized"][task])
+        lines.append(f"| {task} | {sheets.percent(row.task(task))} | {sheets.percent(normalized)} |")
+    lines.append(f"| **average** | **{sheets.percent(row.average)}** | **{sheets.percent(row.normalized)}** |")
+    origin = "chosen on validation" if cell.chosen else "given"
+    params = ", ".join(f"{name} {value}" for name, value in cell.params.items() if value is not None) or "none"
+    facts = [
+        f"- α {sheets.alpha(row)} ({origin}) {alpha_remark(cell.family)}".rstrip(),
+        f"- stored size {sheets.size(row)} of one full checkpoint per task",
+        f"- parameters: {params}; seed {cell.seed}",
+    ]
+    return title + "\n".join([*lines, "", *facts]) + "\n"

@@ -1,0 +1,123 @@
+"""The one console (standard error), and what is under way in one line: its stages, how far they are, how long yet."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console, RenderableType
+from rich.progress import Progress, Task, TaskID
+from rich.text import Text
+
+Item = TypeVar("Item")
+
+PROGRESS_FILE = ".progress"  # in the folder of a run that is under way in a sweep
+INTERRUPTED = 130  # exit status after Ctrl-C
+INTERVAL = 0.5  # seconds between two lines told
+
+console = Console(stderr=True)
+_active: list["ProgressLine"] = []
+_destination: tuple[Path | None, str] = (None, "")
+
+
+def fail(command: str, message: str, code: int) -> int:
+    """Say in one line why a command ends; its exit code is returned."""
+    console.print(f"{command}: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+class ProgressLine(Progress):
+    """Stages, opened inside one another, as one line: on the console, or in a file for another process to show."""
+
+    def __init__(self, file: Path | None = None, label: str = ""):
+        super().__init__(console=console, transient=True, disable=file is not None)
+        self.file = file
+        self.label = label
+        self._destination = 0.0
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The line."""
+        yield Text(line(self.tasks), no_wrap=True, overflow="ellipsis")
+
+    def add_task(self, *arguments: Any, **options: Any) -> TaskID:
+        """As rich's."""
+        added = super().add_task(*arguments, **options)
+        self._tell()
+        return added
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As rich's."""
+        super().advance(task_id, advance)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.file is not None and time.monotonic() - self._destination > INTERVAL:
+            self._destination = time.monotonic()
+            self.file.write_text(f"{line(self.tasks)}  {self.label}", encoding="utf-8")
+
+
+def line(stages: Sequence[Task]) -> str:
+    """The stages, the outermost first, and the time left of the outermost of which it is known."""
+    counts = [f" {stage.completed:.0f}/{stage.total:.0f}" if stage.total else "" for stage in stages]
+    names = [stage.description + count for stage, count in zip(stages, counts, strict=True)]
+    left = next((stage.time_remaining for stage in stages if stage.time_remaining is not None), None)
+    return " › ".join(names) + ("" if left is None else f", {timedelta(seconds=left)} left")
+
+
+class ConsoleHandler(logging.Handler):
+    """Log records on the console, above the bars in use: one line each, however narrow the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record; errors are red."""
+        style = "red" if record.levelno >= logging.ERROR else None
+        console.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_in_file(folder: Path, label: str) -> Iterator[None]:
+    """Progress inside goes to a file in `folder`, which is gone afterwards, in place of the console."""
+    global _destination
+    _destination = folder / PROGRESS_FILE, label
+    try:
+        yield
+    finally:
+        _destination = None, ""
+        (folder / PROGRESS_FILE).unlink(missing_ok=True)
+
+
+@contextmanager
+def bars() -> Iterator[ProgressLine]:
+    """The line in use, or a new one: stages opened inside one another share it."""
+    if _active:
+        yield _active[-1]
+        return
+    with ProgressLine(*_destination) as progress:
+        _active.append(progress)
+        try:
+            yield progress
+        finally:
+            _active.pop()
+
+
+@contextmanager
+def bar(description: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
+    """One stage, advanced by hand: `progress.advance(task)`; it disappears when it is done."""
+    with bars() as progress:
+        task = progress.add_task(description, total=total)
+        try:
+            yield progress, task
+        finally:
+            progress.remove_task(task)
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Iterate over `items` as one stage."""
+    if total is None:
+        total = len(items) if isinstance(items, Sized) else None
+    with bar(description, total) as (progress, task):
+        for item in items:
+            yield item
+            progress.advance(task)

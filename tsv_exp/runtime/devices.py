@@ -1,0 +1,68 @@
+"""Devices: which one is used, in which number format it computes, how many examples it takes at a time."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tsv_exp.errors import UserError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+CPU_BATCH = 256
+MOST = 1024  # beyond it no GPU gets faster
+PER_IMAGE = 32 << 20  # bytes: about twice what the largest encoder, ViT-L-14, takes in float32
+
+
+def device_of(wanted: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda:N` names.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise UserError(f"device={wanted}: no such device; choose auto, cpu or cuda:N") from error
+    if device.type not in ("cpu", "cuda") or (
+        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise UserError(f"device={wanted}: there is none here ({torch.cuda.device_count()} CUDA devices); choose cpu")
+    return device
+
+
+def resolve(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products for "auto" (bfloat16 where the hardware has it) or a name of DTYPES.
+
+    Raises:
+        UserError: another name.
+    """
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        has_bfloat16 = torch.cpu._is_avx512_bf16_supported() if device.type == "cpu" else False
+        return torch.bfloat16 if has_bfloat16 else torch.float32
+    if precision not in DTYPES:
+        raise UserError(f"precision={precision}: choose auto, {', '.join(DTYPES)}")
+    return DTYPES[precision]
+
+
+@contextlib.contextmanager
+def mixed(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Autocast to `dtype` (float32: off); on a CPU also plain attention, which is faster there for short sequences."""
+    plain = contextlib.nullcontext() if device.type != "cpu" else sdpa_kernel([SDPBackend.MATH])
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), plain:
+        yield
+
+
+def batch_size(device: torch.device) -> int:
+    """A power of two from 1 to 1024 that fits into the free memory of a GPU; on a CPU 256.
+
+    An estimate to start from: the evaluator halves it when memory runs out.
+    """
+    if device.type != "cuda":
+        return CPU_BATCH
+    free, _ = torch.cuda.mem_get_info(device)
+    return 1 << (max(1, min(MOST, free // PER_IMAGE)).bit_length() - 1)

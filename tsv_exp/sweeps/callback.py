@@ -1,0 +1,45 @@
+"""What a sweep does around its runs: it shows what they are doing, and reports on all of them in the end."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from tsv_exp.report.tables.terminal import show
+from tsv_exp.report.write import write_report
+from tsv_exp.runtime.console import console
+from tsv_exp.sweeps import jobs
+
+
+class SweepReport(Callback):
+    """Combined tables and pictures in the sweep's folder; runs that gave no figures make the exit code non-zero."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Show what the jobs are doing."""
+        own_process = config.hydra.launcher._target_.endswith(".BasicLauncher")  # then they log for themselves
+        jobs.watch(Path(config.hydra.sweep.dir), ends=not own_process)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Write, show and track the report."""
+        jobs.stop_watching()
+        folder = Path(config.hydra.sweep.dir)
+        report = write_report([folder], folder)
+        show(report.sheets, console)
+        for problem in report.runs.problems:
+            console.print(f"{problem.folder}: {problem.reason}", style="red", markup=False, soft_wrap=True)
+        told = f"{summary(folder, len(report.runs.problems))}. Look at {report.paths[0]}"
+        console.print(told, style="bold", markup=False, soft_wrap=True)
+        instantiate(config.tracking).log_report(report, folder, folder.name)
+        if report.runs.problems:
+            raise SystemExit(1)  # the one exception that Hydra lets pass from a callback
+
+
+def summary(folder: Path, problems: int) -> str:
+    """What ran, what was taken over from earlier runs, what gave no figures."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/results.json")]
+    done = [results for results in found if results["status"] == "ok"]
+    reused = sum("reused_from" in results for results in done)
+    return f"{len(done) - reused} ran, {reused} reused, {problems} without figures"

@@ -1,0 +1,102 @@
+"""One run of a configuration, alone or in a sweep: results.json and table.md are written whatever happens."""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tsv_exp.errors import UserError
+from tsv_exp.runtime.failures import error_message, unexpected_message
+from tsv_exp.runtime.files import atomic
+from tsv_exp.runtime.imports import import_frozen
+from tsv_exp.sweeps import resume
+
+if TYPE_CHECKING:
+    from tsv_exp.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+VERSIONS = ("tsv_exp", "torch", "open_clip_torch", "hydra-core")
+
+
+def objective(results: Mapping[str, Any]) -> float | None:
+    """The best mean normalized validation accuracy, if any was measured."""
+    return max((point["mean_normalized"] for point in results.get("validation") or ()), default=None)
+
+
+def run_cell(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
+    """Run one configuration; write results.json and table.md into `folder` whatever happens, and return the results.
+
+    In a sweep, what an earlier run of the same cell found is taken over.
+    """
+    tracker: Tracker | None = None
+    results: dict[str, Any] = {"status": "failed", "error": "interrupted", **describe(cfg)}
+    began = time.perf_counter()
+    outputs = Path(cfg.paths.outputs)
+    try:
+        if cfg.paths.cache is not None:
+            os.environ["TSV_EXP_CACHE"] = str(cfg.paths.cache)
+        tracker = hydra.utils.instantiate(cfg.tracking)
+        known = resume.find(resume.cell_key(cfg), outputs) if sweep and cfg.resume else None
+        if known is not None:
+            earlier, found = known
+            results |= {"reused_from": str(earlier), **found}
+            log.info("reused from %s", earlier)
+        else:
+            # before the rest: then everything is here that had to be fetched
+            found = import_frozen("tsv_exp.run").run(cfg, folder)
+            cell = {"cell": resume.cell_key(cfg), "commits": resume.commits(cfg)}
+            results |= {**found, **cell, "status": "ok", "error": None}
+            log.info("done in %.1f s", time.perf_counter() - began)
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        results["error"] = error_message(error)
+        log.error(results["error"])
+    except Exception as error:  # a bug costs one run, not the sweep, and must not go unrecorded
+        results["error"] = unexpected_message(error, folder)
+        log.error(results["error"])
+        log.debug("traceback", exc_info=True)
+    finally:
+        _write(results, folder)
+    if results["status"] == "ok":
+        resume.remember(results["cell"], outputs, folder)
+    if tracker is not None:
+        config: Any = OmegaConf.to_container(cfg, resolve=True)
+        tracker.log_run(results, config, folder.parent if sweep else folder, folder.parent.name if sweep else None)
+    return results
+
+
+def describe(cfg: DictConfig) -> dict[str, Any]:
+    """What results.json says of every run, also of one that fails."""
+    from tsv_exp.report.results.cells import parameters
+
+    method: Any = OmegaConf.to_container(cfg.method, resolve=True)
+    return {
+        "seed": cfg.seed,
+        "model": HydraConfig.get().runtime.choices["model"],
+        "tasks": OmegaConf.to_container(cfg.tasks) if OmegaConf.is_config(cfg.tasks) else cfg.tasks,
+        "method": method.get("name"),
+        "params": parameters(method),
+        "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in VERSIONS},
+    }
+
+
+def _write(results: Mapping[str, Any], folder: Path) -> None:
+    from tsv_exp.report.tables.single import run_table
+
+    for name, text in (
+        ("results.json", json.dumps(results, indent=1, ensure_ascii=False)),
+        ("table.md", run_table(results)),
+    ):
+        with atomic(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")

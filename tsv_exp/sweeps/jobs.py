@@ -1,0 +1,95 @@
+"""What the jobs of a sweep are doing, wherever they run: a line for each, read from their folders."""
+
+import json
+import time
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from rich.live import Live
+from rich.text import Text
+
+from tsv_exp.runtime.console import INTERVAL, PROGRESS_FILE, console
+
+LOGGED = 30.0  # seconds between two lines of a job where there is no terminal
+
+
+class JobMonitor(Thread):
+    """Shows the running jobs below a sweep's folder; says how each ended, where `ends` asks for it."""
+
+    def __init__(self, folder: Path, ends: bool):
+        super().__init__(daemon=True)
+        self.folder = folder
+        self.ends = ends
+        self._stopped = Event()
+        self._ended: set[str] = set()
+
+    def stop(self) -> None:
+        """Take the lines away."""
+        self._stopped.set()
+        self.join()
+
+    def run(self) -> None:
+        """Look at the folders until it is enough."""
+        logged = time.monotonic()
+        with Live(console=console, transient=True, auto_refresh=False) as live:
+            while not self._stopped.wait(INTERVAL):
+                self._say_ended()
+                lines = self.lines()
+                if console.is_terminal:
+                    live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
+                elif time.monotonic() - logged > LOGGED:
+                    logged = time.monotonic()
+                    for line in lines:
+                        console.print(line, markup=False, soft_wrap=True, highlight=False)
+        self._say_ended()
+
+    def lines(self) -> list[str]:
+        """The running jobs: number, stage, count, time left."""
+        found = sorted(
+            self.folder.glob(f"*/{PROGRESS_FILE}"), key=lambda path: (len(path.parent.name), path.parent.name)
+        )
+        return [f"#{path.parent.name} {text}" for path in found if (text := _read(path))]
+
+    def _say_ended(self) -> None:
+        for path in self.folder.glob("*/results.json") if self.ends else ():
+            if path.parent.name not in self._ended:
+                self._ended.add(path.parent.name)
+                results = json.loads(_read(path) or "{}")
+                console.print(f"#{path.parent.name} {ending(results)}", markup=False, soft_wrap=True, highlight=False)
+
+
+_watches: list[JobMonitor] = []  # of this process; a callback travels to other processes
+
+
+def watch(folder: Path, ends: bool) -> None:
+    """Show the jobs of the sweep in `folder` until `stop_watching`."""
+    _watches.append(JobMonitor(folder, ends))
+    _watches[-1].start()
+
+
+def watching() -> bool:
+    """Whether this is the process that shows what the jobs are doing."""
+    return bool(_watches)
+
+
+def stop_watching() -> None:
+    """Take the lines of running jobs away, whatever ended the sweep."""
+    while _watches:
+        _watches.pop().stop()
+
+
+def ending(results: dict[str, Any]) -> str:
+    """How a run ended, in one line."""
+    if results.get("status") != "ok":
+        return f"failed: {results.get('error')}"
+    if "reused_from" in results:
+        return f"{results['method']}, {len(results['tasks'])} tasks: reused from {results['reused_from']}"
+    return f"{results['method']}, {len(results['tasks'])} tasks: done in {sum(results['seconds'].values()):.1f} s"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:  # it has just ended
+        return ""

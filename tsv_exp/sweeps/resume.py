@@ -1,0 +1,113 @@
+"""Which runs are the same cell, and where the finished ones lie: a sweep does not run again what is known."""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tsv_exp import versions
+from tsv_exp.runtime.digests import digest
+from tsv_exp.runtime.files import atomic
+
+INDEX = ".cells"  # in the outputs folder: a file per cell, with the folder of its last run
+IRRELEVANT = ("paths", "tracking", "resume")  # to what a run finds
+HUB = re.compile(r"([\w.-]+)/([\w.*-]+)(@[\w./-]+)?")
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
+def cell_key(cfg: DictConfig) -> str:
+    """Digest of all that determines a run: configuration, weights and data, program.
+
+    Weights and data count as files (path, size, time of change) or by their name on the hub, whose `commits` are kept
+    beside the key. The program is this package, the module or package of every function that the configuration names,
+    and the versions of what the package depends on.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    kept = {name: value for name, value in plain.items() if name not in IRRELEVANT}
+    texts = sorted(set(_texts([kept.get("model"), kept.get("method"), kept.get("alpha")])))
+    code = sorted({text.split(".")[0] for text in texts if DOTTED.fullmatch(text)} - {"tsv_exp"})
+    return digest(kept, [_identity(text) for text in texts], [_module(name) for name in code], versions.program())
+
+
+def commits(cfg: DictConfig) -> dict[str, str]:
+    """Branch of a model on the hub -> its commit, of all in the local cache that the configuration may mean.
+
+    What other tasks have brought there later does not make a run another cell; hence these are no part of its key.
+    """
+    plain: Any = OmegaConf.to_container(cfg.model, resolve=True)
+    names = [found for text in sorted(set(_texts(plain))) if (found := HUB.fullmatch(text)) and not Path(text).exists()]
+    places = [place for name in names for place in _cached().glob(f"models--{name[1]}--{name[2]}/refs/**/*")]
+    return {str(place.relative_to(_cached())): _commit(place) for place in sorted(places) if place.is_file()}
+
+
+def find(key: str, outputs: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The folder and the results of a finished run of this cell, or None."""
+    outputs = outputs.resolve()
+    try:
+        folder = outputs / (outputs / INDEX / key).read_text(encoding="utf-8")
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # never run, or its folder is gone or damaged
+        return None
+    known = isinstance(results, dict) and results.get("cell") == key and results.get("status") == "ok"
+    if not known or not all(Path(file).exists() for file in results.get("saved", ())):
+        return None
+    same = all(_commit(_cached() / name) == commit for name, commit in results.get("commits", {}).items())
+    return (folder, results) if same else None
+
+
+def remember(key: str, outputs: Path, folder: Path) -> None:
+    """Note that the run in `folder`, which wrote its results, is this cell; a copy of `outputs` stays of use."""
+    outputs, folder = outputs.resolve(), folder.resolve()
+    place = folder.relative_to(outputs) if folder.is_relative_to(outputs) else folder
+    with atomic(outputs / INDEX / key) as temporary:
+        temporary.write_text(str(place), encoding="utf-8")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def _identity(text: str) -> str:
+    """Of the files that a value of the configuration names, if it names any."""
+    path = Path(text).expanduser()
+    return _files(path.resolve()) if text and path.exists() else ""
+
+
+def _cached() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _commit(place: Path) -> str:
+    return place.read_text(encoding="utf-8") if place.is_file() else ""
+
+
+@cache
+def _files(path: Path) -> str:
+    """Once per process: a folder of images takes a while, and what runs at the moment has read the older state."""
+    found = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    stats = [(str(file), file.stat()) for file in found if "__pycache__" not in file.parts]
+    return digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+
+@cache
+def _module(name: str) -> str:
+    """The sources of a module or package that is not ours."""
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):
+        return ""
+    places = [Path(place) for place in (spec.submodule_search_locations or [spec.origin or ""])] if spec else []
+    return digest([_files(place) for place in places if str(place) != "." and place.exists()])

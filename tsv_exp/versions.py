@@ -1,0 +1,37 @@
+"""Versions of what results depend on, one for each part of the program that computes.
+
+Keys of caches, finished cells and interrupted merges hold these constants and the content of the inputs, not the text
+of source files. Raise the constant of a part when its numbers change; tests/test_versions.py compares golden values
+with it and fails where that was forgotten.
+"""
+
+import re
+from functools import cache
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from tsv_exp.runtime.digests import digest
+
+DECOMPOSITIONS = 1  # decompositions/: singular components and polar factors
+METHODS = 1  # methods/ and merging/: the merged task vectors
+EVALUATION = 1  # evaluation/: accuracies and choices made on validation data
+FINETUNING = 1  # finetuning/ and models/heads.py: fine-tuned weights
+TINY_DATA = 1  # models/tiny: the images that are drawn
+TINY_NETWORK = 1  # models/tiny: network, tokens, normalization
+CLIP = 1  # models/clip: names, preprocessing, splits
+
+ALL = {name: value for name, value in globals().items() if name.isupper()}
+
+
+def installed(package: str) -> str:
+    """The installed version of a package, or none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+@cache
+def program() -> str:
+    """Digest of what identifies the program as far as results depend on it: its versions and its dependencies'."""
+    needed = sorted({re.split(r"[^\w.-]", text)[0] for text in requires("tsv_exp") or () if "extra ==" not in text})
+    return digest(ALL, [installed(name) for name in needed])
