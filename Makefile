@@ -2,7 +2,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint pretrain clean
+.PHONY: help setup demo test lint docs pretrain clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -28,6 +28,9 @@ lint: setup ## formatting, lint, import contracts and types
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
+
+docs: setup ## the documentation site, in build/site; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 pretrain: setup ## train the embedded benchmark's base model from scratch (about 7 minutes on 2 cores)
 	$(BIN)/python -m tsv_exp.models.tiny.pretrain
