@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tsv_exp.runtime.tensor_files import save
+from tsv_exp.storage.tensor_files import save
 
 TSV_MERGE = str(Path(sys.executable).with_name("tsv-merge"))  # as it is installed beside this Python
 

@@ -28,7 +28,7 @@ import tsv_exp.commands.exp  # noqa: F401 - registers the schema of the configur
 from tsv_exp import merge
 from tsv_exp.config import conf_dir
 from tsv_exp.evaluation.inputs import load_inputs
-from tsv_exp.runtime.files import cache_dir
+from tsv_exp.storage.files import cache_dir
 
 PASSES = {"run": 30, "sweep": 300}
 COMMANDS = {"run": ["method=tsv_m"], "sweep": ["experiment=alpha_rank_heatmap"]}

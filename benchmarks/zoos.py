@@ -23,7 +23,7 @@ from tsv_exp.merging.layer import Weights
 from tsv_exp.methods.specification import Method
 from tsv_exp.run import choose_per_task
 from tsv_exp.runtime.devices import device_of
-from tsv_exp.runtime.files import cache_dir
+from tsv_exp.storage.files import cache_dir
 from tsv_exp.tasks.task import SplitName
 
 

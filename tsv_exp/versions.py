@@ -9,7 +9,7 @@ import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
 
-from tsv_exp.runtime.digests import digest
+from tsv_exp.storage.digests import digest
 
 DECOMPOSITIONS = 1  # decompositions/: singular components and polar factors
 METHODS = 1  # methods/ and merging/: the merged task vectors

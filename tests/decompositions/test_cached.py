@@ -127,12 +127,12 @@ def test_a_merge_with_the_cache(place, method, tmp_path, monkeypatch):
 def killed(folder: Path) -> int:
     """Runs a process that dies while it writes factors into `folder`."""
     code = f"""
-import os, pathlib, torch, tsv_exp.runtime.weight_cache
+import os, pathlib, torch, tsv_exp.storage.weight_cache
 from tsv_exp.decompositions.cached import FactorCache
 from tsv_exp.layers import LowRank
 def die(path, *_):
     path.write_bytes(bytes(1000)); os._exit(9)
-tsv_exp.runtime.weight_cache.save = die
+tsv_exp.storage.weight_cache.save = die
 FactorCache(pathlib.Path({str(folder)!r})).put("key", LowRank(torch.ones(2, 1), torch.ones(1), torch.ones(1, 2)))
 """
     return subprocess.run([sys.executable, "-c", code]).returncode

@@ -15,7 +15,7 @@ from tsv_exp.report.plots.style import styled
 from tsv_exp.report.results.runs import ANALYSIS, Runs
 from tsv_exp.report.tables import formats
 from tsv_exp.report.write import Report
-from tsv_exp.runtime.files import atomic
+from tsv_exp.storage.files import atomic
 
 
 def write_analysis(analysis: Analysis, proposals: Sequence[Proposal], out: Path | str, name: str) -> Report:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tsv_exp.checkpoints import hub
 from tsv_exp.checkpoints.readers import file_digest
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.files import cache_dir, locked
+from tsv_exp.storage.files import cache_dir, locked
 
 CONTENT = re.compile("[0-9a-f]{64}")  # as the hub tags a large file: with its SHA-256
 DATA = re.compile(r"hf://datasets/(?P<repo>[^@]+)@(?P<revision>[^/]+)/(?P<name>.+)")

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.digests import digest
+from tsv_exp.storage.digests import digest
 
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".pt", ".pth", ".bin")
 HUB_NAMES = (  # in order of preference

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tsv_exp.checkpoints.readers import CONFIGURATION, read
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.digests import digest
-from tsv_exp.runtime.files import atomic, clear_partial_files
-from tsv_exp.runtime.tensor_files import Kinds, header, kinds, stream
+from tsv_exp.storage.digests import digest
+from tsv_exp.storage.files import atomic, clear_partial_files
+from tsv_exp.storage.tensor_files import Kinds, header, kinds, stream
 
 STATE = ".tsv-merge"  # beside the result: what it is made of, and the digest of every finished file
 

@@ -20,8 +20,8 @@ from tsv_exp.finetuning.training import Recipe, finetune
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.console import bar, console
 from tsv_exp.runtime.distributed import rank_device
-from tsv_exp.runtime.files import atomic
-from tsv_exp.runtime.tensor_files import save
+from tsv_exp.storage.files import atomic
+from tsv_exp.storage.tensor_files import save
 from tsv_exp.tasks.task import Task, select
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.batched import BatchedAlgebra
 from tsv_exp.decompositions.cached import CachedAlgebra, FactorCache
 from tsv_exp.decompositions.fast import FastAlgebra
-from tsv_exp.runtime import files
+from tsv_exp.storage import files
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.layers import LowRank
-from tsv_exp.runtime import files
-from tsv_exp.runtime.digests import digest
-from tsv_exp.runtime.weight_cache import read_verified, write_verified
+from tsv_exp.storage import files
+from tsv_exp.storage.digests import digest
+from tsv_exp.storage.weight_cache import read_verified, write_verified
 from tsv_exp.versions import DECOMPOSITIONS
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from tsv_exp.merging.layer import Weights
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.devices import batch_size as automatic_batch_size
 from tsv_exp.runtime.devices import mixed, resolve
-from tsv_exp.runtime.digests import digest
+from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Split, SplitName, Task
 from tsv_exp.versions import EVALUATION
 

@@ -14,7 +14,7 @@ from tsv_exp.evaluation.reference import finetuned_accuracies
 from tsv_exp.merging.layer import Weights
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.devices import device_of
-from tsv_exp.runtime.files import cache_dir
+from tsv_exp.storage.files import cache_dir
 from tsv_exp.tasks.task import SplitName, select
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 from filelock import FileLock, Timeout
 
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.files import cache_dir
+from tsv_exp.storage.files import cache_dir
 
 WAIT = 60  # seconds for another process that is writing
 PATIENCE = 60.0  # seconds for another process that is measuring: it may be suspended

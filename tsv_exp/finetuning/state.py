@@ -11,7 +11,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.files import atomic
+from tsv_exp.storage.files import atomic
 
 
 @dataclass(frozen=True)

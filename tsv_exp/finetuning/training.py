@@ -15,8 +15,8 @@ from torch.nn.functional import normalize as unit
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.state import TrainingState
 from tsv_exp.runtime.devices import mixed, resolve
-from tsv_exp.runtime.digests import digest
 from tsv_exp.runtime.threads import prefetch
+from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Split
 
 

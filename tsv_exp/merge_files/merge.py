@@ -22,11 +22,11 @@ from tsv_exp.merging.layer import Layer, finite
 from tsv_exp.merging.layer_map import map_layers
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification import Method
-from tsv_exp.runtime import files
 from tsv_exp.runtime.console import bar, console
-from tsv_exp.runtime.digests import digest
 from tsv_exp.runtime.distributed import assigned, process_group, rank_device, split_work
-from tsv_exp.runtime.tensor_files import Kinds, kinds
+from tsv_exp.storage import files
+from tsv_exp.storage.digests import digest
+from tsv_exp.storage.tensor_files import Kinds, kinds
 from tsv_exp.versions import program
 
 Result = TypeVar("Result")

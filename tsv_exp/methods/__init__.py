@@ -4,8 +4,16 @@ A function returns the merged task vector before α; conf/method/<name>.yaml nam
 Names, files, devices and the choice of α are not known here.
 """
 
-from tsv_exp.methods.dropping import breadcrumbs, dare, dare_ties, dare_ties_statistics
-from tsv_exp.methods.entrywise import individual, task_arithmetic, weight_average, zero_shot
+from tsv_exp.methods.entrywise import (
+    breadcrumbs,
+    dare,
+    dare_ties,
+    dare_ties_statistics,
+    individual,
+    task_arithmetic,
+    weight_average,
+    zero_shot,
+)
 from tsv_exp.methods.isotropic import iso_c, iso_cts
 from tsv_exp.methods.knots import knots_ties, knots_ties_statistics
 from tsv_exp.methods.masks import consensus_ta, emr, emr_rescalers, magnitude_mask, magnitude_thresholds, tall_mask

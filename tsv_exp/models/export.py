@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tsv_exp.merging.engine import Merged, apply
 from tsv_exp.models.protocol import Model
-from tsv_exp.runtime.files import atomic
-from tsv_exp.runtime.tensor_files import save
+from tsv_exp.storage.files import atomic
+from tsv_exp.storage.tensor_files import save
 
 log = logging.getLogger(__name__)
 

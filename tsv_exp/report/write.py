@@ -10,7 +10,7 @@ from tsv_exp.report.tables import data, formats
 from tsv_exp.report.tables.comparison import comparison_sheets
 from tsv_exp.report.tables.groups import Group, build_groups
 from tsv_exp.report.tables.sheets import Sheet, group_sheet, overview_sheets
-from tsv_exp.runtime.files import atomic
+from tsv_exp.storage.files import atomic
 
 
 @dataclass(frozen=True)

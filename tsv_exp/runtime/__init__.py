@@ -1,4 +1,4 @@
-"""What the machine gives: files, console, devices, threads, processes.
+"""What the machine gives: console, devices, threads, processes, imports, messages of failures.
 
-Nothing here knows of models or merging.
+Nothing here knows of models, merging or files.
 """

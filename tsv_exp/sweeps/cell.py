@@ -18,8 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.failures import error_message, unexpected_message
-from tsv_exp.runtime.files import atomic
 from tsv_exp.runtime.imports import import_frozen
+from tsv_exp.storage.files import atomic
 from tsv_exp.sweeps import resume
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp import versions
-from tsv_exp.runtime.digests import digest
-from tsv_exp.runtime.files import atomic
+from tsv_exp.storage.digests import digest
+from tsv_exp.storage.files import atomic
 
 INDEX = ".cells"  # in the outputs folder: a file per cell, with the folder of its last run
 IRRELEVANT = ("paths", "tracking", "resume")  # to what a run finds

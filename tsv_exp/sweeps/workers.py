@@ -7,7 +7,7 @@ import subprocess
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from tsv_exp.runtime.files import cache_dir
+from tsv_exp.storage.files import cache_dir
 
 CORES = 4  # of a job without a GPU
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tsv_exp.models.tiny.catalogue import PRETRAINING_ONLY, TASKS, draw
-from tsv_exp.models.tiny.glyphs import SIDE, TEST_FONTS, TRAINING_FONTS, Glyph, bitmap, fonts
-from tsv_exp.models.tiny.render import IMAGE, PALETTE, Style, colours, render
+from tsv_exp.models.tiny.drawing.glyphs import SIDE, TEST_FONTS, TRAINING_FONTS, Glyph, bitmap, fonts
+from tsv_exp.models.tiny.drawing.render import IMAGE, PALETTE, Style, colours, render
 
 EVERYTHING = {**{f"task {k}": v for k, v in TASKS.items()}, **PRETRAINING_ONLY}
 

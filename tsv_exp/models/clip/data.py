@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tsv_exp.models.clip import sources
 from tsv_exp.models.clip.images import Pictures, store, stored
-from tsv_exp.runtime.digests import digest
-from tsv_exp.runtime.files import atomic, cache_dir
+from tsv_exp.storage.digests import digest
+from tsv_exp.storage.files import atomic, cache_dir
 from tsv_exp.tasks.task import Split, SplitName, Task
 
 

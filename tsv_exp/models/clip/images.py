@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from tsv_exp.runtime.console import track
-from tsv_exp.runtime.files import atomic, locked
 from tsv_exp.runtime.threads import prefetch
+from tsv_exp.storage.files import atomic, locked
 from tsv_exp.tasks.task import Split
 
 log = logging.getLogger(__name__)

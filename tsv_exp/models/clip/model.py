@@ -17,9 +17,9 @@ from tsv_exp.models.clip.names import Renamed, check_finite, clip_weights
 from tsv_exp.models.heads import zero_shot_head
 from tsv_exp.runtime.console import track
 from tsv_exp.runtime.devices import device_of
-from tsv_exp.runtime.digests import digest
-from tsv_exp.runtime.files import cache_dir
-from tsv_exp.runtime.weight_cache import cached_weights
+from tsv_exp.storage.digests import digest
+from tsv_exp.storage.files import cache_dir
+from tsv_exp.storage.weight_cache import cached_weights
 from tsv_exp.tasks.task import Split, SplitName, Task
 
 

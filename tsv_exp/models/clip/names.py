@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsv_exp.checkpoints.readers import Reader
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.digests import digest
+from tsv_exp.storage.digests import digest
 
 # open_clip's name -> that of transformers, within a tower
 BLOCK = {

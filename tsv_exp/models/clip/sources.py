@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tsv_exp.checkpoints import downloads, hub
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.digests import digest
+from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Task
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from tsv_exp.models.tiny.catalogue import PRETRAINING_ONLY, TASKS, TEMPLATES, Subject, draw
+from tsv_exp.models.tiny.drawing.render import PALETTE, Style, Texture, render
 from tsv_exp.models.tiny.network import ALIASES
-from tsv_exp.models.tiny.render import PALETTE, Style, Texture, render
 from tsv_exp.runtime.console import track
 
 CHUNK = 500  # pictures that share one look

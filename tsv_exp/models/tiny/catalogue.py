@@ -9,7 +9,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, from_numpy
 from torch.nn.functional import interpolate, pad
 
-from tsv_exp.models.tiny.drawings import (
+from tsv_exp.models.tiny.drawing.glyphs import Drawer, Glyph, Mask
+from tsv_exp.models.tiny.drawing.render import PALETTE, Style
+from tsv_exp.models.tiny.drawing.shapes import (
     SHAPES,
     Drawing,
     Grating,
@@ -21,8 +23,6 @@ from tsv_exp.models.tiny.drawings import (
     seven_segments,
     shape,
 )
-from tsv_exp.models.tiny.glyphs import Drawer, Glyph, Mask
-from tsv_exp.models.tiny.render import PALETTE, Style
 from tsv_exp.tasks.task import SplitName
 
 TEMPLATES = ("a photo of the {}", "{}", "a picture of {}", "an image of the {}", "the {}")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from tsv_exp.models.tiny.catalogue import TASKS, draw
-from tsv_exp.models.tiny.render import PALETTE, render
-from tsv_exp.runtime.digests import digest
+from tsv_exp.models.tiny.drawing.render import PALETTE, render
+from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Split, SplitName
 
 

@@ -18,7 +18,7 @@ from tsv_exp.models.tiny.data import Data
 from tsv_exp.models.tiny.zoo import cached
 from tsv_exp.runtime.console import bar
 from tsv_exp.runtime.devices import resolve
-from tsv_exp.runtime.digests import digest
+from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Split, SplitName, Task
 from tsv_exp.versions import FINETUNING, TINY_DATA, TINY_NETWORK
 

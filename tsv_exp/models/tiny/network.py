@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tsv_exp.errors import UserError
 from tsv_exp.models.tiny.catalogue import PRETRAINING_ONLY, TASKS, TEMPLATES
-from tsv_exp.models.tiny.render import IMAGE, PALETTE
+from tsv_exp.models.tiny.drawing.render import IMAGE, PALETTE
 
 BASE = Path(__file__).parent / "base.safetensors"
 CONTEXT = 12  # tokens of a text, start and end included

@@ -14,8 +14,8 @@ from tsv_exp.models.tiny.captions import Wording, pool
 from tsv_exp.models.tiny.network import BASE, new_clip, normalize, tokenize
 from tsv_exp.runtime.console import console, track
 from tsv_exp.runtime.devices import mixed, resolve
-from tsv_exp.runtime.files import atomic
-from tsv_exp.runtime.tensor_files import save
+from tsv_exp.storage.files import atomic
+from tsv_exp.storage.tensor_files import save
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from tsv_exp.runtime.files import cache_dir
-from tsv_exp.runtime.weight_cache import Weights, cached_weights
+from tsv_exp.storage.files import cache_dir
+from tsv_exp.storage.weight_cache import Weights, cached_weights
 
 
 def cached(name: str, key: str, make: Callable[[], Weights]) -> Weights:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from tsv_exp.report.plots.draw import draw
 from tsv_exp.report.plots.style import INK, styled
 from tsv_exp.report.tables.groups import Group
-from tsv_exp.runtime.files import atomic
+from tsv_exp.storage.files import atomic
 
 # without date and version, the same runs give the same files
 UNDATED: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}}

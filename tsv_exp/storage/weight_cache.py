@@ -7,9 +7,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tsv_exp.runtime.console import console
-from tsv_exp.runtime.digests import digest
-from tsv_exp.runtime.files import atomic, locked
-from tsv_exp.runtime.tensor_files import save
+from tsv_exp.storage.digests import digest
+from tsv_exp.storage.files import atomic, locked
+from tsv_exp.storage.tensor_files import save
 
 Weights = Mapping[str, Tensor]
 MARK = "tsv_exp.digest"  # in a file's metadata: of its key and its weights together

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tsv_exp.models.tiny.glyphs import SIDE, Mask
+from tsv_exp.models.tiny.drawing.glyphs import SIDE, Mask
 from tsv_exp.tasks.task import SplitName
 
 CANVAS = 3 * SIDE  # drawn larger, then reduced: smooth edges
