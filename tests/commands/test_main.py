@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import tsv_exp
 from tsv_exp.commands import main as commands
 
 SCRIPTS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
@@ -31,6 +32,15 @@ def test_every_script_answers_help_and_exits_with_its_code(
     told = capfd.readouterr()
     assert script in told.out + told.err
     assert "powered by Hydra" not in told.out
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_tells_its_own_version(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, "--version"])
+    assert getattr(commands, SCRIPTS[script].partition(":")[2])() == 0
+    assert capsys.readouterr().out == f"{script} {tsv_exp.__version__}\n"
 
 
 def interrupted() -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 
 from tsv_exp.runtime.console import INTERRUPTED
 from tsv_exp.runtime.imports import import_frozen
@@ -9,6 +10,9 @@ from tsv_exp.runtime.imports import import_frozen
 
 def _command(name: str, module: str) -> Callable[[], int]:
     def run() -> int:
+        if "--version" in sys.argv[1:]:  # Hydra would print its own
+            sys.stdout.write(f"{name} {version('tsv_exp')}\n")
+            return 0
         try:
             return int(import_frozen(module).main() or 0)
         except KeyboardInterrupt:  # before the command could say what is kept

@@ -13,6 +13,7 @@ from tsv_exp.models.clip.images import Pictures, store, stored
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import atomic, cache_dir
 from tsv_exp.tasks.task import Split, SplitName, Task
+from tsv_exp.versions import CLIP
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Data:
     def identity(self, task: Task) -> str:
         """Digest of what the images of a task depend on."""
         drawn = [self.holdout.share, self.holdout.most, self.holdout.seed]
-        return digest(task.name, task.classes, sources.identity(task, self._local(task)), drawn, self.size)
+        return digest(task.name, task.classes, sources.identity(task, self._local(task)), drawn, self.size, CLIP)
 
     def _chosen(self, task: Task, split: SplitName, count: int) -> Tensor:
         if split == "test":
