@@ -24,7 +24,7 @@ from torch import Tensor
 
 import tsv_exp
 from tsv_exp.config import Engine
-from tsv_exp.decompositions import fast, krylov
+from tsv_exp.decompositions import fast, fast_polar, krylov
 
 BLOCK = {"attn.in_proj_weight": (2304, 768), "attn.out_proj.weight": (768, 768)}
 BLOCK |= {"mlp.c_fc.weight": (3072, 768), "mlp.c_proj.weight": (768, 3072)}
@@ -167,6 +167,7 @@ def main() -> None:
     cpu: dict[str, list[float]] = {"ours": [], "theirs": []}
     with ExitStack() as stack:
         stages.watch(stack, fast, ("gram", "_ritz", "_complete", "_orthonormal", "gram_polar"))
+        stages.watch(stack, fast_polar, ("gram",))
         stages.watch(stack, krylov, ("top_vectors",))
         for _ in range(args.pairs):
             start, used = time.perf_counter(), time.process_time()

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from rank_correlation import Interval, interval, shown, spearman, within_sizes
 
 from tsv_exp import Method, merge
 from tsv_exp.analyze.analysis import analyze, propose
@@ -131,46 +132,6 @@ def subsets(pool: Sequence[str], per_size: int) -> Iterator[tuple[str, ...]]:
                 pass
             seen.add(chosen)
             yield chosen
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0, equal values sharing their mean."""
-    order, counts = np.unique(values, return_inverse=True, return_counts=True)[1:]
-    return (np.cumsum(counts) - (counts + 1) / 2)[order]
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Rank correlation; nan where one of them is constant."""
-    a, b = ranks(x) - ranks(x).mean(), ranks(y) - ranks(y).mean()
-    norm = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / norm if norm else float("nan")
-
-
-def within_sizes(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> float:
-    """Rank correlation after ranking within each size: what is left when the number of tasks explains nothing."""
-    scaled = [np.concatenate([_share(v[sizes == size]) for size in np.unique(sizes)]) for v in (x, y)]
-    return spearman(*scaled)
-
-
-def _share(values: np.ndarray) -> np.ndarray:
-    return (ranks(values) + 0.5) / len(values)
-
-
-Interval = tuple[float, float, float]  # a statistic, and the ends of its 95 % bootstrap interval
-
-
-def interval(statistic: Callable[[np.ndarray], float], count: int, groups: np.ndarray, draws: int = 2000) -> Interval:
-    """A statistic of subset indices and its 95 % percentile bootstrap interval, resampled within groups."""
-    rng = np.random.default_rng(0)
-    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    values = [statistic(np.concatenate([rng.choice(m, len(m)) for m in members])) for _ in range(draws)]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return statistic(np.arange(count)), float(low), float(high)
-
-
-def shown(value: Interval) -> str:
-    """A statistic with its interval, as tables have it."""
-    return f"{value[0]:+.2f} [{value[1]:+.2f}, {value[2]:+.2f}]"
 
 
 def correlations(found: Sequence[Measurement]) -> list[list[str]]:

@@ -52,3 +52,7 @@ def close(got, expected, tolerance):
     for name, tensor in expected.items():
         error = float((got[name].double() - tensor).norm())
         assert error <= tolerance * max(float(tensor.norm()), 1e-30), f"{name}: {error / float(tensor.norm())}"
+
+
+def model_of(deltas, dtype):
+    return {"w": torch.zeros(deltas[0].shape, dtype=dtype)}, {f"t{i}": {"w": d.to(dtype)} for i, d in enumerate(deltas)}

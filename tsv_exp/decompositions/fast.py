@@ -18,8 +18,9 @@ from torch import Tensor
 
 from tsv_exp.decompositions import exact as linalg
 from tsv_exp.decompositions import krylov
+from tsv_exp.decompositions.fast_polar import gram_polar, scaled
 from tsv_exp.decompositions.krylov import BLOCK, EPS, random_block
-from tsv_exp.decompositions.numerics import gram
+from tsv_exp.decompositions.numerics import ORTHOGONAL, gram
 from tsv_exp.layers import LowRank
 
 log = logging.getLogger(__name__)
@@ -29,11 +30,6 @@ _ANGLE = 1e-5  # root mean square angle (radians) between found and true singula
 _MENDED = 1e-4  # such an angle that one more step usually brings below that
 _RESIDUAL = 6 * EPS  # relative to σ_1: suffices where values repeat at the cut, which leaves the angle open
 _LARGE = 256  # columns from which the float32 Gram matrix of a flat spectrum is as good as it needs to be
-_WELL_CONDITIONED = 1e-2  # ratio of the eigenvalues of a Gram matrix above which float32 keeps its inverse root
-_CORRECTABLE = 1e-4  # such a ratio, but for the smallest eighth, below which float32 loses the eigenvectors
-_FIRST_ORDER = 0.03  # size of an error whose square is negligible
-_SAFE = 1e-9  # magnitudes between this and its inverse can be squared in float32 without scaling
-_ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes
 _GAP = 1.01  # how far above the last kept eigenvalue a missed one would be noticed
 
 
@@ -115,7 +111,7 @@ class _Ritz(NamedTuple):
 
 def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     """The top k components of matrices (b, m, n), m ≥ n, none of them zero, and which of the b are certified."""
-    x, scale = _scaled(matrices)
+    x, scale = scaled(matrices)
     gram_matrix = gram(x)
     n, width = x.shape[-1], min(x.shape[-1], k + max(k // 2, BLOCK))
     effective_ranks, ritz = _effective_ranks(gram_matrix), None
@@ -178,7 +174,7 @@ def _orthonormal(factors: LowRank) -> Tensor:
     """Whether the kept vectors on both sides are orthonormal (b,)."""
     identity = torch.diag_embed((factors.s > 0).float())
     errors = [(side - identity).abs().flatten(1).amax(1) for side in (gram(factors.u), gram(factors.vh.mT))]
-    return (errors[0] < _ORTHOGONAL) & (errors[1] < _ORTHOGONAL)
+    return (errors[0] < ORTHOGONAL) & (errors[1] < ORTHOGONAL)
 
 
 def _complete(x: Tensor, gram_matrix: Tensor, factors: LowRank) -> Tensor:
@@ -198,59 +194,3 @@ def _complete(x: Tensor, gram_matrix: Tensor, factors: LowRank) -> Tensor:
     shift = torch.maximum(_GAP * last + noise * first, 2 * noise * first).float()
     rest.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
     return torch.linalg.cholesky_ex(rest).info == 0
-
-
-def gram_polar(x: Tensor) -> tuple[LowRank, Tensor]:
-    """polar(x) = x (xᵀx)^(−1/2) of matrices (b, m, n), m ≥ n, without null directions, and which are certified (b,).
-
-    The factors are (b, m, n), (b, n) and (b, n, n).
-    """
-    x = _scaled(x)[0]
-    doubt = x.new_full((len(x),), torch.inf)
-    values, vectors = torch.linalg.eigh(gram(x))
-    first, middle, last = values[:, 0], values[:, values.shape[1] // 8], values[:, -1]
-    if bool((first > _WELL_CONDITIONED * last).all()):
-        root = gram((vectors * values.pow(-0.25).unsqueeze(1)).mT)
-        factors, doubt = LowRank(x, torch.ones_like(values), root), torch.zeros_like(doubt)
-    elif bool((middle > _CORRECTABLE * last).all()):
-        factors, vectors, doubt = _corrected_polar(x, vectors)
-    if not bool((doubt < _FIRST_ORDER).all()):
-        factors, vectors, doubt = _corrected_polar(x, torch.linalg.eigh(gram(x.double())).eigenvectors.to(x))
-    probes = random_block(x)
-    kept = vectors @ (factors.s.unsqueeze(-1) * (vectors.mT @ probes))
-    image = factors.u @ (factors.vh @ probes)
-    error = torch.linalg.matrix_norm(factors.vh.mT @ (factors.u.mT @ image) - kept) / probes.norm()
-    return factors, (error < _ORTHOGONAL) & (doubt < _FIRST_ORDER)
-
-
-def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[LowRank, Tensor, Tensor]:
-    """polar(x) of (b, m, n) from approximate eigenvectors of xᵀx (the smallest first), to first order in their error.
-
-    y = x · vectors has nearly orthogonal columns, whatever their sizes d: yᵀy = D (I + F) D is known to high relative
-    accuracy, as in one-sided Jacobi. Perturbing the root of D (I + F) D gives polar(y) = y D⁻¹ (I − F ∘ W) with
-    W_ij = d_i / (d_i + d_j). The smallest eigenvectors, where errors are largest, are first made exact.
-
-    Returns:
-        the factors, with zeros for null directions, the eigenvectors, and ‖F‖ (b,): the error is of its square.
-    """
-    y, vectors = x @ vectors, vectors.clone()
-    small = slice(0, x.shape[-1] // 8 + 1)
-    rotation = torch.linalg.eigh(gram(y[..., small].double())).eigenvectors.to(x)
-    y[..., small], vectors[..., small] = y[..., small] @ rotation, vectors[..., small] @ rotation
-    sizes = y.norm(dim=-2)
-    keep = linalg.independent(sizes, *x.shape[-2:]).to(y)
-    y *= (keep / torch.where(keep > 0, sizes, 1)).unsqueeze(-2)
-    off = gram(y)
-    off.diagonal(dim1=-2, dim2=-1).sub_(keep)
-    doubt = torch.linalg.matrix_norm(off)
-    pairs = (sizes.unsqueeze(-1) + sizes.unsqueeze(-2)).clamp_(min=torch.finfo(y.dtype).tiny)
-    weighted = off.mul_(sizes.unsqueeze(-1)).div_(pairs)
-    return LowRank(y, keep, torch.baddbmm(vectors.mT, weighted, vectors.mT, alpha=-1)), vectors, doubt
-
-
-def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrices (..., m, n), divided by their largest magnitude (..., 1, 1) where they cannot be squared as they are."""
-    scale = torch.maximum(x.amax((-2, -1), keepdim=True), -x.amin((-2, -1), keepdim=True))
-    if bool(((scale > _SAFE) & (scale < 1 / _SAFE)).all()):
-        return x, torch.ones_like(scale)
-    return x / scale, scale

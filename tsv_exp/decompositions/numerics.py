@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes, that is certified
+
 
 def significant(singular_values: Tensor, m: int, n: int) -> Tensor:
     """Which of the descending singular values (..., r) of m × n matrices exceed rounding: max(m, n) · eps · σ_1."""
