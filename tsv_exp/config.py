@@ -21,8 +21,9 @@ def conf_dir() -> Path:
 class Engine:
     """How layers are merged.
 
-    `svd` auto (fast, certified, falls back by itself) or exact; `cache` off, or where singular factors are kept for the
-    next merge of the same weights: memory (of this process) or disk; `exclude` names 2-D layers that are no matrices.
+    `svd`: auto (fast and certified, with the exact decomposition as fallback) or exact.
+    `cache`: off, or where singular factors are cached for the next merge of the same weights: memory or disk.
+    `exclude`: patterns of 2-D layers that are not matrices.
     """
 
     svd: str = "auto"
@@ -45,7 +46,7 @@ class Evaluate:
 
 @dataclass
 class Paths:
-    """Where runs are written, and the cache of everything that can be made again (null: the user's cache folder)."""
+    """The folder of runs, and the cache of what can be computed again (null: the user's cache folder)."""
 
     outputs: str = "outputs"
     cache: str | None = None
@@ -55,7 +56,7 @@ class Paths:
 class Config:
     """The root: a typo or a value of the wrong type is an error that names the key.
 
-    `resume`: a sweep takes over what an earlier run of the same cell found, and runs only what is missing or changed.
+    `resume`: a sweep reuses the results of earlier runs of the same cell, and runs only what is missing or changed.
     """
 
     seed: int = 0

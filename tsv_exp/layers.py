@@ -1,4 +1,4 @@
-"""How one layer of a merged model is held: dense, low-rank or masked, shared by all tasks or one per task."""
+"""Representations of one layer of a merged model: dense, low-rank or masked, shared by all tasks or one per task."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
@@ -10,7 +10,7 @@ BITS = 8
 
 
 class LowRank(NamedTuple):
-    """u · diag(s) · vh with u (..., m, k), s (..., k), vh (..., k, n); a component with s = 0 is not there."""
+    """u · diag(s) · vh with u (..., m, k), s (..., k), vh (..., k, n); a component with s = 0 is absent."""
 
     u: Tensor
     s: Tensor
@@ -22,7 +22,7 @@ class LowRank(NamedTuple):
 
 
 class Masked(NamedTuple):
-    """One vector (*shape) for all tasks, a boolean mask (T, *shape) and where wanted a factor (T,) for each."""
+    """One vector (*shape) for all tasks, a boolean mask (T, *shape) and optionally a factor (T,) for each."""
 
     vector: Tensor
     masks: Tensor
@@ -41,7 +41,7 @@ def per_task(layer: Representation, shape: torch.Size) -> bool:
 
 
 def join_blocks(runs: Sequence[Representation], shape: torch.Size) -> Representation:
-    """The layer of this shape whose flattened entries are given in runs: (b,), (T, b) or masked."""
+    """The layer of this shape from blocks of its flattened entries: (b,), (T, b) or masked."""
 
     def whole(tensors: list[Tensor]) -> Tensor:
         return torch.cat(tensors, -1).view((*tensors[0].shape[:-1], *shape))
@@ -81,7 +81,7 @@ def stored_bytes(layer: Representation, shape: torch.Size, itemsize: int) -> int
     """The bytes that a layer takes on disk with `itemsize` bytes per number.
 
     Entries that are all zero cost nothing, a mask costs one bit per entry (its factor is one number for the whole model
-    and not counted), low-rank factors cost the components that are there, and never more than the dense matrix.
+    and not counted), low-rank factors cost their non-zero components, and never more than the dense matrix.
     """
     dense = shape.numel() * itemsize
     if isinstance(layer, Masked):

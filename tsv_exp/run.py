@@ -26,13 +26,13 @@ from tsv_exp.models.export import save_merged
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """One run of a configuration: what results.json says of a finished one; `folder` takes the merged model.
+    """One run of a configuration: returns the content of results.json; the merged model is saved in `folder`.
 
     Raises:
-        UserError: something in the configuration, the checkpoints or the data is not as it must be.
+        UserError: something in the configuration, the checkpoints or the data is invalid.
     """
     torch.manual_seed(cfg.seed)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # by default convolutions use it unasked
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # convolutions use TF32 by default
     clock = Clock()
     with clock("load"):
         method, engine = Method.from_config(cfg.method), Engine(**cfg.engine)
@@ -77,7 +77,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 def choose_per_task(
     method: Method, base: Weights, finetuned: Mapping[str, Weights], evaluator: Evaluator, engine: Engine
 ) -> tuple[Method, dict[str, dict[str, float]]]:
-    """The method with the parameter that every task chose by its own validation accuracy; the smallest among equals."""
+    """The method with the parameter of each task that has the best validation accuracy; of equal ones the smallest."""
     if method.tune is None:
         return method, {}
     scores: dict[str, dict[float, float]] = {task: {} for task in finetuned}
@@ -90,7 +90,7 @@ def choose_per_task(
 
 
 def tested(accuracy: Mapping[str, float], finetuned: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, Any]:
-    """Test accuracies (fractions), absolute and normalized; standard errors are binomial over the average's images."""
+    """Test accuracies (fractions), absolute and normalized; standard errors are binomial over all test examples."""
     variance = {task: value * (1 - value) / counts[task] for task, value in accuracy.items()}
     relative = normalized(accuracy, finetuned)
     scaled = {task: value / finetuned[task] ** 2 if finetuned[task] else 0.0 for task, value in variance.items()}

@@ -1,8 +1,8 @@
-"""Versions of what results depend on, one for each part of the program that computes.
+"""Version constants of the parts of the program that results depend on.
 
 Keys of caches, finished cells and interrupted merges hold these constants and the content of the inputs, not the text
 of source files. Raise the constant of a part when its numbers change; tests/test_versions.py compares golden values
-with it and fails where that was forgotten.
+and fails if the constant was not raised.
 """
 
 import re
@@ -32,6 +32,6 @@ def installed(package: str) -> str:
 
 @cache
 def program() -> str:
-    """Digest of what identifies the program as far as results depend on it: its versions and its dependencies'."""
+    """Digest of the version constants and of the versions of all dependencies."""
     needed = sorted({re.split(r"[^\w.-]", text)[0] for text in requires("tsv_exp") or () if "extra ==" not in text})
     return digest(ALL, [installed(name) for name in needed])

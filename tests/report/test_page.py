@@ -96,7 +96,7 @@ def test_the_command_says_what_it_wrote(sweep: Path, tmp_path: Path, capsys: pyt
     assert main([str(sweep), "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert "75.00 ± 1.23" in out
-    assert "3 finished runs, 2 without figures" in out
+    assert "3 finished runs, 2 without results" in out
     assert f"Look at {tmp_path / 'out' / 'report.html'}" in out
 
 

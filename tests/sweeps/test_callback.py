@@ -73,7 +73,7 @@ def test_the_same_sweep_again_runs_what_is_missing(
 ) -> None:
     runs.failures["ties"] = UserError("no room")
     assert command("-m", "method=zero_shot,ties,tsv_m") == 1
-    assert summary(sweep(tmp_path, 0), 1) == "2 ran, 0 reused, 1 without figures"
+    assert summary(sweep(tmp_path, 0), 1) == "2 ran, 0 reused, 1 without results"
     runs.methods, runs.failures = [], {}
     assert command("-m", "method=zero_shot,ties,tsv_m,tsv_c") == 0
     assert runs.methods == ["ties", "tsv_c"]
@@ -136,4 +136,4 @@ def test_the_summary_counts(tmp_path: Path) -> None:
     for number, entry in enumerate([{"status": "ok"}, {"status": "ok", "reused_from": "x"}, {"status": "failed"}]):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "results.json").write_text(json.dumps(entry), encoding="utf-8")
-    assert summary(tmp_path, 1) == "1 ran, 1 reused, 1 without figures"
+    assert summary(tmp_path, 1) == "1 ran, 1 reused, 1 without results"

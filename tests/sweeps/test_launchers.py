@@ -28,8 +28,8 @@ def test_a_sweep_side_by_side(launcher: str, tmp_path: Path) -> None:
     found = results(tmp_path)
     assert sorted(entry["status"] for entry in found) == ["failed", "failed", "ok", "ok"], first.stderr
     assert all("tasks=99" in entry["error"] for entry in found if entry["status"] == "failed")
-    assert "2 ran, 0 reused, 2 without figures" in first.stderr
+    assert "2 ran, 0 reused, 2 without results" in first.stderr
     assert len(list(tmp_path.glob("outputs/sweeps/**/report.html"))) == 1
     again = tsv_exp(*arguments, SMALL[0], folder=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "0 ran, 2 reused, 0 without figures" in again.stderr
+    assert "0 ran, 2 reused, 0 without results" in again.stderr

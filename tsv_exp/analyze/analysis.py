@@ -1,4 +1,4 @@
-"""The measures of all layers, and what they add up to."""
+"""Measures of all layers, and their totals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Analysis:
 
     @property
     def changed(self) -> tuple[LayerMeasures, ...]:
-        """The layers that fine-tuning changed, the only ones to take means of; all of them where it changed none."""
+        """The layers that fine-tuning changed, which means are taken over; all layers if it changed none."""
         return tuple(layer for layer in self.layers if layer.spectra.any()) or self.layers
 
     @property
@@ -134,7 +134,7 @@ class Proposal:
 
 
 def check_count(count: object, tasks: int) -> None:
-    """That so many of the tasks can be chosen.
+    """Check that this number of tasks can be chosen.
 
     Raises:
         UserError: they cannot.

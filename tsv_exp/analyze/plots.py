@@ -1,4 +1,4 @@
-"""An analysis as pictures."""
+"""The plots of an analysis."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +14,7 @@ from tsv_exp.report.plots.style import PALETTE, entitle, figure, line_styles
 
 ACROSS = 3  # panels in a row
 FLOOR = 1e-4  # singular values below this share of the largest are not drawn
-WRITTEN = 12  # more tasks than this have no figures in their heatmaps
+WRITTEN = 12  # heatmaps of more tasks than this have no numbers in their cells
 SPAN = 0.02  # the least range of a heatmap's colours, relative to its largest value: below it, rounding shows
 LETTER = 0.07  # inches that a letter of a layer's name takes, at font size 8
 
@@ -119,12 +119,12 @@ def pairs(analysis: Analysis) -> Figure:
 
 
 def _cell(tasks: Sequence[str]) -> float:
-    """The width of a cell in inches: with or without a figure in it."""
+    """The width of a cell in inches: with or without a number in it."""
     return 0.38 if len(tasks) <= WRITTEN else 0.22
 
 
 def _heat(axes: Axes, values: Tensor, title: str, colours: str, digits: str) -> None:
-    """A heatmap with its figures written into it where there is room."""
+    """A heatmap with numbers in its cells if they fit."""
     shown = values.double().cpu()
     known = shown[shown.isfinite()]
     middle, reach = float(known.max() + known.min()) / 2, float(known.max() - known.min()) / 2

@@ -73,7 +73,7 @@ def _number(value: float, chance: float | None = None) -> Entry:
 
 
 def rounded(value: float) -> str:
-    """Four significant digits, and all that stand before the point."""
+    """Four significant digits, and all digits before the point."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -81,7 +81,7 @@ PAIR_HEADINGS = ("cosine", "overlap left", "overlap right", "STI / Σσ")
 
 
 def pairs(analysis: Analysis) -> Iterator[tuple[Any, ...]]:
-    """Two tasks and their figures, in the order of PAIR_HEADINGS."""
+    """Two tasks and their measures, in the order of PAIR_HEADINGS."""
     matrices = analysis.cosines, analysis.overlap("left"), analysis.overlap("right"), analysis.pairs
     for i, first in enumerate(analysis.tasks):
         for j, second in enumerate(analysis.tasks[:i]):

@@ -24,7 +24,7 @@ def write_analysis(analysis: Analysis, proposals: Sequence[Proposal], out: Path 
     Args:
         analysis: what was measured.
         proposals: which tasks to merge together, the best first; may be empty.
-        out: made where it is missing.
+        out: created if missing.
         name: of the model, for the title.
 
     Raises:
@@ -44,7 +44,9 @@ def write_analysis(analysis: Analysis, proposals: Sequence[Proposal], out: Path 
     shown = Shown(name, tuple(sheets), tuple(pictures))
     figures = {**plain(analysis, proposals), "page": analyses.plain(shown)}
     texts["analysis.html"] = render(f"Interference: {name}", summary(analysis), sheets, pictures)
-    texts[ANALYSIS] = json.dumps(figures, indent=1, ensure_ascii=False)  # last: who finds it finds the rest
+    texts[ANALYSIS] = json.dumps(
+        figures, indent=1, ensure_ascii=False
+    )  # last, so that the other files exist when it does
     for file, text in texts.items():
         with atomic(out / file) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
 """Truncated singular value decompositions and polar factors: exact, fast and certified, cached, batched.
 
-They know matrices only; layers, tasks and methods are above.
+This room works on plain matrices. Layers, tasks and methods are in the rooms above.
 """

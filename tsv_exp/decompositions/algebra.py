@@ -1,4 +1,4 @@
-"""The decompositions that methods are written in, and two adapters for matrices that are not in memory as such."""
+"""The interface of the decompositions that methods call, and two adapters for matrices that are not in memory."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Algebra(Protocol):
-    """The two decompositions that the methods are written in; the engine chooses how they are computed.
+    """The two decompositions that methods call; the engine chooses the implementation.
 
-    Where its attribute `one_at_a_time` is true it gains nothing from having all matrices of a layer at once.
+    An implementation that gains nothing from all matrices of a layer at once sets the attribute `one_at_a_time`.
     """
 
     def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
@@ -29,9 +29,9 @@ class Algebra(Protocol):
 
 
 def factors_suffice(method: Method) -> Method:
-    """Marks a method that reads its deltas (T, m, n) by `algebra.truncated_svd` alone, beside their shape.
+    """Mark a method that uses its deltas (T, m, n) only through `algebra.truncated_svd` and their shape.
 
-    Task matrices that are products of thin factors are never formed for it.
+    The engine then never forms task matrices that are products of thin factors.
     """
     method.factors_suffice = True  # type: ignore[attr-defined]
     return method
@@ -39,7 +39,7 @@ def factors_suffice(method: Method) -> Method:
 
 @dataclass(frozen=True)
 class TaskwiseAlgebra:
-    """The decompositions of `deltas`, of which only the shape is used: `one` gives the matrix of an index."""
+    """Decompositions of `deltas` task by task: `one` returns a task's matrix; of `deltas` only the shape is used."""
 
     deltas: Tensor
     one: Callable[[int], Tensor]
@@ -62,9 +62,9 @@ class TaskwiseAlgebra:
 
 @dataclass(frozen=True)
 class FactoredAlgebra:
-    """The decompositions of `deltas` that are products of thin factors: what is decomposed is r × r.
+    """Decompositions of `deltas` that are products of thin factors of rank r, by SVDs of r × r matrices.
 
-    Any other matrix, and the polar factors, are left to `algebra`. Of `deltas` only the shape is used.
+    `algebra` decomposes any other matrix and computes polar factors. Of `deltas` only the shape is used.
     """
 
     deltas: Tensor

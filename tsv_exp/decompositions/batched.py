@@ -1,4 +1,4 @@
-"""The decompositions of several jobs computed in one batch, as a GPU wants them."""
+"""Decompositions of several jobs in one batch, for a GPU."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ Result = TypeVar("Result")
 
 
 class BatchedAlgebra:
-    """An algebra that keeps the jobs of a `run` waiting until all of them have asked, and answers them together.
+    """An algebra that collects the requests of all jobs of a `run` and computes them together.
 
-    A job may ask as often as it likes, or not at all; what differs in shape or kind is another batch.
+    A job may send any number of requests. Requests of different shapes or kinds form different batches.
     """
 
     def __init__(self, algebra: Algebra) -> None:
@@ -28,7 +28,7 @@ class BatchedAlgebra:
         self._lock = RLock()
 
     def run(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
-        """The results of jobs, each in a thread of its own."""
+        """Run every job in its own thread and return the results."""
         self._running = len(jobs)
         with ThreadPoolExecutor(len(jobs)) as pool:
             return list(pool.map(self._finish, jobs))
@@ -61,7 +61,7 @@ class BatchedAlgebra:
         return answer.result()
 
     def _answer(self) -> None:
-        """Answer everybody, if all that run have asked."""
+        """Compute all requests once every running job has sent one."""
         if sum(map(len, self._asked.values())) < self._running:
             return
         for (name, arguments, *_), asked in self._asked.items():

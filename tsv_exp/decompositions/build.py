@@ -25,7 +25,7 @@ ALGEBRAS: dict[str, type[Algebra]] = {"auto": FastAlgebra, "exact": linalg.Exact
 
 
 def build_algebra(engine: Engine, place: torch.device = CPU) -> Algebra:
-    """The decompositions that `engine.svd` names; on a graphics card those of several layers at once."""
+    """The decompositions that `engine.svd` names; on a GPU in batches over layers."""
     computed, store = ALGEBRAS[engine.svd](), CACHES[engine.cache]()
     kept = computed if store is None else CachedAlgebra(computed, engine.svd, store)
     return BatchedAlgebra(kept) if place.type == "cuda" else kept
@@ -41,7 +41,7 @@ def log_fallbacks(used: Algebra) -> None:
 
 @cache
 def _memory() -> FactorCache:
-    """What this process keeps."""
+    """The cache of this process."""
     return FactorCache()
 
 

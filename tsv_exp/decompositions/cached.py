@@ -1,4 +1,4 @@
-"""Decompose once, cut many: singular factors kept in memory within a process and on disk between processes."""
+"""A cache of singular factors, in memory within a process and on disk between processes."""
 
 import logging
 import os
@@ -21,12 +21,12 @@ from tsv_exp.versions import DECOMPOSITIONS
 
 log = logging.getLogger(__name__)
 
-MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4  # bytes of factors a process keeps
-DISK = 16 << 30  # bytes of factors the cache folder keeps
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4  # limit of the cache in memory, in bytes
+DISK = 16 << 30  # limit of the cache on disk, in bytes
 
 
 def numerics() -> str:
-    """What computes: the version of the decompositions and of the libraries below them."""
+    """Digest of the versions of the decompositions and of the libraries that they call."""
     return digest(DECOMPOSITIONS, torch.__version__, np.__version__)
 
 
@@ -34,8 +34,8 @@ def numerics() -> str:
 class FactorCache:
     """Factors by key: the most recently used in memory, and in `folder` where there is one.
 
-    A file that is not what was written there is made again. Only one process writes at a time, so that it
-    can clear away what killed ones left.
+    A damaged file is computed again. Only one process writes at a time, so it can remove the temporary files of
+    killed processes.
     """
 
     folder: Path | None = None
@@ -55,7 +55,7 @@ class FactorCache:
             return None
         stored = read_verified(path, key)
         if stored is None:
-            log.warning("%s is damaged and is made again", path)
+            log.warning("%s is damaged and is computed again", path)
             return None
         with suppress(OSError):  # another process may have evicted it meanwhile
             os.utime(path)
@@ -64,7 +64,7 @@ class FactorCache:
         return factors
 
     def put(self, key: str, factors: LowRank) -> None:
-        """Keep factors; the least recently used give way."""
+        """Store factors; the least recently used entries are evicted."""
         self._remember(key, factors)
         if self.folder is not None:
             with files.locked(self.folder / "writing"):
@@ -73,7 +73,7 @@ class FactorCache:
                 self._evict(self.folder)
 
     def alone(self, key: str) -> AbstractContextManager[None]:
-        """No two processes that share `folder` make the same factors at once."""
+        """A lock: two processes that share `folder` never compute the same factors at once."""
         return nullcontext() if self.folder is None else files.locked(self.folder / "locks" / key[:2])
 
     def _path(self, key: str) -> Path:
@@ -86,7 +86,10 @@ class FactorCache:
             self._in_memory.move_to_end(key)
             while len(self._in_memory) > 1 and sum(_bytes(held) for held in self._in_memory.values()) > self.memory:
                 if self.folder is None and not self._overflowed:
-                    log.warning("factors exceed %.1f GB and are made again; engine.cache=disk", self.memory / 1e9)
+                    log.warning(
+                        "the factor cache exceeds %.1f GB of memory; engine.cache=disk avoids computing again",
+                        self.memory / 1e9,
+                    )
                     self._overflowed = True
                 self._in_memory.popitem(last=False)
 
@@ -102,10 +105,10 @@ class FactorCache:
 
 @dataclass
 class CachedAlgebra:
-    """An algebra whose singular factors are kept, by the bytes of the matrix and all that computes them.
+    """An algebra with a cache of singular factors; the key is the digest of the matrix and of the numerics.
 
-    The default number of components is decomposed as it is; any other is cut from the whole decomposition, so that a
-    sweep over ranks decomposes once, and its results do not depend on what happened to be kept.
+    The default rank is decomposed as such. Any other rank is cut from the full decomposition: a sweep over ranks
+    decomposes once, and its results do not depend on the content of the cache.
     """
 
     algebra: Algebra
@@ -123,7 +126,7 @@ class CachedAlgebra:
         found = self._known(keys)
         if len(found) < len(keys):
             with self.store.alone(keys[0]):
-                found = self._known(keys)  # another process may have made them meanwhile
+                found = self._known(keys)  # another process may have computed them meanwhile
                 if missing := [i for i in range(len(flat)) if i not in found]:
                     made = self.algebra.truncated_svd(flat[missing], count)
                     for i, *parts in zip(missing, *made, strict=True):
@@ -141,7 +144,7 @@ class CachedAlgebra:
         return {i: factors for i, key in enumerate(keys) if (factors := self.store.get(key)) is not None}
 
     def polar(self, matrices: Tensor) -> LowRank:
-        """The polar factors, as `linalg.polar`; they are not kept, since each belongs to one rank."""
+        """The polar factors, as `linalg.polar`; they are not cached, since each belongs to one rank."""
         return self.algebra.polar(matrices)
 
 

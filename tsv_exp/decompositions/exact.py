@@ -1,4 +1,4 @@
-"""Truncated singular value decompositions, polar factors and Gram matrices of batches of matrices, on any device."""
+"""Full decompositions of batches of matrices by LAPACK or cuSOLVER."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from tsv_exp.layers import LowRank
 
 
 def truncated_svd(matrices: Tensor, k: int) -> LowRank:
-    """The top k singular components of matrices (..., m, n), of which null directions are left out.
+    """The top k singular components of matrices (..., m, n), without null directions.
 
     A component that does not stand out of rounding has a zero singular value and zero vectors in place of the
     arbitrary null vectors of a full SVD (the official code keeps those, which makes its merge depend on the library).

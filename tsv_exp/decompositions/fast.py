@@ -1,6 +1,6 @@
-"""Fast decompositions in float32 that certify their result, or hand the matrix over to the exact ones.
+"""Fast decompositions in float32 that certify their result, with exact decompositions as the fallback.
 
-The top k of n singular components (k ≪ n) come from a block Krylov space of the Gram matrix, mended by Rayleigh-Ritz
+The top k of n singular components (k ≪ n) come from a block Krylov space of the Gram matrix, improved by Rayleigh-Ritz
 steps on the matrix itself, since a float32 Gram matrix loses the small components of a steep spectrum; where that does
 not suffice, from the Gram matrix and one such step in float64. The polar factor comes from eigenvectors of the Gram
 matrix in float32, or in float64 where needed, and is corrected to first order.
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _lock = Lock()
 
 _ANGLE = 1e-5  # root mean square angle (radians) between found and true singular vectors, estimated from residuals
-_MENDED = 1e-4  # such an angle that one more step usually brings below that
+_IMPROVABLE = 1e-4  # such an angle that one more step usually brings below that
 _RESIDUAL = 6 * EPS  # relative to σ_1: suffices where values repeat at the cut, which leaves the angle open
 _LARGE = 256  # columns from which the float32 Gram matrix of a flat spectrum is as good as it needs to be
 _GAP = 1.01  # how far above the last kept eigenvalue a missed one would be noticed
@@ -57,7 +57,7 @@ class FastAlgebra:
         flat = matrices.reshape(-1, m, n)
         u, s, vh = flat.new_zeros(len(flat), m, k), flat.new_zeros(len(flat), k), flat.new_zeros(len(flat), k, n)
         scale = torch.maximum(flat.amax((-2, -1)), -flat.amin((-2, -1)))
-        # A processor's cache holds one matrix; a graphics card wants them all at once.
+        # A CPU's cache holds one matrix; a GPU computes all of them at once.
         rows = scale.nonzero().flatten()
         for chosen in rows.split(1 if flat.device.type == "cpu" else len(rows)) if len(rows) else ():
             found, good = leading(flat.narrow(0, int(chosen), 1) if len(chosen) == 1 else flat[chosen], k)
@@ -125,7 +125,7 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     elif dimension <= 3 * n // 4:
         basis = krylov.top_vectors(gram_matrix, k, used, width, dimension)
         ritz = _ritz(x, basis[..., :used], k)
-    if ritz is not None and _ANGLE <= float(ritz.angles.max()) < _MENDED:
+    if ritz is not None and _ANGLE <= float(ritz.angles.max()) < _IMPROVABLE:
         ritz = _ritz(x, torch.linalg.qr(x.mT @ (x @ basis)).Q, k)  # the extra width of the basis speeds the step up
     if ritz is None or not bool((ritz.angles < _ANGLE).all()):
         double = x.double()

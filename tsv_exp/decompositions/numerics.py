@@ -1,4 +1,4 @@
-"""Gram matrices, and which singular values stand out of rounding."""
+"""Gram matrices, and the thresholds below which singular values are rounding errors."""
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ def significant(singular_values: Tensor, m: int, n: int) -> Tensor:
 def independent(singular_values: Tensor, m: int, n: int) -> Tensor:
     """Which singular values (..., r) of m × n matrices are kept in a polar factor: those above √max(m, n) · eps · σ_1.
 
-    This is where rounding leaves the null directions of a matrix of unit columns. A square one of random directions has
-    a smallest singular value of about 1/n, now and then far below: the factor needs that direction.
+    Rounding leaves the null directions of a matrix with unit columns below this threshold. A square matrix of random
+    directions has a smallest singular value of about 1/n, sometimes far smaller: its direction must stay.
     """
     eps = torch.finfo(singular_values.dtype).eps
     return singular_values > max(m, n) ** 0.5 * eps * singular_values.amax(-1, keepdim=True)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class MergingMethod(Protocol):
-    """What the engine needs of a method: `methods.Method` provides it."""
+    """What the engine needs of a method; `methods.Method` provides it."""
 
     @property
     def name(self) -> str:
@@ -44,11 +44,11 @@ class MergingMethod(Protocol):
 class Merged:
     """The merged task vectors, before α.
 
-    Sizes count what is written to disk, with `itemsizes` bytes per number: the base's, or those of the files it was
-    read from. `stored_bytes` serves all tasks: one full model where they share it; else the base with the shared layers
-    folded in, plus the layers kept per task (low-rank factors, dense deltas, a shared vector with masks at one bit per
-    entry). `stored_bytes_without_base` is what must be added where the base is there already. Unchanged layers cost
-    nothing, and neither exceeds T full checkpoints.
+    Sizes are bytes on disk, with `itemsizes` bytes per number: the base's, or those of the files that were read.
+    `stored_bytes` is all that is needed to serve every task: one full model if the tasks share it; else the base with
+    the shared layers added to it, plus the layers of each task (low-rank factors, dense deltas, or a shared vector with
+    masks of one bit per entry). `stored_bytes_without_base` is what must be stored beside the base. Unchanged layers
+    cost nothing. Neither size exceeds T full checkpoints.
     """
 
     method: MergingMethod
@@ -93,7 +93,7 @@ class Merged:
 
     @property
     def stored_bytes_without_base(self) -> int:
-        """Bytes on disk beside a base that is there already."""
+        """Bytes on disk beside the base."""
         full = sum(shape.numel() * self.itemsizes[name] for name, shape in self.shapes.items())
         return min(self._bytes(shared=True), len(self.tasks) * full)
 
@@ -106,7 +106,7 @@ class Merged:
 
 
 def merge_layers(stream: TaskVectors, method: MergingMethod, engine: Engine) -> Merged:
-    """Merge every layer of a stream; holds one layer × T at a time beside the result, which lies where the base does.
+    """Merge every layer of a stream; holds one layer × T at a time; the result is on the device of the base.
 
     Raises:
         UserError: a parameter outside its domain, or models that do not fit the base.

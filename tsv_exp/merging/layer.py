@@ -1,4 +1,4 @@
-"""One parameter of all tasks: its deltas, formed when they are asked for."""
+"""One parameter of all tasks: its deltas, computed on first use."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -18,13 +18,13 @@ Weights = Mapping[str, Tensor]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-_BLOCK = 1 << 19  # entries of all tasks together that are worked on at a time
+_BLOCK = 1 << 19  # entries of all tasks that are processed at a time
 
 
 def entrywise(function: Function) -> Function:
-    """Marks a function of deltas whose result at an entry depends on the deltas (T,) of that entry alone.
+    """Mark a function of deltas whose result at an entry depends only on the deltas (T,) of that entry.
 
-    It is given a layer in blocks (T, b), so that what it computes stays in the processor's cache.
+    The engine calls it with blocks (T, b) of a layer, so that the work stays in the CPU's cache.
     """
     function.entrywise = True  # type: ignore[attr-defined]
     return function
@@ -32,7 +32,7 @@ def entrywise(function: Function) -> Function:
 
 @runtime_checkable
 class ExplicitDeltas(Protocol):
-    """Weights that know their difference from the base better than subtraction in their dtype would give it."""
+    """Weights whose difference from the base is known more exactly than by subtraction in their dtype."""
 
     def delta(self, name: str, dtype: torch.dtype) -> Tensor | None:
         """The difference of one parameter in `dtype`, or None where there is none."""
@@ -51,9 +51,9 @@ class Layer:
         name: of the parameter.
         shape: of its deltas, (T, *shape).
         matrix: whether it has task singular vectors.
-        form: gives the deltas.
-        parts: gives every stride-th of them flat, a block at a time; None where that saves nothing.
-        one: gives the delta of one task, by its index; None where that saves nothing.
+        form: computes the deltas.
+        parts: computes every stride-th flattened delta, a block at a time; None where that saves nothing.
+        one: computes the delta of one task, by its index; None where that saves nothing.
         factors: the deltas of a matrix as T products, where they are known to be of low rank (adapters).
     """
 
@@ -67,21 +67,21 @@ class Layer:
 
     @cached_property
     def deltas(self) -> Tensor:
-        """The deltas (T, *shape), made when this is first asked for."""
+        """The deltas (T, *shape), computed on first use."""
         return self.form()
 
     def blocks(self, stride: int = 1) -> Iterator[Tensor]:
-        """Every stride-th of the flattened deltas as (T, b), a run at a time; on a graphics card all at once."""
+        """Every stride-th of the flattened deltas as (T, b), a block at a time; on a GPU all at once."""
         if self.parts is not None:
             return self.parts(stride)
         flat = self.deltas.reshape(len(self.deltas), self.shape[1:].numel())[:, ::stride]
         return iter(flat.split(_run(len(flat)), 1) if flat.device.type == "cpu" else (flat,))
 
     def to_decompose(self, algebra: Algebra) -> tuple[Tensor, Algebra]:
-        """Deltas and an algebra for a function that does nothing but decompose them.
+        """Deltas and an algebra for a function that only decomposes its deltas.
 
-        Where the deltas are products they are never formed, and where one at a time will do never together: a tensor
-        without memory stands for them.
+        Deltas that are products are never formed, and deltas that can be decomposed one at a time are never in memory
+        together: a tensor on the meta device takes their place.
         """
         if self.factors is not None:
             stand_in = torch.empty(self.shape, dtype=self.factors[0].u.dtype, device="meta")

@@ -15,7 +15,9 @@ from tsv_exp.runtime.threads import BUDGET, prefetch
 
 Result = TypeVar("Result")
 
-_SHARE = 8  # of a GPU's free memory: deltas, the same stacked, the next ones on their way, and room to compute
+_SHARE = (
+    8  # a batch takes 1/8 of the free GPU memory: the rest is for the stacked copy, the next batch and the computation
+)
 
 
 def map_layers(
@@ -56,6 +58,6 @@ def _next(groups: Iterator[list[Layer]], gpu: torch.device) -> list[Layer] | Non
         layers = next(groups, None)
     copying.synchronize()
     for layer in layers or ():
-        if layer.factors is None:  # the memory is not given away before the computations on it are over
+        if layer.factors is None:  # its memory must not be reused before the computations on it end
             layer.deltas.record_stream(torch.cuda.default_stream(gpu))
     return layers

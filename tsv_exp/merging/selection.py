@@ -9,7 +9,7 @@ from torch import Tensor
 from tsv_exp.merging.layer import Layer
 from tsv_exp.merging.task_vectors import TaskVectors
 
-_SAMPLE = 1 << 20  # entries of each task that the first guess rests on
+_SAMPLE = 1 << 20  # entries of each task in the sample of the first guess
 _BINS = 1 << 18
 _FLOATS = {torch.int32: torch.float32, torch.int64: torch.float64}
 
@@ -17,9 +17,9 @@ _FLOATS = {torch.int32: torch.float32, torch.int64: torch.float64}
 def kth_magnitudes(stream: TaskVectors, rank: int) -> Tensor:
     """Of each task the rank-th smallest magnitude (from 1) of its flattened task vector; rank 0 is 0.
 
-    The bits of a non-negative float, read as an integer, are in the order of the floats. A sample tells between which
-    two integers the one that is sought should be; a pass counts the entries below, and in bins those between. That
-    finds it, but where the guess was wrong or a bin holds more than one integer: then another pass looks there.
+    The bits of non-negative floats, read as integers, have the order of the floats. A sample gives two integers that
+    should enclose the result. A pass counts the entries below them, and those between them in bins. If the guess was
+    wrong, or a bin holds more than one integer, another pass follows.
     """
     tasks = len(stream.tasks)
     if not rank:
@@ -44,7 +44,7 @@ def kth_magnitudes(stream: TaskVectors, rank: int) -> Tensor:
 
 
 def _guesses(stream: TaskVectors, rank: int, integer: torch.dtype, end: int) -> list[tuple[int, int]]:
-    """Of each task the integers [low, high) among which the one at `rank` should be, judging by a sample."""
+    """Of each task the integers [low, high) among which the one at `rank` should be, according to a sample."""
     stride = math.ceil(stream.size / _SAMPLE)
     while math.gcd(stride, 2 * 3 * 5 * 7 * 11 * 13) > 1:  # else it would miss columns of a matrix
         stride += 1
@@ -88,7 +88,7 @@ def _bits(values: Tensor, integer: torch.dtype) -> Tensor:
 
 
 def _at_least(numbers: Tensor, limits: Tensor) -> Tensor:
-    """numbers ≥ limits; on a processor by numpy, which is several times faster at it."""
+    """numbers ≥ limits; on a CPU by numpy, which is several times faster."""
     if numbers.device.type == "cpu":
         return torch.from_numpy(numbers.numpy() >= limits.numpy())
     return numbers >= limits

@@ -29,7 +29,7 @@ class TaskVectors:
         finetuned: the fine-tuned weights θ_ft_i by task, with the shapes of `base`.
         exclude: patterns of 2-D parameters that are not matrices in the sense of the methods.
         device: where deltas are computed; None keeps each on the device of its base weight.
-        description: of the progress bar that is shown; None shows none.
+        description: of the progress bar; None shows none.
 
     Raises:
         UserError: no model, a parameter missing or unknown in one of them; and, on reaching a layer, a shape that
@@ -85,7 +85,7 @@ class TaskVectors:
         return sum(self.base[name].numel() for name in self.names)
 
     def with_progress(self, description: str | None) -> "TaskVectors":
-        """The same stream under a progress bar."""
+        """The same stream with a progress bar."""
         return replace(self, description=description)
 
     def is_matrix(self, name: str) -> bool:
@@ -126,7 +126,7 @@ class TaskVectors:
         return layer
 
     def _bytes(self, name: str) -> int:
-        # The deltas, and about as much again while they are made and worked on.
+        # The deltas, and about as much again for temporary results.
         return 2 * len(self.finetuned) * self.base[name].numel() * self.dtype.itemsize
 
     def layer(self, name: str) -> Layer:

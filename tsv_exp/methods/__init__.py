@@ -1,7 +1,7 @@
 """The merging methods: pure functions on the deltas (T, *shape) of one layer over T tasks, and their specification.
 
 A function returns the merged task vector before α; conf/method/<name>.yaml names the function and its parameters.
-Names, files, devices and the choice of α are not known here.
+Nothing here knows names, files, devices or the choice of α.
 """
 
 from tsv_exp.methods.entrywise import (

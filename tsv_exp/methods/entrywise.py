@@ -1,4 +1,4 @@
-"""Methods that work on each entry by itself: averages, sums, and sums of task vectors with entries dropped."""
+"""Entry-wise methods: averages and sums of task vectors, also with dropped entries (DARE, Model Breadcrumbs)."""
 
 import math
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def dropped(deltas: Tensor, drop_rate: float, seed: int) -> Tensor:
     Args:
         deltas: (T, *shape).
         drop_rate: p, in [0, 1).
-        seed: another one gives other masks.
+        seed: of the masks.
     """
     if not 0 <= drop_rate < 1:
         raise UserError(f"drop_rate={drop_rate}: it is the probability of dropping an entry; give a number in [0, 1)")
@@ -73,7 +73,7 @@ class _Dropped(TaskVectors):
 
 
 def dare_ties_statistics(stream: TaskVectors, density: float, drop_rate: float, seed: int) -> Mapping[str, Any]:
-    """What TIES needs to know of the whole dropped and rescaled task vectors."""
+    """Statistics of the whole dropped and rescaled task vectors for TIES."""
     fewer = _Dropped(stream.base, stream.finetuned, stream.exclude, stream.device, drop_rate=drop_rate, seed=seed)
     return {**ties_statistics(fewer, density), "drop_rate": drop_rate, "seed": seed}
 

@@ -1,4 +1,4 @@
-"""Baselines that work on the singular components of the deltas (T, m, n): Iso-C, Iso-CTS, KnOTS, variants of TSV-M."""
+"""Isotropic merging (arXiv 2502.04959): merged matrices with equal singular values."""
 
 import math
 
@@ -15,7 +15,7 @@ from tsv_exp.methods.singular_vectors import concatenate_factors, decorrelate
 def iso_c(deltas: Tensor, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
     """Iso-C (arXiv 2502.04959, algorithm 1): Σ_i Δ_i with its singular values replaced by their mean.
 
-    Null directions are left out, of the mean too: the sum of the singular values stays what it was.
+    Null directions are excluded, also from the mean, so that the sum of the singular values is unchanged.
     """
     u, s, vh = _components(deltas.sum(0), min(deltas.shape[1:]), algebra)
     return s.mean() * u @ vh
@@ -39,7 +39,7 @@ def iso_cts(deltas: Tensor, common_fraction: float = 0.8, *, algebra: Algebra = 
     specific = min(round((full - math.floor(common_fraction * full + 1e-9)) / tasks), full // tasks)
     common = _components(deltas.sum(0), full - tasks * specific, algebra)
     rest = algebra.truncated_svd(deltas - common.u @ (common.u.mT @ deltas), specific)
-    # all that the common part leaves of a low-rank Δ_i is rounding
+    # the rest of a low-rank Δ_i outside the common part is rounding
     noise = max(deltas.shape[1:]) * torch.finfo(deltas.dtype).eps * deltas.flatten(1).norm(dim=1)
     parts = concatenate_factors(rest._replace(s=torch.where(rest.s > noise.unsqueeze(1), rest.s, 0))), common
     u, vh = torch.cat([part.u for part in parts], 1), torch.cat([part.vh for part in parts])

@@ -42,7 +42,7 @@ class _Aligned(TaskVectors):
 
 
 def knots_ties_statistics(stream: TaskVectors, density: float) -> Mapping[str, Any]:
-    """What TIES needs to know of all aligned task matrices together; holds one basis per matrix, whatever T is."""
+    """Statistics of all aligned task matrices together for TIES; holds one basis per matrix for any T."""
     matrices = [name for name in stream.names if stream.is_matrix(name)]
     found = stream.with_progress("aligning").map(lambda layer: (layer.name, aligned_basis(layer.deltas)), matrices)
     bases = {name: basis for name, basis in found if basis.numel()}

@@ -1,4 +1,4 @@
-"""Methods that keep one vector for all tasks and a mask for each: TALL masks, Consensus TA, magnitude masks, EMR."""
+"""Methods with one vector for all tasks and a mask per task: TALL masks, Consensus TA, magnitude masks, EMR."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

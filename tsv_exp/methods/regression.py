@@ -1,4 +1,4 @@
-"""A merging method of ours: regression on both sides of every task matrix, with a nearly flat spectrum."""
+"""iso_reg, a method of this project: regression on both sides of every task matrix, with a nearly flat spectrum."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from tsv_exp.errors import UserError
 
 
 def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
-    """Isotropic two-sided regression: do what each task does to its own inputs and outputs, all directions alike.
+    """Isotropic two-sided regression: fit each task on its own inputs and outputs, with nearly equal singular values.
 
     A task's own matrix stands in for its data: D_i = Δ_i / ‖Δ_i‖. Let m ≥ n (else all is transposed), G = Σ D_iᵀ D_i,
     F = Σ D_i D_iᵀ, R = Σ Δ_i D_iᵀ D_i and Q an orthonormal basis of the columns of R. The least-squares solutions of
@@ -19,8 +19,8 @@ def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = ExactAlgeb
         H = ½ (R (G + λ/n · I)⁻¹ + Q (Qᵀ F Q + λ/m · I)⁻¹ Qᵀ R),   λ = ridge · T
         S = H (Hᵀ H + ridge · ‖H‖²/n · I)^(−½),   merged = S · ⟨S, H⟩ / ‖S‖²
 
-    T/n and T/m are the mean eigenvalues of G and F. S is the polar factor of H but for its small singular values, which
-    stay small; the scale is the one nearest to H. A task without change has no data and takes no part.
+    T/n and T/m are the mean eigenvalues of G and F. S is the polar factor of H, except that small
+    singular values stay small; the scale minimizes the distance to H. A task with Δ_i = 0 is ignored.
 
     Args:
         deltas: (T, m, n).

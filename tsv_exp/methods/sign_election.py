@@ -1,4 +1,4 @@
-"""TIES-Merging (arXiv 2306.01708): trim, elect a sign per entry, average what agrees."""
+"""TIES-Merging (arXiv 2306.01708): trim, elect a sign per entry, average the entries that agree."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -19,12 +19,12 @@ Majority: TypeAlias = Callable[[], int]
 
 
 def ties_statistics(stream: TaskVectors, density: float) -> Mapping[str, Any]:
-    """What TIES needs to know of the whole flattened task vectors of d entries, frozen zeros included.
+    """Statistics of the whole flattened task vectors of d entries, frozen zeros included.
 
     Returns:
         thresholds (T,): of each task the (d − floor(density · d))-th smallest magnitude.
-        majority: gives the sign of the sum over all entries of their elected signs; a pass that is only taken when
-            asked for, since sums that cancel are rare.
+        majority: returns the sign of the sum over all entries of their elected signs. It takes a pass over all
+            layers on its first call only, since sums that cancel are rare.
     """
     if not 0 < density <= 1:
         raise UserError(f"density={density}: it is the share of entries that is kept; give a number in (0, 1]")

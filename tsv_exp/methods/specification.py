@@ -1,4 +1,4 @@
-"""A merging method as its YAML in conf/method describes it."""
+"""The specification of a merging method: the content of its YAML in conf/method."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -47,13 +47,13 @@ class Tune:
 
 @dataclass(frozen=True)
 class Method:
-    """What differs between methods; everything else treats them alike.
+    """Everything that differs between methods; no other code depends on which method it runs.
 
     Args:
         name: of its YAML.
         function: deltas (T, *shape), **params -> the merged layer; with `prepare` it takes what that returns instead.
         prepare: (stream, **params) -> keyword arguments of the function, after passes over all layers.
-        others: what happens to layers that are not matrices; the function itself where its YAML says `layers: all`.
+        others: the function of layers that are not matrices; `function` itself if the YAML has `layers: all`.
         alpha: the scaling.
         tune: a parameter chosen per task.
         params: of `prepare` where there is one, else of the function.
@@ -72,7 +72,7 @@ class Method:
         """The method of conf/method/<name>.yaml.
 
         Raises:
-            UserError: there is none of that name.
+            UserError: unknown name.
         """
         folder = conf_dir() / "method"
         known = sorted(path.stem for path in folder.glob("*.yaml"))
@@ -133,7 +133,7 @@ class Method:
         return replace(self, params={**self.params, **params})
 
     def tuner(self, value: float) -> "Method":
-        """The method by which the tasks judge one value of the tuned parameter."""
+        """The method that scores one value of the tuned parameter."""
         assert self.tune is not None
         return replace(
             self,
@@ -150,7 +150,7 @@ class Method:
         return self.with_params(**{self.tune.parameter: list(values)})
 
     def bind(self, stream: TaskVectors, algebra: Algebra) -> Callable[[Layer], Representation]:
-        """The function of one layer: global statistics taken, parameters filled in, decompositions by `algebra`."""
+        """The function of one layer, with parameters and global statistics filled in; it decomposes by `algebra`."""
         arguments = dict(self.prepare(stream, **self.params) if self.prepare else self.params)
         decomposes = _accepts(self.function, "algebra")
 
@@ -185,7 +185,7 @@ def _function(method: str, path: Any) -> Function:
 
 
 def _check(method: str, function: Function, params: Mapping[str, Any]) -> None:
-    """That a function of deltas, or of a stream, takes these parameters."""
+    """Check that a function of deltas, or of a stream, takes these parameters."""
     try:
         signature = inspect.signature(function)
     except ValueError:  # a built-in function without one
@@ -200,7 +200,7 @@ def _check(method: str, function: Function, params: Mapping[str, Any]) -> None:
 
 
 def _check_types(method: str, function: Function, params: Mapping[str, Any]) -> None:
-    """That parameters are of the types that a function of ours, or one that is annotated like ours, takes."""
+    """Check parameters against the annotations of a function."""
     annotated = getattr(function, "__annotations__", {})
     for name, value in params.items():
         if not _fits(value, annotated.get(name, Any)):
@@ -209,7 +209,7 @@ def _check_types(method: str, function: Function, params: Mapping[str, Any]) -> 
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a plain value is of an annotated type; of types that are not plain anything is."""
+    """Whether a plain value is of an annotated type; other types are not checked."""
     if get_origin(kind) in (Union, UnionType):
         return any(_fits(value, one) for one in get_args(kind))
     if get_origin(kind) is Sequence:

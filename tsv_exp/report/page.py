@@ -12,7 +12,7 @@ from tsv_exp.report.tables.sheets import Sheet
 def render(
     title: str, summary: str, sheets: Sequence[Sheet], pictures: Sequence[Picture], problems: Sequence[Problem] = ()
 ) -> str:
-    """The page: sections with their tables and pictures, then the runs without figures and their reasons."""
+    """The page: sections with their tables and pictures, then the runs without results and their reasons."""
     environment = Environment(loader=PackageLoader("tsv_exp.report", "."), autoescape=True)
     # pictures come in the order of a page, which is read from its top: first what spans several task sets
     titles = dict.fromkeys([*(picture.section for picture in pictures), *(sheet.section for sheet in sheets)])

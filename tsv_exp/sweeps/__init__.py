@@ -1,4 +1,4 @@
-"""What surrounds single runs: reuse of finished cells, jobs side by side, progress, the report at the end.
+"""Sweeps: reuse of finished cells, jobs in parallel, progress, the report at the end.
 
-A single run's flow is run.py.
+The flow of a single run is in run.py.
 """

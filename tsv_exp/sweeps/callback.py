@@ -1,4 +1,4 @@
-"""What a sweep does around its runs: it shows what they are doing, and reports on all of them in the end."""
+"""The Hydra callback of a sweep: progress while jobs run, and the report at the end."""
 
 import json
 from pathlib import Path
@@ -15,11 +15,11 @@ from tsv_exp.sweeps import jobs
 
 
 class SweepReport(Callback):
-    """Combined tables and pictures in the sweep's folder; runs that gave no figures make the exit code non-zero."""
+    """Writes the report into the sweep's folder; the exit code is 1 if a run has no results."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Show what the jobs are doing."""
-        own_process = config.hydra.launcher._target_.endswith(".BasicLauncher")  # then they log for themselves
+        """Show the progress of the jobs."""
+        own_process = config.hydra.launcher._target_.endswith(".BasicLauncher")  # its jobs log to this console
         jobs.watch(Path(config.hydra.sweep.dir), ends=not own_process)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
@@ -34,12 +34,12 @@ class SweepReport(Callback):
         console.print(told, style="bold", markup=False, soft_wrap=True)
         instantiate(config.tracking).log_report(report, folder, folder.name)
         if report.runs.problems:
-            raise SystemExit(1)  # the one exception that Hydra lets pass from a callback
+            raise SystemExit(1)  # Hydra catches any Exception of a callback
 
 
 def summary(folder: Path, problems: int) -> str:
-    """What ran, what was taken over from earlier runs, what gave no figures."""
+    """The counts of new, reused and failed runs."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/results.json")]
     done = [results for results in found if results["status"] == "ok"]
     reused = sum("reused_from" in results for results in done)
-    return f"{len(done) - reused} ran, {reused} reused, {problems} without figures"
+    return f"{len(done) - reused} ran, {reused} reused, {problems} without results"

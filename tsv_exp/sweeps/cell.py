@@ -1,4 +1,4 @@
-"""One run of a configuration, alone or in a sweep: results.json and table.md are written whatever happens."""
+"""One run of a configuration, alone or in a sweep; it always writes results.json and table.md."""
 
 import json
 import logging
@@ -36,9 +36,9 @@ def objective(results: Mapping[str, Any]) -> float | None:
 
 
 def run_cell(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
-    """Run one configuration; write results.json and table.md into `folder` whatever happens, and return the results.
+    """Run one configuration and return its results; results.json and table.md in `folder` are always written.
 
-    In a sweep, what an earlier run of the same cell found is taken over.
+    In a sweep, the results of an earlier run of the same cell are reused.
     """
     tracker: Tracker | None = None
     results: dict[str, Any] = {"status": "failed", "error": "interrupted", **describe(cfg)}
@@ -54,7 +54,7 @@ def run_cell(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
             results |= {"reused_from": str(earlier), **found}
             log.info("reused from %s", earlier)
         else:
-            # before the rest: then everything is here that had to be fetched
+            # the run comes first: it downloads what the key depends on
             found = import_frozen("tsv_exp.run").run(cfg, folder)
             cell = {"cell": resume.cell_key(cfg), "commits": resume.commits(cfg)}
             results |= {**found, **cell, "status": "ok", "error": None}
@@ -62,7 +62,7 @@ def run_cell(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         results["error"] = error_message(error)
         log.error(results["error"])
-    except Exception as error:  # a bug costs one run, not the sweep, and must not go unrecorded
+    except Exception as error:  # an unexpected error fails this run only, and is recorded
         results["error"] = unexpected_message(error, folder)
         log.error(results["error"])
         log.debug("traceback", exc_info=True)
@@ -77,7 +77,7 @@ def run_cell(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
 
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
-    """What results.json says of every run, also of one that fails."""
+    """The part of results.json that failed runs have too."""
     from tsv_exp.report.results.cells import parameters
 
     method: Any = OmegaConf.to_container(cfg.method, resolve=True)

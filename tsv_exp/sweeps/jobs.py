@@ -1,4 +1,4 @@
-"""What the jobs of a sweep are doing, wherever they run: a line for each, read from their folders."""
+"""Progress of a sweep's jobs, wherever they run: one line for each, read from their folders."""
 
 import json
 import time
@@ -15,7 +15,7 @@ LOGGED = 30.0  # seconds between two lines of a job where there is no terminal
 
 
 class JobMonitor(Thread):
-    """Shows the running jobs below a sweep's folder; says how each ended, where `ends` asks for it."""
+    """Shows the running jobs below a sweep's folder; with `ends` it also prints how each job ended."""
 
     def __init__(self, folder: Path, ends: bool):
         super().__init__(daemon=True)
@@ -25,12 +25,12 @@ class JobMonitor(Thread):
         self._ended: set[str] = set()
 
     def stop(self) -> None:
-        """Take the lines away."""
+        """Remove the lines."""
         self._stopped.set()
         self.join()
 
     def run(self) -> None:
-        """Look at the folders until it is enough."""
+        """Read the folders until `stop` is called."""
         logged = time.monotonic()
         with Live(console=console, transient=True, auto_refresh=False) as live:
             while not self._stopped.wait(INTERVAL):
@@ -59,7 +59,7 @@ class JobMonitor(Thread):
                 console.print(f"#{path.parent.name} {ending(results)}", markup=False, soft_wrap=True, highlight=False)
 
 
-_watches: list[JobMonitor] = []  # of this process; a callback travels to other processes
+_watches: list[JobMonitor] = []  # not attributes of the callback, which is pickled for other processes
 
 
 def watch(folder: Path, ends: bool) -> None:
@@ -69,12 +69,12 @@ def watch(folder: Path, ends: bool) -> None:
 
 
 def watching() -> bool:
-    """Whether this is the process that shows what the jobs are doing."""
+    """Whether this process shows the progress of the jobs."""
     return bool(_watches)
 
 
 def stop_watching() -> None:
-    """Take the lines of running jobs away, whatever ended the sweep."""
+    """Remove the lines of running jobs, however the sweep ended."""
     while _watches:
         _watches.pop().stop()
 
@@ -91,5 +91,5 @@ def ending(results: dict[str, Any]) -> str:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except OSError:  # it has just ended
+    except OSError:  # the job has just ended
         return ""

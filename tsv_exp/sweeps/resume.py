@@ -1,4 +1,4 @@
-"""Which runs are the same cell, and where the finished ones lie: a sweep does not run again what is known."""
+"""Keys of cells and the index of finished ones: a sweep does not run a finished cell again."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import atomic
 
 INDEX = ".cells"  # in the outputs folder: a file per cell, with the folder of its last run
-IRRELEVANT = ("paths", "tracking", "resume")  # to what a run finds
+IRRELEVANT = ("paths", "tracking", "resume")  # for the results of a run
 HUB = re.compile(r"([\w.-]+)/([\w.*-]+)(@[\w./-]+)?")
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
@@ -23,9 +23,9 @@ DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 def cell_key(cfg: DictConfig) -> str:
     """Digest of all that determines a run: configuration, weights and data, program.
 
-    Weights and data count as files (path, size, time of change) or by their name on the hub, whose `commits` are kept
-    beside the key. The program is this package, the module or package of every function that the configuration names,
-    and the versions of what the package depends on.
+    Local weights and data are identified by path, size and modification time; those on the hub by their name, with
+    their `commits` stored beside the key. The program is identified by the constants in versions.py, the source of each
+    module of the user's that the configuration names, and the versions of the dependencies.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     kept = {name: value for name, value in plain.items() if name not in IRRELEVANT}
@@ -35,9 +35,9 @@ def cell_key(cfg: DictConfig) -> str:
 
 
 def commits(cfg: DictConfig) -> dict[str, str]:
-    """Branch of a model on the hub -> its commit, of all in the local cache that the configuration may mean.
+    """Branch of a model on the hub -> its commit, for everything in the local cache that the configuration may name.
 
-    What other tasks have brought there later does not make a run another cell; hence these are no part of its key.
+    The commits are not part of the key: checkpoints that other tasks download later do not make a run another cell.
     """
     plain: Any = OmegaConf.to_container(cfg.model, resolve=True)
     names = [found for text in sorted(set(_texts(plain))) if (found := HUB.fullmatch(text)) and not Path(text).exists()]
@@ -61,7 +61,7 @@ def find(key: str, outputs: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def remember(key: str, outputs: Path, folder: Path) -> None:
-    """Note that the run in `folder`, which wrote its results, is this cell; a copy of `outputs` stays of use."""
+    """Record the finished run in `folder` as this cell; the path is relative, so a copy of `outputs` stays valid."""
     outputs, folder = outputs.resolve(), folder.resolve()
     place = folder.relative_to(outputs) if folder.is_relative_to(outputs) else folder
     with atomic(outputs / INDEX / key) as temporary:
@@ -79,7 +79,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _identity(text: str) -> str:
-    """Of the files that a value of the configuration names, if it names any."""
+    """Digest of the files that a value of the configuration names, if any."""
     path = Path(text).expanduser()
     return _files(path.resolve()) if text and path.exists() else ""
 
@@ -96,7 +96,7 @@ def _commit(place: Path) -> str:
 
 @cache
 def _files(path: Path) -> str:
-    """Once per process: a folder of images takes a while, and what runs at the moment has read the older state."""
+    """Cached per process: reading a folder of images takes time, and a running job has read the earlier state."""
     found = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     stats = [(str(file), file.stat()) for file in found if "__pycache__" not in file.parts]
     return digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
@@ -104,7 +104,7 @@ def _files(path: Path) -> str:
 
 @cache
 def _module(name: str) -> str:
-    """The sources of a module or package that is not ours."""
+    """Digest of the sources of a module or package of the user's."""
     try:
         spec = find_spec(name)
     except (ImportError, ValueError):

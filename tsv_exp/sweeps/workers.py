@@ -1,4 +1,4 @@
-"""Jobs side by side on one machine: how many, and which GPU is whose; without torch, which would open one."""
+"""Parallel jobs on one machine: their number, and the GPU of each; without torch, which would open a GPU."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from tsv_exp.storage.files import cache_dir
 
-CORES = 4  # of a job without a GPU
+CORES = 4  # per job without a GPU
 
 _held: list[FileLock] = []
 

@@ -136,7 +136,7 @@ def test_the_papers_table_with_a_data_set_that_is_gone(hub: Hub, tmp_path: Path)
     assert "| published | 45.00 | 31.63 | 38.31 | average computed from the tasks |" in compared
     assert f"| difference | {measured - 45:+.2f} |".replace("-", "−") in compared
     assert "Published figures belong to the hub family of checkpoints" in compared
-    assert "2 ran, 0 reused, 2 without figures" in found["stderr"]
+    assert "2 ran, 0 reused, 2 without results" in found["stderr"]
     worlds.data(hub.root, worlds.first(9)[8:])  # it is back: only what failed is run again
     again = told(hub, tmp_path, f"told['code'] = run(*{sweep!r})")
     assert again["code"] == 0

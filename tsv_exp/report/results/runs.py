@@ -30,7 +30,7 @@ class Problem:
 class Runs:
     """Finished cells and those that gave no figures, in the order in which they ran.
 
-    `problems` names the folder of every run without figures, unreadable ones included; `replaced` counts the older
+    `problems` names the folder of every run without results, unreadable ones included; `replaced` counts the older
     runs of a cell that a newer one stands for; `analyses` are the folders that tsv-analyze wrote.
     """
 
@@ -45,7 +45,7 @@ class Runs:
         """How many runs stand behind the figures, in one line."""
         parts = [_number(len(self.finished), "finished run")]
         if self.problems:
-            parts.append(f"{len(self.problems)} without figures")
+            parts.append(f"{len(self.problems)} without results")
         if self.replaced:
             parts.append(f"{_number(self.replaced, 'older run')} of the same cells left out")
         if self.analyses:

@@ -163,7 +163,7 @@ def _rows(cells: Sequence[Cell], labels: Mapping[Any, str]) -> Iterator[Row]:
 
 
 def _counterpart(cell: Cell, finished: Mapping[Any, list[Cell]]) -> Any:
-    """The finished setting that a cell without figures was a run of, else its own."""
+    """The finished setting that a cell without results was a run of, else its own."""
     for setting, others in finished.items():
         first = others[0]
         alike = all(first.params.get(name, value) == value for name, value in cell.params.items())
