@@ -44,9 +44,14 @@ def test_adapters(tmp_path, rslora):
     ("config", "message"),
     [
         ({"use_dora": True}, "DoRA"),
-        ({"bias": "all"}, "biases"),
         ({"r": None}, "does not describe"),
-        ({"fan_in_fan_out": True}, "shape"),
+        ({"fan_in_fan_out": True}, "stored transposed"),
+        ({"peft_type": "LOHA"}, "type LOHA"),
+        ({"init_lora_weights": "loftq"}, "loftq.*merge the adapter"),
+        ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model"),
+        ({"init_lora_weights": "corda"}, "path_initial_model"),
+        ({"rank_pattern": {"tall": 7}}, "its configuration says 7"),
+        ({"rank_pattern": {"(": 7}}, "pattern"),
     ],
 )
 def test_adapters_of_other_kinds_are_refused(tmp_path, config, message):

@@ -1,85 +1,153 @@
 """LoRA adapters as PEFT writes them (arXiv 2106.09685): a model whose task vectors are known exactly."""
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tsv_exp.checkpoints.lora_config import LoraConfig
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
+from tsv_exp.merging.names import match_names
 
-_KEY = re.compile(r"(base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
+_KEY = re.compile(
+    r"(base_model\.model\.)?(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.(?!weight$|bias$)\w+)?(\.weight)?"
+)
+_WHOLE = re.compile(
+    r"(?<=\.)(base_layer|modules_to_save(\.(?!weight$|bias$)\w+)?)\."
+)  # around weights saved as they are
+_CONV1D = re.compile(r"(.*\.)?(c_attn|q_attn|c_proj|c_fc)")  # modules of the types below that store (in, out)
+_CONV1D_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder"}
 
 
 class Adapter(Mapping[str, Tensor]):
-    """The weights θ_pre + s · B A of an adapter on its base; `delta` gives the second term as it is.
+    """The weights θ_pre + Δ of an adapter on its base; `delta` gives the second term as it is.
+
+    Δ = s · B A, less what the initialization of the adapter took from the base (PiSSA, OLoRA). Weights that the adapter
+    holds as they are (modules_to_save, embeddings, biases) replace the base's.
 
     Raises:
-        UserError: the adapter is of a kind other than plain LoRA on linear layers, or of another base.
+        UserError: the adapter is of a kind other than LoRA on linear layers and embeddings, or of another base.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
         self.path, self._base = path, base
-        try:
-            config: dict[str, Any] = json.loads((path / "adapter_config.json").read_text())
-            rank, alpha = float(config["r"]), float(config["lora_alpha"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path / 'adapter_config.json'} does not describe a LoRA adapter ({error})") from error
-        if config.get("use_dora") or config.get("bias", "none") != "none":
-            raise UserError(f"{path}: adapters with DoRA or biases are not low-rank; merge them into their model first")
-        self._transposed = bool(config.get("fan_in_fan_out"))
-        sides: dict[str, dict[str, Tensor]] = {}
+        self._config = LoraConfig.load(path)
+        modules: dict[str, dict[str, Tensor]] = {}
+        embeddings, whole = set(), {}
         for key in tensors:
-            match = _KEY.fullmatch(key)
-            if not match:
+            if match := _KEY.fullmatch(key):
+                modules.setdefault(match["module"], {})[match["side"]] = tensors[key]
+                if match["embedding"]:
+                    embeddings.add(match["module"])
+            elif ".lora_" in key:
                 raise UserError(
                     f"{path}: the tensor {key!r} is not a LoRA factor; merge the adapter into its model first"
                 )
-            sides.setdefault(_parameter(path, match["module"], base), {})[match["side"]] = tensors[key]
+            else:
+                whole[_WHOLE.sub("", key.removeprefix("base_model.model."))] = tensors[key]
+        changed = [*(f"{module}.weight" for module in modules), *whole]
+        names = {own: name for name, own in match_names(list(base), changed).items()}
+        if unknown := [own for own in changed if own not in names]:
+            raise UserError(f"{path}: the base has no parameter {unknown[0]!r} that the adapter changes; wrong base")
+        self._whole = {names[own]: tensor for own, tensor in whole.items()}
         self._factors: dict[str, tuple[Tensor, Tensor, float]] = {}
-        for name, pair in sides.items():
-            if set(pair) != {"A", "B"} or any(factor.dim() != 2 for factor in pair.values()):
-                raise UserError(f"{path}: {name!r} needs two matrices, lora_A and lora_B; merge the adapter first")
-            module = name.removesuffix(".weight")
-            r = _pattern(config.get("rank_pattern"), module, rank)
-            scale = _pattern(config.get("alpha_pattern"), module, alpha) / (
-                math.sqrt(r) if config.get("use_rslora") else r
-            )
-            self._factors[name] = pair["B"], pair["A"], scale
+        self._transposed: set[str] = set()
+        for module, pair in modules.items():
+            name = names[f"{module}.weight"]
+            self._factors[name] = self._checked(module, pair)
+            if module in embeddings or self._stored_transposed(name):
+                self._transposed.add(name)
+        for name in names.values():
             if self._shape(name) != base[name].shape:
                 raise UserError(
                     f"{path}: {name!r} does not have the base's shape {tuple(base[name].shape)}; wrong base"
                 )
+        self._initial = cache(self._subtracted)
+
+    def _checked(self, module: str, pair: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, float]:
+        if set(pair) != {"A", "B"} or any(factor.dim() != 2 for factor in pair.values()):
+            raise UserError(f"{self.path}: {module!r} needs two matrices, lora_A and lora_B; merge the adapter first")
+        rank = self._config.rank_of(module)
+        if not pair["A"].shape[0] == pair["B"].shape[1] == rank:
+            found = f"{pair['A'].shape[0]} and {pair['B'].shape[1]}"
+            raise UserError(
+                f"{self.path}: the factors of {module!r} have rank {found}, its configuration says {rank:g}"
+            )
+        return pair["B"], pair["A"], self._config.scale(module)
+
+    def _stored_transposed(self, name: str) -> bool:
+        """Whether the base stores a weight as (in, out): transformers' Conv1D layers, whatever the file says of others.
+
+        Shapes tell, but for square weights: there the base's model type does.
+        """
+        b, a, _ = self._factors[name]
+        straight = (b.shape[0], a.shape[1])
+        if straight[0] != straight[1]:
+            return tuple(self._base[name].shape) == straight[::-1]
+        types = _model_types(getattr(self._base, "path", None))
+        if types & _CONV1D_TYPES:
+            return bool(_CONV1D.fullmatch(name.removesuffix(".weight")))
+        if not self._config.fan_in_fan_out:
+            return False
+        raise UserError(
+            f"{self.path}: the square weight {name!r} may be stored transposed (fan_in_fan_out), "
+            "and the base does not tell; give the base as a folder with its config.json, or merge the adapter into its model first"
+        )
 
     def _shape(self, name: str) -> torch.Size:
+        if name not in self._factors:
+            return self._whole[name].shape
         b, a, _ = self._factors[name]
-        return torch.Size((a.shape[1], b.shape[0]) if self._transposed else (b.shape[0], a.shape[1]))
+        return torch.Size((a.shape[1], b.shape[0]) if name in self._transposed else (b.shape[0], a.shape[1]))
+
+    def _subtracted(self, name: str) -> LowRank | None:
+        _, a, scale = self._factors[name]
+        weight = self._base[name]
+        return self._config.initial(weight.mT if name in self._transposed else weight, scale, a.shape[0])
 
     def file_of(self, name: str) -> Path:
         """The adapter's folder, for errors."""
         return self.path
 
     def delta(self, name: str, dtype: torch.dtype) -> Tensor | None:
-        """s · B A in `dtype`, or None where the adapter leaves a weight as it is."""
+        """The change in `dtype`, or None where the adapter leaves a weight as it is."""
+        product = self._product(name, dtype)
+        if name not in self._whole:
+            return product
+        change = self._whole[name].to(dtype) - self._base[name].to(dtype)
+        return change if product is None else change + product
+
+    def _product(self, name: str, dtype: torch.dtype) -> Tensor | None:
         if name not in self._factors:
             return None
         b, a, scale = self._factors[name]
         product = b.to(dtype) @ (a.to(dtype) * scale)
-        return product.mT if self._transposed else product
+        if (taken := self._initial(name)) is not None:
+            product -= LowRank(*(part.to(dtype) for part in taken)).dense()
+        return product.mT if name in self._transposed else product
 
     def factors(self, name: str, dtype: torch.dtype) -> LowRank:
         """The delta as factors u (m, r), s (r,), vh (r, n), not orthonormal; r = 0 where there is no change."""
+        m, n = self._base[name].shape
+        if name in self._whole:  # of full rank: itself times the identity
+            change = self.delta(name, dtype)
+            assert change is not None
+            one, ones = torch.eye(min(m, n), dtype=dtype), torch.ones(min(m, n), dtype=dtype)
+            return LowRank(change, ones, one) if m >= n else LowRank(one, ones, change)
         if name not in self._factors:
-            m, n = self._base[name].shape
             return LowRank(*(torch.zeros(shape, dtype=dtype) for shape in ((m, 0), (0,), (0, n))))
         b, a, scale = self._factors[name]
-        left, right = (a.mT, b.mT) if self._transposed else (b, a)
-        return LowRank(left.to(dtype), torch.full((left.shape[1],), scale, dtype=dtype), right.to(dtype))
+        found = LowRank(b.to(dtype), torch.full((b.shape[1],), scale, dtype=dtype), a.to(dtype))
+        if (taken := self._initial(name)) is not None:
+            u, s, vh = (part.to(dtype) for part in taken)
+            found = LowRank(torch.cat([found.u, u], 1), torch.cat([found.s, -s]), torch.cat([found.vh, vh]))
+        return LowRank(found.vh.mT, found.s, found.u.mT) if name in self._transposed else found
 
     def __getitem__(self, name: str) -> Tensor:
         weight = self._base[name]
@@ -96,17 +164,17 @@ class Adapter(Mapping[str, Tensor]):
         return name in self._base
 
 
-def _parameter(path: Path, module: str, base: Mapping[str, Tensor]) -> str:
-    """The base's parameter of a module; bases are saved with and without the prefix of their task head."""
-    candidates = [f"{module}.weight", f"{module.partition('.')[2]}.weight", f"model.{module}.weight"]
-    for name in candidates:
-        if name in base:
-            return name
-    raise UserError(f"{path}: the base has no parameter {candidates[0]!r} that the adapter changes; wrong base")
+def _model_types(path: Path | None) -> set[str]:
+    """The model types that the config.json beside a checkpoint file names, of its parts too."""
 
+    def types(config: Any) -> Iterator[str]:
+        if isinstance(config, dict):
+            if isinstance(config.get("model_type"), str):
+                yield config["model_type"]
+            for part in config.values():
+                yield from types(part)
 
-def _pattern(patterns: Mapping[str, Any] | None, module: str, default: float) -> float:
-    for pattern, value in (patterns or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
-            return float(value)
-    return float(default)
+    try:
+        return set(types(json.loads((Path(path or "").parent / "config.json").read_text(encoding="utf-8"))))
+    except (OSError, ValueError):
+        return set()

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from tsv_exp.checkpoints import downloads, hub
 from tsv_exp.checkpoints.adapters import Adapter
-from tsv_exp.checkpoints.readers import CONFIGURATION, Reader, read
+from tsv_exp.checkpoints.lora_config import FILE
+from tsv_exp.checkpoints.readers import CONFIGURATION, HUB_NAMES, Reader, read
 from tsv_exp.errors import UserError
 
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -22,14 +23,27 @@ def open_weights(source: str | Path, base: Mapping[str, Tensor] | None = None) -
         UserError: there is no such thing, it is damaged, or it is an adapter and there is no base.
     """
     path = locate(source)
-    if path.is_dir() and (path / "adapter_config.json").is_file():
-        files = [path / name for name in ADAPTER_FILES if (path / name).is_file()]
-        if base is None:
-            raise UserError(f"{path} is an adapter, not a model; give the model that it belongs to as base")
-        if not files:
-            raise UserError(f"{path} has an adapter_config.json and no {ADAPTER_FILES[0]}; fetch it again")
-        return Adapter(path, read(files[0]), base)
-    return read(path)
+    file = _adapter_file(path)
+    if file is None:
+        return read(path)
+    if base is None:
+        raise UserError(f"{path} is an adapter, not a model; give the model that it belongs to as base")
+    return Adapter(file.parent, read(file), base)
+
+
+def _adapter_file(path: Path) -> Path | None:
+    """The adapter that a path stands for, or None where it is a model."""
+    if path.name in ADAPTER_FILES and (path.parent / FILE).is_file():
+        return path
+    if not path.is_dir() or not (path / FILE).is_file():
+        return None
+    files = [path / name for name in ADAPTER_FILES if (path / name).is_file()]
+    models = [path / name for name in HUB_NAMES if (path / name).is_file()]
+    if files and models:
+        raise UserError(f"{path} holds a model and an adapter; give the file that is meant: {models[0]} or {files[0]}")
+    if not files and not models:
+        raise UserError(f"{path} has an {FILE} and no {ADAPTER_FILES[0]}; fetch it again")
+    return files[0] if files else None  # a model beside which only the configuration of an adapter was left
 
 
 def folder_of(path: Path) -> Path | None:

@@ -1,0 +1,144 @@
+"""Adapters that PEFT made of small models: what is read is what PEFT adds to the base's weights."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tsv_exp import UserError
+from tsv_exp.checkpoints.sources import open_weights
+
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
+
+pytestmark = [  # what the two libraries say of each other
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*(fan_in_fan_out|tie|config file|save_embedding_layers):UserWarning"),
+]
+
+
+def gpt2(folder, kind="GPT2LMHeadModel"):
+    """A model whose attention outputs are square Conv1D weights, saved to a folder."""
+    config = transformers.GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=40, n_positions=12)
+    torch.manual_seed(0)
+    model = getattr(transformers, kind)(config)
+    model.save_pretrained(folder)
+    return model
+
+
+def trained(model, folder, seed=1, **config):
+    """Saves an adapter of random factors; returns PEFT's merged weights under the names of the model."""
+    adapter = peft.get_peft_model(model, peft.LoraConfig(**config))
+    torch.manual_seed(seed)
+    for name, parameter in adapter.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    adapter.save_pretrained(folder)
+    return {name: weight.clone() for name, weight in adapter.merge_and_unload().state_dict().items()}
+
+
+def agrees(folder, adapter, merged, rename=lambda name: name):
+    base = open_weights(folder)
+    model = open_weights(adapter, base)
+    changed = 0
+    for name in base:
+        torch.testing.assert_close(model[name], merged[rename(name)], rtol=1e-5, atol=2e-6)
+        if base[name].dim() == 2:
+            dense = model.factors(name, torch.float64).dense()
+            torch.testing.assert_close(dense.float(), merged[rename(name)] - base[name], rtol=1e-4, atol=2e-6)
+            changed += bool(dense.any())
+    return changed
+
+
+@pytest.mark.parametrize("initialization", ["pissa", "olora", "gaussian", "orthogonal", True])
+def test_what_the_initialization_took_from_the_base_is_taken_into_account(tmp_path, initialization):
+    config = transformers.LlamaConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=30
+    )
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path / "base")
+    chosen = {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": initialization}
+    merged = trained(model, tmp_path / "lora", **chosen)
+    assert agrees(tmp_path / "base", tmp_path / "lora", merged) == 2
+
+
+@pytest.mark.parametrize("initialization", ["pissa", True])
+def test_conv1d_and_linear_layers_under_one_fan_in_fan_out(tmp_path, initialization):
+    model = gpt2(tmp_path / "base")
+    targets = {"target_modules": ["c_attn", "c_proj", "lm_head"], "init_lora_weights": initialization}
+    if initialization == "pissa":  # a head that is tied to the embedding would change both
+        targets["target_modules"] = ["c_attn", "c_proj"]
+    else:
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+        model.config.tie_word_embeddings = False
+        model.save_pretrained(tmp_path / "base")
+    merged = trained(model, tmp_path / "lora", r=3, fan_in_fan_out=True, **targets)
+    assert agrees(tmp_path / "base", tmp_path / "lora", merged) == 6 + (initialization is True)
+
+
+def test_weights_that_are_saved_as_they_are(tmp_path):
+    config = transformers.BertConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=30
+    )
+    torch.manual_seed(0)
+    model = transformers.BertForSequenceClassification(config)
+    model.save_pretrained(tmp_path / "base")
+    adapter = peft.get_peft_model(
+        model, peft.LoraConfig(target_modules=["query"], modules_to_save=["classifier"], bias="lora_only")
+    )
+    for name, parameter in adapter.named_parameters():
+        if parameter.requires_grad or name.endswith("query.base_layer.bias"):
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    adapter.save_pretrained(tmp_path / "lora")
+    merged = {name: weight.clone() for name, weight in adapter.merge_and_unload().state_dict().items()}
+    base = open_weights(tmp_path / "base")
+    changed = {name for name in base if not torch.equal(open_weights(tmp_path / "lora", base)[name], base[name])}
+    assert changed == {"classifier.weight", "classifier.bias"} | {
+        f"bert.encoder.layer.0.attention.self.query.{part}" for part in ("weight", "bias")
+    }
+    agrees(tmp_path / "base", tmp_path / "lora", merged)
+
+
+def test_embeddings(tmp_path):
+    model = gpt2(tmp_path / "base", "GPT2Model")
+    merged = trained(model, tmp_path / "lora", r=3, target_modules=["wpe", "c_fc"], init_lora_weights=False)
+    assert agrees(tmp_path / "base", tmp_path / "lora", merged) == 3
+
+
+PATTERNS = {
+    "rank_pattern": {"transformer.h.0.attn.c_attn": 2, "^transformer.h.1.mlp.c_proj": 5},
+    "alpha_pattern": {r"h\.\d+\.mlp\.c_proj": 24, "attn.c_proj": 1},
+}
+
+
+def test_patterns_match_the_names_of_the_model_that_was_trained(tmp_path):
+    merged = trained(
+        gpt2(tmp_path / "head"),
+        tmp_path / "lora",
+        r=4,
+        target_modules=["c_attn", "c_proj"],
+        fan_in_fan_out=True,
+        **PATTERNS,
+    )
+    gpt2(tmp_path / "bare", "GPT2Model")  # the same weights: one seed
+    assert agrees(tmp_path / "head", tmp_path / "lora", merged) == 6
+    assert agrees(tmp_path / "bare", tmp_path / "lora", merged, lambda name: f"transformer.{name}") == 6
+
+
+def test_square_weights_of_an_unknown_model_are_refused_where_they_may_be_transposed(tmp_path):
+    trained(gpt2(tmp_path / "base"), tmp_path / "lora", r=2, target_modules=["c_proj"], fan_in_fan_out=True)
+    with pytest.raises(UserError, match=r"'transformer.h.0.attn.c_proj.weight'.*config.json"):
+        open_weights(tmp_path / "lora", dict(open_weights(tmp_path / "base")))
+
+
+def test_a_model_and_an_adapter_in_one_folder(tmp_path):
+    model = gpt2(tmp_path / "base")
+    trained(model, tmp_path / "both", r=2, target_modules=["c_attn"], fan_in_fan_out=True)
+    base = open_weights(tmp_path / "base")
+    save_file(dict(base), tmp_path / "both" / "model.safetensors")
+    with pytest.raises(UserError, match=r"both holds a model and an adapter.*model.safetensors or .*adapter_model"):
+        open_weights(tmp_path / "both", base)
+    adapter = open_weights(tmp_path / "both" / "adapter_model.safetensors", base)
+    assert adapter.delta("transformer.h.0.attn.c_attn.weight", torch.float32) is not None
+    (tmp_path / "both" / "adapter_model.safetensors").unlink()
+    assert type(open_weights(tmp_path / "both", base)) is not type(adapter)
