@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from tsv_exp.api import merge
 from tsv_exp.config import Engine
-from tsv_exp.evaluation.alpha import Candidate, Point, Policy, mean, normalized
+from tsv_exp.evaluation.alpha import Candidate, Point, Policy, mean, normalized, protocol
 from tsv_exp.evaluation.data_free import data_free_scale
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.evaluation.inputs import load_inputs
@@ -23,10 +23,13 @@ from tsv_exp.merging.layer import Weights
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification import Method
 from tsv_exp.models.export import save_merged
+from tsv_exp.storage.correct_examples import write_correct
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """One run of a configuration: returns the content of results.json; the merged model is saved in `folder`.
+    """One run of a configuration: returns the content of results.json.
+
+    `folder` gets which test examples were right and, if wanted, the merged model.
 
     Raises:
         UserError: something in the configuration, the checkpoints or the data is invalid.
@@ -52,6 +55,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             )
         )
     with clock("test"):
+        write_correct(folder, {task: evaluator.correct(merged, choice.alpha, task, "test") for task in evaluator.tasks})
         accuracy = evaluator.accuracies(merged, choice.alpha, "test")
         finetuned_accuracy = {
             "validation": reference("validation") if choice.tried or chosen else {},
@@ -61,6 +65,9 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "tasks": list(evaluator.tasks),
         "checkpoints": {"family": model.family, "digests": dict(digests)},
         "checkpoint_bytes": merged.base_bytes,
+        "data": {name: model.identity(task) for name, task in evaluator.tasks.items()},
+        "precision": str(evaluator.dtype).removeprefix("torch."),
+        "alpha_protocol": protocol(policy, method.alpha, choice.alpha),
         "per_task": merged.per_task,
         "alpha": choice.alpha,
         "chosen": {**chosen, "rank": ranks(merged)},

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from tsv_exp.errors import UserError
 from tsv_exp.report.results.cells import from_results
-from tsv_exp.report.tables.groups import Group, columns, single
+from tsv_exp.report.tables.assemble import single
+from tsv_exp.report.tables.groups import Group, columns
 from tsv_exp.report.tables.sheets import Sheet, alpha
 from tsv_exp.report.write import Report
 

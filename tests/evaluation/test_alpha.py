@@ -1,10 +1,13 @@
 import math
 import random
+from typing import Any
 
 import pytest
 
 from tsv_exp.errors import UserError
-from tsv_exp.evaluation.alpha import Fixed, Grid, Point, Search, mean, normalized
+from tsv_exp.evaluation.alpha import Choice, Fixed, Grid, Point, Search, mean, normalized, protocol
+from tsv_exp.evaluation.data_free import DataFree
+from tsv_exp.methods.specification import Alpha
 
 FINETUNED = {"a": 0.8, "b": 0.5}
 
@@ -92,3 +95,36 @@ def test_a_grid_too_short_to_search_is_scored_whole(steps: int, passes: int) -> 
     seen: list[float] = []
     Search(1.0, steps).choose(scored({round(i / steps, 6): 1 - (i / steps) ** 2 for i in range(1, steps + 1)}, seen))
     assert len(seen) == passes
+
+
+class Vertical:
+    """A policy of a user's own."""
+
+    def __init__(self) -> None:
+        self.passes, self._memory = 7, {}
+
+    def choose(self, candidate: object, /) -> Choice:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("policy", "alpha", "expected"),
+    [
+        (Grid(3.0, 30), 1.1, ("grid", {"stop": 3.0, "steps": 30}, {})),
+        (Grid(3.0, 5), 1.2, ("grid", {"stop": 3.0, "steps": 5}, {"steps": 5})),
+        (Search(2.0, 30), 1.2, ("search", {"stop": 2.0, "steps": 30}, {"stop": 2.0})),
+        (Fixed(1.0), 1.0, ("fixed", {"value": 1.0, "validate": False}, {})),
+        (Fixed(0.3), 0.3, ("fixed", {"value": 0.3, "validate": False}, {"value": 0.3})),
+        (DataFree(), 0.8, ("data_free", {}, {})),
+        (Vertical(), 0.8, ("vertical", {"passes": 7}, {})),
+    ],
+)
+def test_the_protocol_says_what_is_not_the_methods_own(policy: Any, alpha: float, expected: tuple[Any, ...]) -> None:
+    found = protocol(policy, Alpha(default=1.0, stop=3.0, steps=30), alpha)
+    assert tuple(found.values()) == expected
+
+
+def test_a_method_with_one_alpha_has_no_protocol() -> None:
+    mean = Alpha(default=1.0, stop=1.0, steps=1)
+    assert {protocol(policy, mean, 1.0)["policy"] for policy in (Grid(1.0, 1), Fixed(1.0), DataFree())} == {"none"}
+    assert protocol(Fixed(0.5), mean, 0.5)["changed"] == {"value": 0.5}

@@ -76,6 +76,20 @@ def test_accuracies_are_measured_once(tmp_path) -> None:
         finetuned_accuracies(again, model.base(), finetuned, "test")
 
 
+def test_which_examples_are_right_is_kept_with_the_accuracy() -> None:
+    model = Crowded(lambda *_: False)
+    merged = merge(model.base(), model.finetuned(TASKS), "task_arithmetic")
+    evaluator = Evaluator(model, TASKS, CPU, "float32", batch_size=16)
+    weights = apply(model.base(), merged, 0.7)
+    features = model.images.flatten(1).double() / 255 @ weights["1.weight"].double().T + weights["1.bias"].double()
+    expected = (unit(features, dim=-1) @ model.heads["a"].double().T).argmax(1) == model.labels
+    assert evaluator.correct(merged, 0.7, "a", "test").tolist() == expected.tolist()
+    assert evaluator.accuracy(merged, 0.7, "a", "test") == expected.double().mean()
+    again = Evaluator(model, TASKS, CPU, "float32", batch_size=16)
+    assert again.correct(merged, 0.7, "a", "test").tolist() == expected.tolist()
+    assert model.sizes == [16, 16, 8]
+
+
 @pytest.mark.parametrize("wanted", ["gpu", "cuda:99", "mps"])
 def test_devices_that_are_not_there(wanted: str) -> None:
     with pytest.raises(UserError, match="device="):

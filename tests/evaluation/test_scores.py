@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tsv_exp.evaluation import scores
@@ -11,6 +12,7 @@ from tsv_exp.evaluation.scores import Scores
 
 WORKER = """
 import sys, time
+import numpy as np
 from pathlib import Path
 from tsv_exp.evaluation.scores import Scores
 scores, measured = Scores(), []
@@ -18,7 +20,7 @@ for key in map("{:02x}".format, range(20)):
     if scores.get(key) is None:
         time.sleep(0.01)
         measured.append(key)
-        scores.put(key, 0.5)
+        scores.put(key, np.array([True, False]))
 print(" ".join(measured))
 """
 
@@ -30,7 +32,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_known_stays_known() -> None:
     assert Scores().get("aa") is None
-    Scores().put("aa", 0.25)
+    Scores().put("aa", np.array([True, False, False, False]))
     assert Scores().get("aa") == 0.25
 
 
@@ -62,6 +64,6 @@ def test_a_suspended_process_does_not_hold_up_the_others(monkeypatch: pytest.Mon
         assert other.stdout.readline() == "claimed\n"
         monkeypatch.setattr(scores, "PATIENCE", 0.1)
         assert Scores().get("aa") is None
-        Scores().put("aa", 0.5)
+        Scores().put("aa", np.array([True, False]))
         assert Scores().get("aa") == 0.5
         other.communicate("\n")

@@ -14,7 +14,8 @@ from tsv_exp.report.plots.draw import draw
 from tsv_exp.report.plots.pictures import draw_pictures
 from tsv_exp.report.plots.style import styled
 from tsv_exp.report.results.runs import read_runs
-from tsv_exp.report.tables.groups import Group, build_groups
+from tsv_exp.report.tables.assemble import build_groups
+from tsv_exp.report.tables.groups import Group
 
 
 def groups_of(folder: Path, *contents: Mapping[str, Any]) -> tuple[Group, ...]:

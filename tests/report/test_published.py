@@ -10,9 +10,10 @@ from synthetic import results, write_run
 from tsv_exp.errors import UserError
 from tsv_exp.report.results.published import families, published
 from tsv_exp.report.results.runs import read_runs
+from tsv_exp.report.tables.assemble import build_groups
 from tsv_exp.report.tables.comparison import comparison_sheets
 from tsv_exp.report.tables.formats import markdown
-from tsv_exp.report.tables.groups import Group, build_groups
+from tsv_exp.report.tables.groups import Group
 from tsv_exp.report.tables.sheets import Sheet, group_sheet
 from tsv_exp.report.tables.single import run_table
 

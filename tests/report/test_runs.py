@@ -105,13 +105,21 @@ def test_runs_that_a_sweep_has_not_reached_are_missing(tmp_path: Path, params: d
 
 
 def test_of_two_runs_of_a_cell_the_later_counts(tmp_path: Path) -> None:
-    old = write_run(tmp_path / "2", results(accuracy=(0.1, 0.1, 0.1, 0.1)))
+    old = write_run(tmp_path / "2", results(accuracy=(0.1, 0.1, 0.1, 0.1), cell="k"))
     os.utime(old / "results.json", (1, 1))
-    write_run(tmp_path / "1", results(accuracy=(0.9, 0.9, 0.9, 0.9)))
+    write_run(tmp_path / "1", results(accuracy=(0.9, 0.9, 0.9, 0.9), cell="k"))
     runs = read_runs([tmp_path])
     assert [cell.test["accuracy"]["Clock"] for cell in runs.finished] == [0.9]
     assert runs.replaced == 1
     assert runs.summary == "1 finished run, 1 older run of the same cells left out"
+
+
+def test_nothing_but_the_key_makes_two_runs_the_same_cell(tmp_path: Path) -> None:
+    for number, cell in enumerate(("k", "l", "", "")):
+        write_run(tmp_path / str(number), results(cell=cell))
+    runs = read_runs([tmp_path])
+    assert len(runs.finished) == 4
+    assert runs.replaced == 0
 
 
 def test_settings_differ_by_parameters_and_given_alpha(tmp_path: Path) -> None:

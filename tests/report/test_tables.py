@@ -13,9 +13,11 @@ from rich.console import Console
 from synthetic import FULL, TASKS, failed, results, write_run
 
 from tsv_exp.report.results.runs import read_runs
+from tsv_exp.report.tables.assemble import build_groups
 from tsv_exp.report.tables.data import comma_separated, plain
 from tsv_exp.report.tables.formats import escape, latex, markdown
-from tsv_exp.report.tables.groups import Group, build_groups, label
+from tsv_exp.report.tables.groups import Group
+from tsv_exp.report.tables.labels import label
 from tsv_exp.report.tables.sheets import group_sheet, overview_sheets
 from tsv_exp.report.tables.single import run_table
 from tsv_exp.report.tables.terminal import show
@@ -109,7 +111,7 @@ def test_labels_name_only_what_differs(tmp_path: Path) -> None:
     ]
     (group,) = groups_of(tmp_path, *contents)
     labels = [row.label for row in group.rows]
-    assert labels == ["tsv_m (α chosen)", "tsv_m (rank_fraction 0.1)", "tsv_m (α 0.5)", "ties"]
+    assert labels == ["tsv_m", "tsv_m (rank_fraction 0.1)", "tsv_m (α 0.5)", "ties"]
 
 
 def test_failed_and_missing_cells_are_shown(tmp_path: Path) -> None:

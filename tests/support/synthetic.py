@@ -54,6 +54,8 @@ def results(
         "stored_bytes": FULL,
         "stored_bytes_without_base": FULL,
         "checkpoint_bytes": FULL,
+        "data": dict.fromkeys(tasks, "dd"),
+        "precision": "float32",
         "per_task": False,
         "versions": {"torch": "2"},
     } | changes

@@ -22,10 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: the first DIR)")
     help_published = "compare with the figures published for these checkpoints (default: those that were measured)"
     parser.add_argument("--published", choices=families(), help=help_published)
+    help_paired = (
+        "a row, such as tsv_m: the differences of all others to it, with standard errors over the same examples"
+    )
+    parser.add_argument("--paired", metavar="ROW", help=help_paired)
     options = parser.parse_args(arguments)
     out = options.out or options.folders[0]
     try:
-        report = write_report(options.folders, out, options.published)
+        report = write_report(options.folders, out, options.published, options.paired)
     except UserError as error:
         return fail("tsv-report", str(error), 1)
     except KeyboardInterrupt:

@@ -1,11 +1,13 @@
 """The choice of α, and of other scalars, on validation data."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from tsv_exp.errors import UserError
+from tsv_exp.methods.specification import Alpha as MethodAlpha
 from tsv_exp.runtime.console import track
 
 LEAST = 4  # passes with which a search can do more than look at three values
@@ -130,6 +132,20 @@ class Search(Grid):
             tried[i] = score(self.value(i))
         ascending = [tried[i] for i in sorted(tried)]
         return Choice(best(ascending).alpha, ascending)
+
+
+def protocol(policy: Policy, own: MethodAlpha, alpha: float) -> dict[str, Any]:
+    """How α was found, as results.json holds it: the policy's name, its parameters, and those the method has otherwise.
+
+    Where the method's own grid has one value and that is α, nothing was chosen: the policy is `none`.
+    """
+    if own.steps == 1 and alpha == own.stop:
+        return {"policy": "none", "parameters": {}, "changed": {}}
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(policy).__name__).lower()
+    parameters = {key: value for key, value in vars(policy).items() if not key.startswith("_")}
+    theirs = {"value": own.default, "stop": own.stop, "steps": own.steps}
+    changed = {key: parameters[key] for key, value in theirs.items() if parameters.get(key, value) != value}
+    return {"policy": name, "parameters": parameters, "changed": changed}
 
 
 def propose(scored: Mapping[int, float], steps: int) -> int:

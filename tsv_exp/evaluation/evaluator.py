@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit
 
@@ -91,14 +93,26 @@ class Evaluator:
 
     def accuracy(self, merged: Merged, alpha: float, task: str, split: SplitName) -> float:
         """The accuracy of one task's model at α, measured now or known from before."""
-        self._take(merged, task)
-        key = digest(self._identity(task), self._digest, float(alpha), split, str(self.dtype))
+        key = self._key(merged, alpha, task, split)
         known = self._scores.get(key)
-        if known is None:
-            self._load(alpha)
-            known = self._correct(task, split)
-            self._scores.put(key, known)
-        return known
+        return float(self._measure(key, alpha, task, split).mean()) if known is None else known
+
+    def correct(self, merged: Merged, alpha: float, task: str, split: SplitName) -> NDArray[np.bool_]:
+        """Which examples (N,) of a split one task's model at α gets right, measured now or known from before."""
+        key = self._key(merged, alpha, task, split)
+        known = self._scores.correct(key, len(self._prepare(task, split).split))
+        return self._measure(key, alpha, task, split) if known is None else known
+
+    def _key(self, merged: Merged, alpha: float, task: str, split: SplitName) -> str:
+        """Digest of all that a score depends on; τ is then the vector at hand."""
+        self._take(merged, task)
+        return digest(self._identity(task), self._digest, float(alpha), split, str(self.dtype))
+
+    def _measure(self, key: str, alpha: float, task: str, split: SplitName) -> NDArray[np.bool_]:
+        self._load(alpha)
+        correct = self._correct(task, split)
+        self._scores.put(key, correct)
+        return correct
 
     def _identity(self, task: str) -> str:
         """Digest of what, beside the task vector, an accuracy depends on."""
@@ -133,7 +147,7 @@ class Evaluator:
             weight.copy_(base if tau is None else torch.add(base.to(tau.dtype), tau, alpha=alpha))
         self._alpha = alpha
 
-    def _correct(self, name: str, split: SplitName) -> float:
+    def _correct(self, name: str, split: SplitName) -> NDArray[np.bool_]:
         head, images = self._prepare(name, split)
         while True:
             try:
@@ -148,12 +162,12 @@ class Evaluator:
                 log.warning("out of memory on %s: going on with batches of %d", self.device, self.batch_size)
 
     @torch.inference_mode()
-    def _pass(self, head: Tensor, split: Split) -> float:
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+    def _pass(self, head: Tensor, split: Split) -> NDArray[np.bool_]:
+        correct = []
         for images, labels in split.batches(self.batch_size):
             batch = self.model.normalize(images.to(self.device, non_blocking=True))
             with mixed(self.dtype, self.device):
                 features = self._encoder(batch)
             logits = unit(features.float(), dim=-1) @ head.T
-            correct += (logits.argmax(1) == labels.to(self.device, non_blocking=True)).sum()
-        return int(correct) / len(split)
+            correct.append(logits.argmax(1) == labels.to(self.device, non_blocking=True))
+        return torch.cat(correct).cpu().numpy()

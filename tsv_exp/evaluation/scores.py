@@ -1,10 +1,12 @@
-"""Accuracies that were measured before, in one SQLite file in the cache: safe under concurrent and killed runs."""
+"""Scores that were measured before, in one SQLite file in the cache: safe under concurrent and killed runs."""
 
 import sqlite3
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from tsv_exp.errors import UserError
 from tsv_exp.storage.files import cache_dir
@@ -14,7 +16,7 @@ PATIENCE = 60.0  # seconds for another process that is measuring: it may be susp
 
 
 class Scores:
-    """Digest of everything an accuracy depends on -> the accuracy (a fraction).
+    """Digest of everything an accuracy depends on -> the accuracy (a fraction), and which examples were right.
 
     Who asks for one that is not known has it to measure: until it is put, or the next is asked for, other processes
     that ask for it wait, but not for ever: at worst two measure the same. The operating system ends the claim of a
@@ -29,23 +31,31 @@ class Scores:
 
     def get(self, key: str) -> float | None:
         """The accuracy, or None where it is the caller's to measure."""
+        known = self._ask("SELECT accuracy FROM scores WHERE key = ?", key)
+        return None if known is None else float(known)
+
+    def correct(self, key: str, count: int) -> NDArray[np.bool_] | None:
+        """Which of `count` examples were right, or None where it is the caller's to measure."""
+        bits = self._ask("SELECT bits FROM correct WHERE key = ?", key)
+        return None if bits is None else np.unpackbits(np.frombuffer(bits, np.uint8), count=count).astype(np.bool_)
+
+    def put(self, key: str, correct: NDArray[np.bool_]) -> None:
+        """Keep which examples were right, one bit each, and the accuracy, their mean."""
+        self._query("INSERT OR REPLACE INTO correct VALUES (?, ?)", (key, np.packbits(correct).tobytes()))
+        self._query("INSERT OR REPLACE INTO scores VALUES (?, ?)", (key, float(correct.mean())))
         self._release()
-        known = self._known(key)
-        if known is None:
+
+    def _ask(self, statement: str, key: str) -> Any:
+        """The value that a statement finds, or None: then the claim on the key is this process's."""
+        self._release()
+        rows = self._query(statement, (key,))
+        if not rows:
             self._take(key)
-            known = self._known(key)
-        if known is not None:
-            self._release()
-        return known
-
-    def put(self, key: str, accuracy: float) -> None:
-        """Keep an accuracy."""
-        self._query("INSERT OR REPLACE INTO scores VALUES (?, ?)", (key, accuracy))
+            rows = self._query(statement, (key,))
+        if not rows:
+            return None
         self._release()
-
-    def _known(self, key: str) -> float | None:
-        rows = self._query("SELECT accuracy FROM scores WHERE key = ?", (key,))
-        return float(rows[0][0]) if rows else None
+        return rows[0][0]
 
     def _take(self, key: str) -> None:
         place = self.path.parent / "locks" / f"score-{key[:2]}.lock"  # a few files; others' keys rarely wait for ours
@@ -65,7 +75,7 @@ class Scores:
             Scores._claim.release()
             Scores._claim = None
 
-    def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[float]]:
+    def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[Any]]:
         try:
             if self._open is None:
                 self._open = self._connection()
@@ -82,4 +92,5 @@ class Scores:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, accuracy REAL CHECK (accuracy BETWEEN 0 AND 1))"
         )
+        connection.execute("CREATE TABLE IF NOT EXISTS correct (key TEXT PRIMARY KEY, bits BLOB NOT NULL)")
         return connection

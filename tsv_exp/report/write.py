@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tsv_exp.report.results.runs import MALFORMED, Problem, Runs, read_runs
 from tsv_exp.report.tables import data, formats
+from tsv_exp.report.tables.assemble import build_groups
 from tsv_exp.report.tables.comparison import comparison_sheets
-from tsv_exp.report.tables.groups import Group, build_groups
+from tsv_exp.report.tables.groups import Group
+from tsv_exp.report.tables.paired import paired_sheets
 from tsv_exp.report.tables.sheets import Sheet, group_sheet, overview_sheets
 from tsv_exp.storage.files import atomic
 
@@ -23,17 +25,20 @@ class Report:
     paths: tuple[Path, ...]
 
 
-def write_report(folders: Iterable[Path | str], out: Path | str, published: str | None = None) -> Report:
+def write_report(
+    folders: Iterable[Path | str], out: Path | str, published: str | None = None, paired: str | None = None
+) -> Report:
     """Read all runs below `folders`; write report.html, table.md, .csv, .tex, report.json and plots/ into `out`.
 
     Args:
         folders: run folders, sweeps, analyses, or folders of them.
         out: made where it is missing; the files of an earlier report are replaced.
         published: compare with the figures of this family of checkpoints; None: of the family that was measured.
+        paired: the name of a row: every other is compared with it, example by example; None: no such tables.
 
     Raises:
-        UserError: a folder does not exist or holds no runs; nothing was published for these models; `out` cannot be
-            written.
+        UserError: a folder does not exist or holds no runs; nothing was published for these models; no row has the name
+            `paired`; `out` cannot be written.
     """
     # matplotlib and jinja2 take longer to import than everything above together
     from tsv_exp.report.analyses import Shown, read_analysis
@@ -50,7 +55,9 @@ def write_report(folders: Iterable[Path | str], out: Path | str, published: str 
         except MALFORMED as error:
             unreadable = Problem(folder, f"not an analysis as tsv-analyze writes it: {error}")
             runs = replace(runs, problems=(*runs.problems, unreadable))
-    sheets = (*map(group_sheet, groups), *comparison_sheets(groups, published), *overview_sheets(groups))
+    differences = paired_sheets(groups, paired) if paired is not None else ()
+    compared = (*differences, *comparison_sheets(groups, published), *overview_sheets(groups))
+    sheets = (*map(group_sheet, groups), *compared)
     sheets = (*sheets, *(sheet for shown in analyses for sheet in shown.sheets))
     texts = {
         "table.md": formats.markdown(sheets),

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.failures import error_message, unexpected_message
 from tsv_exp.runtime.imports import import_frozen
+from tsv_exp.storage import correct_examples
 from tsv_exp.storage.files import atomic
 from tsv_exp.sweeps import resume
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SETTINGS = ("model", "device", "engine", "evaluate", "save_merged")  # beside tasks, method, α and seed
 VERSIONS = ("tsv_exp", "torch", "open_clip_torch", "hydra-core")
 
 
@@ -52,6 +55,9 @@ def run_cell(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
         if known is not None:
             earlier, found = known
             results |= {"reused_from": str(earlier), **found}
+            if (earlier / correct_examples.FILE).is_file():
+                with atomic(folder / correct_examples.FILE) as temporary:
+                    shutil.copyfile(earlier / correct_examples.FILE, temporary)
             log.info("reused from %s", earlier)
         else:
             # the run comes first: it downloads what the key depends on
@@ -81,12 +87,14 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
     from tsv_exp.report.results.cells import parameters
 
     method: Any = OmegaConf.to_container(cfg.method, resolve=True)
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)  # ${seed} stays: runs that differ by it alone are alike
     return {
         "seed": cfg.seed,
         "model": HydraConfig.get().runtime.choices["model"],
         "tasks": OmegaConf.to_container(cfg.tasks) if OmegaConf.is_config(cfg.tasks) else cfg.tasks,
         "method": method.get("name"),
         "params": parameters(method),
+        "settings": {name: plain[name] for name in SETTINGS if name in plain},
         "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in VERSIONS},
     }
 

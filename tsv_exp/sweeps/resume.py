@@ -15,6 +15,7 @@ from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import atomic
 
 INDEX = ".cells"  # in the outputs folder: a file per cell, with the folder of its last run
+LAYOUT = 2  # of a run folder: a cell with an older layout, which holds less, runs again
 IRRELEVANT = ("paths", "tracking", "resume")  # for the results of a run
 HUB = re.compile(r"([\w.-]+)/([\w.*-]+)(@[\w./-]+)?")
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -31,7 +32,9 @@ def cell_key(cfg: DictConfig) -> str:
     kept = {name: value for name, value in plain.items() if name not in IRRELEVANT}
     texts = sorted(set(_texts([kept.get("model"), kept.get("method"), kept.get("alpha")])))
     code = sorted({text.split(".")[0] for text in texts if DOTTED.fullmatch(text)} - {"tsv_exp"})
-    return digest(kept, [_identity(text) for text in texts], [_module(name) for name in code], versions.program())
+    return digest(
+        LAYOUT, kept, [_identity(text) for text in texts], [_module(name) for name in code], versions.program()
+    )
 
 
 def commits(cfg: DictConfig) -> dict[str, str]:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tsv_exp.report.plots.style import INK, entitle, figure, legend_beside, line_styles
-from tsv_exp.report.tables.groups import Group, Row, label
+from tsv_exp.report.tables.groups import Group, Row
+from tsv_exp.report.tables.labels import label
 
 RANK = "rank_fraction"
 ON_VALIDATION = "validation accuracy relative\nto fine-tuned (%)"
@@ -32,14 +33,14 @@ def ranks(rows: Sequence[Row]) -> dict[str, list[Row]]:
     for row in rows:
         alike = [_others(other) for other in rows if other.method == row.method]
         if isinstance(row.params.get(RANK), int | float):
-            varying = _others(row) if any(others != _others(row) for others in alike) else {}
+            varying = {k: v for k, v in _others(row).items() if any(others.get(k) != v for others in alike)}
             families.setdefault(label(row.method, varying), []).append(row)
     return {name: sorted(m, key=lambda row: row.params[RANK]) for name, m in families.items() if len(m) > 1}
 
 
 def _others(row: Row) -> dict[str, Any]:
-    *_, given = row.cells[0].setting
-    return {**{name: value for name, value in row.params.items() if name != RANK}, "α": given}
+    first = row.cells[0]
+    return {**{name: value for name, value in row.params.items() if name != RANK}, **first.conditions, **first.choice}
 
 
 def against_alpha(group: Group, rows: Sequence[Row]) -> Figure:

@@ -19,7 +19,7 @@ class Cell:
     """One run of one setting on one task set with one seed; accuracies are fractions.
 
     `alpha` was given where `validation` has not several points to choose from; `size` is what is stored to serve
-    all tasks relative to one full checkpoint per task.
+    all tasks relative to one full checkpoint per task. What older results lack is empty.
     """
 
     folder: Path
@@ -38,6 +38,12 @@ class Cell:
     size: float | None = None
     count: int = 0  # of tasks: known even where their names are not
     order: int = 0  # in which the runs were found
+    cell: str = ""  # digest of all that determines the run
+    digests: Mapping[str, str] = field(default_factory=dict)  # of the base and of each task's fine-tuned weights
+    data: Mapping[str, str] = field(default_factory=dict)  # task -> digest of its examples and head
+    precision: str = ""  # in which accuracies were measured
+    protocol: Mapping[str, Any] = field(default_factory=dict)  # how α was found
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the rest of the configuration: model.*, engine.*, ...
 
     @property
     def chosen(self) -> bool:
@@ -45,15 +51,42 @@ class Cell:
         return len(self.validation) > 1
 
     @property
-    def setting(self) -> tuple[str, str, float | None]:
-        """What is compared: the method, its parameters, and α where it was given rather than chosen."""
-        given = None if self.chosen else self.alpha
-        return self.method, json.dumps(self.params, sort_keys=True, default=str), given
+    def choice(self) -> dict[str, Any]:
+        """How α was found, in the words of a row's name; empty where the method has nothing to choose."""
+        if not self.protocol:
+            return {"α by": "validation"} if self.chosen else {"α": self.alpha}
+        policy, changed = self.protocol["policy"], self.protocol["changed"]
+        if policy == "none":
+            return {}
+        if policy == "fixed":
+            return {"α": changed["value"]} if changed else {"α by": "default"}
+        return {"α by": policy, **{f"α {name}": value for name, value in changed.items()}}
 
     @property
-    def key(self) -> tuple[Any, ...]:
-        """Two cells with the same key are two runs of the same thing."""
-        return self.model, self.family, self.tasks, self.setting, self.seed
+    def conditions(self) -> dict[str, Any]:
+        """What the configuration says beside model, tasks, method, α and seed; precision is the table's."""
+        apart = ("model.", "evaluate.precision")
+        return {name: value for name, value in self.settings.items() if not name.startswith(apart)}
+
+    @property
+    def setting(self) -> tuple[str, str, str, str]:
+        """What is compared: the method, its parameters, how α was found, and the other conditions."""
+        return self.method, plain(self.params), plain(self.choice), plain(self.conditions)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The configuration of the model, in which the seed stays a name: runs over several seeds share it."""
+        return {name: value for name, value in self.settings.items() if name.startswith("model.")}
+
+    @property
+    def key(self) -> str:
+        """Two cells with the same key are two runs of the same thing; without one a run stands for itself."""
+        return self.cell or str(self.folder)
+
+
+def plain(values: Mapping[str, Any]) -> str:
+    """Values as text that can be compared and read back."""
+    return json.dumps(values, sort_keys=True, default=str)
 
 
 def read_cell(folder: Path) -> Cell:
@@ -87,6 +120,7 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
         "seed": int(results.get("seed") or 0),
         "family": str((results.get("checkpoints") or {}).get("family") or ""),
         "params": dict(results.get("params") or {}),
+        "settings": flat(results.get("settings") or {}),
     }
     if status == "failed":
         return Cell(**common, error=" ".join(str(results.get("error") or "failed without a message").split()))
@@ -111,8 +145,27 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
         validation=validation,
         test=test,
         per_task=bool(results.get("per_task")),
+        cell=str(results.get("cell") or ""),
+        digests=dict((results.get("checkpoints") or {}).get("digests") or {}),
+        data=dict(results.get("data") or {}),
+        precision=str(results.get("precision") or ""),
+        protocol=_protocol(results.get("alpha_protocol")),
         size=results["stored_bytes"] / (common["count"] * int(full)) if full else None,
     )
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def _protocol(values: Any) -> dict[str, Any]:
+    if not values:
+        return {}
+    return {"policy": str(values["policy"]), "changed": dict(values["changed"])}
 
 
 def _unfinished(folder: Path) -> Cell:

@@ -59,7 +59,7 @@ def read_runs(folders: Iterable[Path | str]) -> Runs:
     Raises:
         UserError: a folder does not exist, or no run lies below any of them.
     """
-    finished: dict[tuple[Any, ...], Cell] = {}
+    finished: dict[str, Cell] = {}
     unsuccessful: list[Cell] = []
     problems: list[Problem] = []
     replaced = 0

@@ -14,14 +14,14 @@ def comma_separated(groups: Sequence[Group]) -> str:
     """All groups as one CSV: percentages, one column per task of any group, parameters as name=value."""
     tasks = list(dict.fromkeys(task for group in groups for task in group.tasks))
     out = io.StringIO()
-    run = ["model", "family", "tasks", "method", "params", "seeds", "status", "error", "alpha", "size"]
+    run = ["model", "family", "tasks", "method", "params", "seeds", "status", "error", "alpha", "size", "table", "row"]
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*run, "average", "average_spread", "normalized", "normalized_spread", *tasks])
     for group in groups:
         for row in group.rows:
             params = ";".join(f"{name}={value}" for name, value in row.params.items() if value is not None)
             values = [group.model, group.family, len(group.tasks), row.method, params, len(row.cells), row.status]
-            values += [row.error, alpha(row) if row.alphas else "", _percent(row.size)]
+            values += [row.error, alpha(row) if row.alphas else "", _percent(row.size), group.title, row.label]
             for average in (row.average, row.normalized):
                 values += [_percent(average.mean if average else None), _percent(average.spread if average else None)]
             figures = [row.task(task) if task in group.tasks else None for task in tasks]
@@ -36,8 +36,14 @@ def _percent(fraction: float | None) -> str:
 def plain(groups: Sequence[Group], runs: Runs) -> dict[str, Any]:
     """The tables as plain JSON values; accuracies are fractions, as in results.json."""
     tables = [
-        {"model": g.model, "family": g.family, "tasks": list(g.tasks), "rows": [_plain_row(g, row) for row in g.rows]}
-        for g in groups
+        {
+            "title": group.title,
+            "model": group.model,
+            "family": group.family,
+            "tasks": list(group.tasks),
+            "rows": [_plain_row(group, row) for row in group.rows],
+        }
+        for group in groups
     ]
     problems = [{"folder": str(problem.folder), "reason": problem.reason} for problem in runs.problems]
     return {"groups": tables, "problems": problems, "replaced": runs.replaced}
@@ -54,6 +60,7 @@ def _plain_row(group: Group, row: Row) -> dict[str, Any]:
         "seeds": [cell.seed for cell in row.cells],
         "folders": [str(cell.folder) for cell in row.cells],
         "alpha": [cell.alpha for cell in row.cells],
+        "alpha_protocol": dict(row.cells[0].protocol) if row.cells else {},
         "per_task": row.per_task,
         "size": row.size,
         "figures": {name: e and {"mean": e.mean, "spread": e.spread} for name, e in figures.items()},

@@ -7,7 +7,8 @@ from typing import Any
 from tsv_exp.report.results.cells import from_results
 from tsv_exp.report.results.published import alpha_remark
 from tsv_exp.report.tables import sheets
-from tsv_exp.report.tables.groups import Estimate, single
+from tsv_exp.report.tables.assemble import single
+from tsv_exp.report.tables.groups import Estimate
 
 
 def run_table(results: Mapping[str, Any]) -> str:

@@ -1,0 +1,49 @@
+"""Names of rows: the method, with the fewest words that tell its rows apart."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tsv_exp.report.results.bases import most_common
+from tsv_exp.report.results.cells import Cell
+
+Setting = tuple[str, str, str, str]  # method, parameters, how α was found, other conditions
+
+
+def labels(cells: Iterable[Cell]) -> dict[Setting, str]:
+    """The method's name, with what of its setting differs between its rows, and how α was found where not as usual."""
+    listed = list({cell.setting: cell for cell in cells}.values())
+    choices = [cell.choice for cell in listed if cell.choice and (cell.protocol or cell.chosen)]
+    usual = most_common(choices)
+    return {
+        cell.setting: label(cell.method, _apart(cell, listed) | _choice(cell, listed, usual[0] if usual else None))
+        for cell in listed
+    }
+
+
+def _apart(cell: Cell, cells: Iterable[Cell]) -> dict[str, Any]:
+    """The parameters and conditions in which rows of the same method differ."""
+    alike = [other for other in cells if other.method == cell.method]
+    params = {k: v for k, v in cell.params.items() if any(other.params.get(k) != v for other in alike)}
+    others = [other.conditions for other in alike]
+    return params | {k: v for k, v in cell.conditions.items() if any(other.get(k) != v for other in others)}
+
+
+def _choice(cell: Cell, cells: Iterable[Cell], usual: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How α was found, where that is not as in most rows, or needed to tell rows of one method apart."""
+    if not cell.choice or cell.choice == usual:
+        return {}
+    apart = (cell.method, *cell.setting[1::2])
+    needed = any((other.method, *other.setting[1::2]) == apart and other.choice != cell.choice for other in cells)
+    if not needed and not cell.protocol:  # older results do not say whether there was anything to choose
+        return {}
+    return {k: v for k, v in cell.choice.items() if (usual or {}).get(k) != v} or cell.choice
+
+
+def label(method: str, params: Mapping[str, Any]) -> str:
+    """A method with some of its parameters, as tables and pictures name it."""
+    shown = [
+        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in params.items()
+        if value is not None
+    ]
+    return f"{method} ({', '.join(shown)})" if shown else method
