@@ -1,0 +1,1 @@
+"""How the packaged text benchmark is made: from published packages to one compressed file per task."""
