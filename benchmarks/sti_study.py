@@ -189,7 +189,7 @@ def conclusions(found: Sequence[Measurement]) -> str:
     for method in METHODS:
         value = correlation(x, np.array([m.loss[method] for m in random_ones]), sizes, True)
         says = "more interference goes with more loss" if value[1] > 0 else "more interference goes with less loss"
-        verdict = says if value[1] > 0 or value[2] < 0 else "no relation can be told from chance"
+        verdict = says if value[1] > 0 or value[2] < 0 else "no correlation is distinguishable from chance"
         chosen = [m for m in found if m.kind == "selected"]
         gains = [
             np.mean([m.loss[method] for m in random_ones if len(m.tasks) == len(one.tasks)]) - one.loss[method]
