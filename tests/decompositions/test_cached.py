@@ -39,7 +39,33 @@ def test_a_sweep_over_ranks_decomposes_at_most_once_and_a_half(deltas):
     for k in (4, *range(1, 13)):
         for got, expected in zip(cached.truncated_svd(deltas, k), linalg.truncated_svd(deltas, k), strict=True):
             torch.testing.assert_close(got, expected)
-    assert sorted(counting.components) == [4, 4, 4, 12, 12, 12], "the default k = 12 / 3, and once all of them"
+    assert sorted(counting.components) == [1, 1, 1, 4, 4, 4, 12, 12, 12], "12 / 8, the default 12 / 3, and all of them"
+
+
+def test_task_sets_share_one_decomposition_of_each_matrix():
+    g = torch.Generator().manual_seed(0)
+    counting, many = Counting(), torch.stack([matrix(40, 48, g) for _ in range(20)])
+    cached = CachedAlgebra(counting, "counting", FactorCache())
+    for tasks in (8, 14, 20):
+        found = cached.truncated_svd(many[:tasks], 40 // tasks)
+        torch.testing.assert_close(found.dense(), linalg.truncated_svd(many[:tasks], 40 // tasks).dense())
+    assert counting.components == [40 // 8] * 20
+
+
+@pytest.mark.parametrize("tasks", range(1, 21))
+@pytest.mark.parametrize("full", [12, 64, 768])
+def test_all_ranks_of_a_task_set_cost_at_most_one_and_a_half_decompositions(full, tasks):
+    widths = {factors.width(k, full, tasks) for k in range(1, full + 1)}
+    assert sum(widths) <= 1.5 * full
+    assert all(factors.width(k, full, tasks) >= k for k in range(1, full + 1))
+
+
+def test_the_result_does_not_depend_on_the_content_of_the_cache(deltas):
+    filled, fresh = (CachedAlgebra(Counting(), "counting", FactorCache()) for _ in range(2))
+    for k in (12, 4, 1):
+        filled.truncated_svd(deltas, k)
+    for got, expected in zip(filled.truncated_svd(deltas, 2), fresh.truncated_svd(deltas, 2), strict=True):
+        assert torch.equal(got, expected)
 
 
 def test_factors_are_found_by_another_process_and_follow_the_bytes(deltas, tmp_path):

@@ -22,6 +22,8 @@ from tsv_exp.versions import DECOMPOSITIONS
 log = logging.getLogger(__name__)
 
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4  # limit of the cache in memory, in bytes
+SMALLEST_SET = 8  # tasks of the papers' smallest set, which has the largest default rank of their sets
+FEWEST = 3  # tasks from which decomposing at the default rank is cheaper than the full decomposition
 DISK = 16 << 30  # limit of the cache on disk, in bytes
 
 
@@ -103,12 +105,21 @@ class FactorCache:
             total -= size
 
 
+def width(k: int, full: int, tasks: int) -> int:
+    """How many of `full` components are decomposed for the top k, so that many ranks share one decomposition."""
+    if k <= full // SMALLEST_SET:
+        return full // SMALLEST_SET
+    return k if k == full // tasks and tasks >= FEWEST else full
+
+
 @dataclass
 class CachedAlgebra:
     """An algebra with a cache of singular factors; the key is the digest of the matrix and of the numerics.
 
-    The default rank is decomposed as such. Any other rank is cut from the full decomposition: a sweep over ranks
-    decomposes once, and its results do not depend on the content of the cache.
+    Every rank is cut from the decomposition at its `width`: the default ranks of 8 and more tasks share one, all ranks
+    above them share the full one. Sweeps over tasks and ranks decompose each matrix at most once and a half, and the
+    results do not depend on the content of the cache. A cut is as well certified as the whole: its gap to the missing
+    components is the larger one.
     """
 
     algebra: Algebra
@@ -121,7 +132,7 @@ class CachedAlgebra:
         m, n = matrices.shape[-2:]
         flat = matrices.reshape(-1, m, n)
         tasks = matrices.shape[-3] if matrices.dim() > 2 else 1
-        count = k if k == min(m, n) // tasks else min(m, n)
+        count = width(k, min(m, n), tasks)
         keys = [self._key(matrix, count) for matrix in flat]
         found = self._known(keys)
         if len(found) < len(keys):
