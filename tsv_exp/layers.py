@@ -85,10 +85,16 @@ def stored_bytes(layer: Representation, shape: torch.Size, itemsize: int) -> int
     """
     dense = shape.numel() * itemsize
     if isinstance(layer, Masked):
-        return dense + len(layer.masks) * -(-shape.numel() // BITS) if layer.vector.any() else 0
+        return dense + len(layer.masks) * -(-shape.numel() // BITS) if _changes(layer.vector) else 0
     if isinstance(layer, LowRank):
         m, n = shape
         ranks = (layer.s != 0).sum(-1).reshape(-1).tolist()
         return sum(min(rank * (m + n + 1) * itemsize, dense) for rank in ranks)
     tensors = layer if per_task(layer, shape) else (layer,)
-    return sum(dense for tensor in tensors if tensor.any())
+    return sum(dense for tensor in tensors if _changes(tensor))
+
+
+def _changes(tensor: Tensor) -> bool:
+    """Whether any entry is not zero; of a tensor that repeats one entry that one is looked at."""
+    repeated = tensor.numel() > 0 and not any(tensor.stride())
+    return bool((tensor[(0,) * tensor.dim()] if repeated else tensor).any())

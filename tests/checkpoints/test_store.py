@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tsv_exp import UserError, apply, merge
-from tsv_exp.checkpoints.store import DESCRIPTION, load_merged
+from tsv_exp.checkpoints.description import DESCRIPTION
+from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options import parse
 

@@ -203,3 +203,17 @@ torch.save((slow.components, tuple(found)), folder / f"found{me}.pt")
         assert all(torch.equal(x, y) for x, y in zip(got, linalg.truncated_svd(deltas, 5), strict=True))
     assert len(list((tmp_path / "factors").glob("*.safetensors"))) == 3
     assert not list((tmp_path / "factors").glob(".*"))
+
+
+def test_a_read_only_cache_is_read_and_not_written(deltas, tmp_path, monkeypatch):
+    known, other = deltas[:2], deltas[2:]
+    CachedAlgebra(Counting(), "exact", FactorCache(tmp_path)).truncated_svd(known, 3)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    counting = Counting()
+    cached = CachedAlgebra(counting, "exact", FactorCache(tmp_path))
+    for matrices in (known, other):
+        got, wanted = cached.truncated_svd(matrices, 3).dense(), linalg.truncated_svd(matrices, 3).dense()
+        torch.testing.assert_close(got, wanted)
+    assert len(counting.components) == 1
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,5 +1,6 @@
 """Accuracies are measured once, also by processes that run side by side."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,15 @@ def test_a_suspended_process_does_not_hold_up_the_others(monkeypatch: pytest.Mon
         Scores().put("aa", np.array([True, False]))
         assert Scores().get("aa") == 0.5
         other.communicate("\n")
+
+
+def test_a_read_only_cache_is_read_and_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Scores().put("aa", np.array([True, False, False, False]))
+    before = (tmp_path / "scores.sqlite").read_bytes()
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    reading = Scores()
+    assert reading.get("aa") == 0.25
+    assert reading.get("bb") is None
+    reading.put("bb", np.array([True]))
+    assert reading.get("bb") is None
+    assert (tmp_path / "scores.sqlite").read_bytes() == before

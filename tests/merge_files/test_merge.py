@@ -117,7 +117,10 @@ def test_killed_and_run_again(files, tmp_path):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    halves = [tmp_path / "out" / place / ".model-00001-of-00002.safetensors.abc" for place in (".", ".tsv-merge")]
+    halves = [
+        tmp_path / "out" / place / ".model-00001-of-00002.safetensors.host-1.abc.partial"
+        for place in (".", ".tsv-merge")
+    ]
     for half in halves:  # it may have been killed between two files
         half.write_bytes(b"half a file")
     run(parse(words))

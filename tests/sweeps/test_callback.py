@@ -13,7 +13,8 @@ from synthetic import results
 
 from tsv_exp.commands import exp as cli
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.console import PROGRESS_FILE
+from tsv_exp.runtime.console import PROGRESS_FILE, progress_in_file
+from tsv_exp.runtime.interrupts import Ended
 from tsv_exp.sweeps.callback import summary
 from tsv_exp.sweeps.jobs import JobMonitor, ending
 
@@ -99,17 +100,44 @@ def test_a_run_of_its_own_always_runs_and_serves_sweeps(tmp_path: Path, command:
     assert runs.methods[2:] == ["tsv_c", "tsv_m", "tsv_c", "tsv_m", "tsv_c"]
 
 
+@pytest.mark.parametrize(("interrupt", "code"), [(KeyboardInterrupt(), 130), (Ended(15), 143), (Ended(1), 129)])
 def test_an_interrupted_sweep_goes_on(
-    tmp_path: Path, command: Command, runs: Runs, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    command: Command,
+    runs: Runs,
+    capsys: pytest.CaptureFixture[str],
+    interrupt: KeyboardInterrupt,
+    code: int,
 ) -> None:
-    runs.failures["ties"] = KeyboardInterrupt()
-    assert command("-m", "method=zero_shot,ties,tsv_m") == 130
-    assert "interrupted" in capsys.readouterr().err
+    runs.failures["ties"] = interrupt
+    assert command("-m", "method=zero_shot,ties,tsv_m") == code
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tsv-exp: ")]
+    assert told.startswith("tsv-exp: interrupted")
+    assert told.endswith("; finished runs are kept, and the same sweep again reuses them")
     assert cells(sweep(tmp_path, 0))["ties"]["error"] == "interrupted"
     assert not list(tmp_path.glob(f"outputs/**/{PROGRESS_FILE}"))
     runs.methods, runs.failures = [], {}
     assert command("-m", "method=zero_shot,ties,tsv_m") == 0
     assert runs.methods == ["ties", "tsv_m"]
+
+
+def test_an_interrupted_run_says_nothing_of_sweeps(
+    tmp_path: Path, command: Command, runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.failures["ties"] = Ended(15)
+    assert command("method=ties") == 143
+    assert "tsv-exp: interrupted by SIGTERM\n" in capsys.readouterr().err
+    (found,) = tmp_path.glob("outputs/runs/*/*/results.json")
+    assert json.loads(found.read_text(encoding="utf-8"))["error"] == "interrupted"
+
+
+def test_the_progress_of_killed_runs_does_not_stay(tmp_path: Path, command: Command, runs: Runs) -> None:
+    killed = tmp_path / "outputs" / "sweeps" / "2020-01-01" / "00-00-00" / "3" / PROGRESS_FILE
+    killed.parent.mkdir(parents=True)
+    killed.write_text("merging 2/20", encoding="utf-8")
+    with progress_in_file(killed.parents[1] / "4", "method=ties"):
+        assert command("-m", "method=zero_shot,tsv_m") == 0
+        assert [path.parent.name for path in tmp_path.glob(f"outputs/sweeps/2020*/**/{PROGRESS_FILE}")] == ["4"]
 
 
 def test_what_a_sweeper_maximizes() -> None:

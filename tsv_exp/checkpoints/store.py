@@ -1,23 +1,19 @@
 """Merged task vectors on disk: shared tensors, low-rank factors per task, masks at one bit per entry."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tsv_exp import layers
+from tsv_exp.checkpoints.description import Description, check_parts, place
 from tsv_exp.checkpoints.readers import read
-from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank, Masked, Representation
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.layer import Weights
-from tsv_exp.methods.specification import Method
 
-DESCRIPTION = "merged.json"
 STEM = "merged"
 _NUMBERS = ("vector", "delta", "s")  # parts in the dtype that was asked for
 
@@ -35,13 +31,13 @@ def encode(
         if layer.vector.any():
             tensors[f"{name}/vector"] = layer.vector.to(dtype)
             for task, mask in zip(tasks, layer.masks, strict=True):
-                tensors[f"{_place(name, task)}/mask"] = torch.from_numpy(np.packbits(mask.cpu().reshape(-1).numpy()))
+                tensors[f"{place(name, task)}/mask"] = torch.from_numpy(np.packbits(mask.cpu().reshape(-1).numpy()))
             if layer.scales is not None:
                 tensors[f"{name}/scales"] = layer.scales
         return tensors
     shared = not layers.per_task(layer, shape)
     for index, task in [(None, "")] if shared else list(enumerate(tasks)):
-        key = name if shared else _place(name, task)
+        key = name if shared else place(name, task)
         if isinstance(layer, LowRank):
             u, s, vh = layer if index is None else (part[index] for part in layer)
             kept = s != 0
@@ -57,14 +53,14 @@ def encode(
 
 
 def decode(
-    name: str, shape: torch.Size, tasks: list[str], stored: Weights, per_task: bool, dtype: torch.dtype
+    name: str, shape: torch.Size, tasks: Sequence[str], stored: Weights, per_task: bool, dtype: torch.dtype
 ) -> Representation:
     """The layer that `encode` wrote."""
     if f"{name}/vector" in stored:
-        masks = [np.unpackbits(stored[f"{_place(name, task)}/mask"].numpy(), count=shape.numel()) for task in tasks]
+        masks = [np.unpackbits(stored[f"{place(name, task)}/mask"].numpy(), count=shape.numel()) for task in tasks]
         packed = torch.from_numpy(np.stack(masks)).bool().view(-1, *shape)
         return Masked(stored[f"{name}/vector"].to(dtype), packed, stored.get(f"{name}/scales"))
-    keys = [_place(name, task) for task in tasks] if per_task else [name]
+    keys = [place(name, task) for task in tasks] if per_task else [name]
     if any(f"{key}/delta" in stored for key in keys) or not any(f"{key}/s" in stored for key in keys):
         parts = [_dense(key, shape, stored, dtype) for key in keys]
         return torch.stack(parts) if per_task and any(part.any() for part in parts) else parts[0]
@@ -81,35 +77,12 @@ def decode(
     return factors if per_task else LowRank(*(part[0] for part in factors))
 
 
-def _place(name: str, task: str) -> str:
-    return f"{name}/{quote(task, safe='')}"
-
-
 def _dense(key: str, shape: torch.Size, stored: Weights, dtype: torch.dtype) -> Tensor:
     if f"{key}/delta" in stored:
         return stored[f"{key}/delta"].to(dtype)
     if f"{key}/s" in stored:
         return LowRank(*(stored[f"{key}/{part}"].to(dtype) for part in ("u", "s", "vh"))).dense()
     return torch.zeros((), dtype=dtype).expand(shape)
-
-
-def describe(method: Method, tasks: Iterable[str], base: Mapping[str, Tensor], alpha: float) -> str:
-    """The JSON text that lies beside the tensors: everything of a merge but its layers."""
-    return json.dumps(
-        {
-            "method": method.name,
-            "params": dict(method.params),
-            "alpha": alpha,
-            "tasks": list(tasks),
-            "base_bytes": sum(weight.numel() * weight.element_size() for weight in base.values()),
-            "layers": {
-                name: {"shape": list(weight.shape), "dtype": str(weight.dtype).removeprefix("torch.")}
-                for name, weight in base.items()
-                if weight.is_floating_point()
-            },
-        },
-        indent=1,
-    )
 
 
 def load_merged(folder: Path | str) -> Merged:
@@ -122,35 +95,27 @@ def load_merged(folder: Path | str) -> Merged:
     """
     folder = Path(folder)
     index = folder / f"{STEM}.safetensors.index.json"
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text())
-        tasks, described = description["tasks"], description["layers"]
-        method = Method.load(description["method"]).with_params(**description["params"])
-        base_bytes, alpha = int(description["base_bytes"]), float(description["alpha"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} holds no merge by task ({error}); tsv-merge method=tsv_c writes one") from error
+    description = Description.read(folder)
+    tasks, shapes, dtypes = description.tasks, description.shapes, description.dtypes
     stored = read(index if index.is_file() else folder / f"{STEM}.safetensors")
-    dtypes = {name: getattr(torch, entry["dtype"]) for name, entry in described.items()}
-    shapes = {name: torch.Size(entry["shape"]) for name, entry in described.items()}
-    own = {name: {_place(name, task) for task in tasks} for name in shapes}
+    check_parts(folder, description, stored)
+    own = {name: {place(name, task) for task in tasks} for name in shapes}
     parts = [key.rpartition("/") for key in stored]
-    places = {place for place, _, _ in parts}
-    if unknown := places.difference(own, *own.values()):
-        raise UserError(f"{folder}: {min(unknown)} is of no layer and task that its {DESCRIPTION} names; merge again")
-    written = {place: stored[f"{place}/{part}"].element_size() for place, _, part in parts if part in _NUMBERS}
+    places = {at for at, _, _ in parts}
+    written = {at: stored[f"{at}/{part}"].element_size() for at, _, part in parts if part in _NUMBERS}
 
     def layer(name: str, shape: torch.Size) -> Representation:
         by_task, dtype = not own[name].isdisjoint(places), torch.promote_types(dtypes[name], torch.float32)
-        return layers.scaled(decode(name, shape, tasks, stored, by_task, dtype), alpha)
+        return layers.scaled(decode(name, shape, tasks, stored, by_task, dtype), description.alpha)
 
     def itemsize(name: str) -> int:
-        return next((written[place] for place in (name, *own[name]) if place in written), dtypes[name].itemsize)
+        return next((written[at] for at in (name, *own[name]) if at in written), dtypes[name].itemsize)
 
     return Merged(
-        method=method,
-        tasks=tuple(tasks),
+        method=description.method,
+        tasks=tasks,
         layers={name: layer(name, shape) for name, shape in shapes.items()},
         shapes=shapes,
         itemsizes={name: itemsize(name) for name in shapes},
-        base_bytes=base_bytes,
+        base_bytes=description.base_bytes,
     )

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from tsv_exp.checkpoints.readers import CONFIGURATION, read
 from tsv_exp.errors import UserError
 from tsv_exp.storage.digests import digest
-from tsv_exp.storage.files import atomic, clear_partial_files
+from tsv_exp.storage.files import atomic, clear_partial_files, holder, locked
 from tsv_exp.storage.tensor_files import Kinds, header, kinds, stream
 
 STATE = ".tsv-merge"  # beside the result: what it is made of, and the digest of every finished file
@@ -52,31 +53,65 @@ class Output:
         numbers = [f"-{i + 1:05}-of-{count:05}" for i in range(count)] if count > 1 else [""]
         self.files = [folder / f"{stem}{number}.safetensors" for number in numbers]
 
-    def prepare(self) -> None:
-        """Make the folder, or recognize it as an interrupted run of the same recipe, or one that finished nothing."""
-        marker = self.folder / STATE / "recipe"
-        if not (marker.is_file() and marker.read_text() == self._recipe):
+    @contextmanager
+    def prepared(self, wait: bool) -> Iterator[None]:
+        """Make the folder, or recognize it as an interrupted run of the same recipe, or one that finished nothing.
+
+        Nobody else writes into it meanwhile. Another process that wants to waits until this one is done or dead, or
+        is refused at once where it does not want to `wait`.
+        """
+        lock = self.folder / STATE / "writing"
+        self._check()
+        with locked(lock, -1 if wait else 0) as held:
+            if not held:
+                owner = holder(lock.with_suffix(".lock"))
+                raise UserError(f"out={self.folder} is being written by {owner}; choose another folder, or wait=true")
+            self._check()  # another process may have begun here meanwhile
+            with atomic(self._marker) as path:
+                path.write_text(self._recipe)
+            for place in (self.folder, self._marker.parent):
+                clear_partial_files(place, "*")
+            yield
+
+    @property
+    def _marker(self) -> Path:
+        return self.folder / STATE / "recipe"
+
+    def _check(self) -> None:
+        if not self._ours():
             others = (entry for entry in self.folder.glob("*") if entry.name != STATE)
-            if any(others) or any(marker.parent.glob("*.safetensors")):
+            if any(others) or any(self._marker.parent.glob("*.safetensors")):
                 raise UserError(
                     f"out={self.folder} holds something else already, or what other inputs, options or another version "
                     "began; remove it or choose another folder"
                 )
-        with atomic(marker) as path:
-            path.write_text(self._recipe)
-        for place in (self.folder, marker.parent):
-            clear_partial_files(place, f"{self.stem}*.safetensors")
+
+    def _ours(self) -> bool:
+        return self._marker.is_file() and self._marker.read_text() == self._recipe
+
+    def _still_ours(self) -> None:
+        if not self._ours():
+            raise UserError(
+                f"out={self.folder} was removed or taken by another merge while it was being written; "
+                "remove it or choose another folder"
+            )
 
     def finished(self, file: Path) -> bool:
         """Whether a file is there with the content that it was written with."""
         record = self.folder / STATE / f"{file.name}.sha256"
         return file.is_file() and record.is_file() and _sha256(file) == record.read_text()
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """File name -> hexadecimal SHA-256, of finished files."""
+        return {file.name: (self.folder / STATE / f"{file.name}.sha256").read_text() for file in self.files}
+
     def write(self, file: Path, kinds: Kinds, tensors: Iterable[Tensor]) -> None:
         """Write one file as its tensors come, then the record that it is finished."""
         with atomic(file) as path, path.open("wb") as opened:
             hashed = _Hashed(opened)
             stream(hashed, kinds, tensors)
+            self._still_ours()
         with atomic(self.folder / STATE / f"{file.name}.sha256") as path:
             path.write_text(hashed.digest.hexdigest())
 
@@ -92,6 +127,7 @@ class Output:
 
     def finish(self, source: Path | None) -> int:
         """Write the index and copy the configuration files of the folder `source`; returns the size in bytes."""
+        self._still_ours()
         for piece in (self.folder / STATE).glob("*.safetensors*"):
             if not (self.folder / piece.name.removesuffix(".sha256")).exists():
                 piece.unlink()
@@ -103,7 +139,9 @@ class Output:
         if source:
             for file in _matching(source, _CONFIGURATION):
                 if file not in _matching(source, _WEIGHTS):
-                    shutil.copyfile(file, self.folder / file.name)
+                    with atomic(self.folder / file.name) as path:
+                        shutil.copyfile(file, path)
+        self._still_ours()
         return total
 
 

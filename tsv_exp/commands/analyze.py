@@ -14,7 +14,7 @@ from rich.console import Console
 from tsv_exp.analyze.analysis import analyze, check_count, propose
 from tsv_exp.analyze.write import summary, write_analysis
 from tsv_exp.checkpoints.sources import open_weights
-from tsv_exp.commands.guard import error_guard
+from tsv_exp.commands.guard import error_guard, run_command
 from tsv_exp.config import Engine, conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options import named
@@ -27,9 +27,7 @@ log = logging.getLogger(__name__)
 
 def main() -> int:
     """The command: 0 when everything was written, else one line on standard error and 1."""
-    with error_guard("tsv-analyze"):
-        _app()
-    return 0
+    return run_command("tsv-analyze", _app)
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="analyze")

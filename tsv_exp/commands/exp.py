@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from tsv_exp.commands.guard import local_data, run_command
 from tsv_exp.config import Config, conf_dir
 from tsv_exp.runtime.console import ConsoleHandler, console, progress_in_file
+from tsv_exp.runtime.interrupts import catch_signals
 from tsv_exp.sweeps import jobs, workers
 from tsv_exp.sweeps.cell import objective, run_cell
 
@@ -31,11 +32,14 @@ def main() -> int:
     """The command: 0 only if everything that was asked for was done."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a sweep on Ray reports no usage statistics
     sys.argv[1:] = [local_data(argument) for argument in sys.argv[1:]]
-    interrupted = "interrupted; finished runs are kept, and the same sweep again reuses them"
     try:
-        return run_command("tsv-exp", _app, interrupted)
+        return run_command("tsv-exp", _app, _kept)
     finally:
         jobs.stop_watching()
+
+
+def _kept() -> str:
+    return "finished runs are kept, and the same sweep again reuses them" if jobs.watching() else ""
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -75,4 +79,5 @@ def _show(results: Mapping[str, Any], folder: Path) -> None:
 if __name__ == "__main__":
     from tsv_exp.commands.exp import main as _main  # under its own name: launchers pickle what __main__ defines
 
+    catch_signals()
     sys.exit(_main())

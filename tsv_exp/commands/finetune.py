@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
-from tsv_exp.commands.guard import error_guard
+from tsv_exp.commands.guard import error_guard, run_command
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe, finetune
@@ -42,18 +42,16 @@ class Published(Recipe):
 
 def main() -> int:
     """The command: 0 when the checkpoint is written, else one line and 1."""
-    with _reported():
-        _app()
-    return 0
+    return run_command("tsv-finetune", _app, _kept)
 
 
-def _reported() -> AbstractContextManager[None]:
-    return error_guard("tsv-finetune", "interrupted; the same command goes on from the last saved step")
+def _kept() -> str:
+    return "the same command goes on from the last saved step"
 
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="finetune")
 def _app(cfg: DictConfig) -> None:
-    with _reported(), _processes() as (rank, in_turn):
+    with error_guard("tsv-finetune", _kept), _processes() as (rank, in_turn):
         path = run(cfg, rank, in_turn)
     if rank == 0:
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)

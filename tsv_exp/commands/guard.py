@@ -4,18 +4,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
-from tsv_exp.errors import UserError
-from tsv_exp.runtime.console import INTERRUPTED, fail
-from tsv_exp.runtime.failures import MISSING, error_message
+from tsv_exp.runtime.console import fail
+from tsv_exp.runtime.failures import error_message, expected
+from tsv_exp.runtime.interrupts import describe, exit_code
 
 
-def run_command(command: str, app: Callable[[], object], interrupted: str = "interrupted") -> int:
+def run_command(command: str, app: Callable[[], object], kept: Callable[[], str] = str) -> int:
     """Run a command; returns its exit code."""
     try:
-        with error_guard(command, interrupted):
+        with error_guard(command, kept):
             app()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -23,20 +20,21 @@ def run_command(command: str, app: Callable[[], object], interrupted: str = "int
 
 
 @contextmanager
-def error_guard(command: str, interrupted: str = "interrupted") -> Iterator[None]:
-    """An error inside ends the process with one line.
+def error_guard(command: str, kept: Callable[[], str] = str) -> Iterator[None]:
+    """An error inside ends the process with one line; `kept` says what is left of an interrupted command's work.
 
     Around a command's Hydra main and inside it too: Hydra prints a line of its own for errors that leave that.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach this function, which makes one line of them
     try:
         yield
-    except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
-        raise SystemExit(fail(command, error_message(error), 1)) from error
-    except KeyboardInterrupt:
-        raise SystemExit(fail(command, interrupted, INTERRUPTED)) from None
-    except RuntimeError as error:
-        if not MISSING.match(str(error)):
+    except KeyboardInterrupt as interrupt:
+        rest = kept()
+        line = f"{describe(interrupt)}; {rest}" if rest else describe(interrupt)
+        alone = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun one speaks for all
+        raise SystemExit(fail(command, line, exit_code(interrupt)) if alone else exit_code(interrupt)) from None
+    except Exception as error:
+        if not expected(error):
             raise
         raise SystemExit(fail(command, error_message(error), 1)) from error
 

@@ -1,25 +1,41 @@
-"""Entry points of the console commands: each imports its module under a guard, so that Ctrl-C is always one line."""
+"""Entry points of the console commands: each imports its module under a guard, so that an interruption is one line.
+
+Imports nothing that takes time: before this module is loaded Python itself answers Ctrl-C.
+"""
 
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 
-from tsv_exp.runtime.console import INTERRUPTED
 from tsv_exp.runtime.imports import import_frozen
+from tsv_exp.runtime.interrupts import catch_signals, end
 
 
 def _command(name: str, module: str) -> Callable[[], int]:
     def run() -> int:
-        if "--version" in sys.argv[1:]:  # Hydra would print its own
-            sys.stdout.write(f"{name} {version('tsv_exp')}\n")
-            return 0
         try:
-            return int(import_frozen(module).main() or 0)
-        except KeyboardInterrupt:  # before the command could say what is kept
-            sys.stderr.write(f"{name}: interrupted\n")
-            return INTERRUPTED
+            catch_signals()
+            if "--version" in sys.argv[1:]:  # Hydra would print its own
+                from importlib.metadata import version
+
+                sys.stdout.write(f"{name} {version('tsv_exp')}\n")
+                return 0
+            return int(_loaded(name, module) or 0)
+        except KeyboardInterrupt as interrupt:  # before the command could say what is kept
+            return end(name, interrupt)
 
     return run
+
+
+def _loaded(name: str, module: str) -> int | None:
+    """The exit code of a module's main."""
+    try:
+        main: Callable[[], int | None] = import_frozen(module).main
+    except (ImportError, MemoryError, OSError, SystemError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        remedy = "allow more memory and open files (ulimit -v, ulimit -n), or install the package again"
+        sys.stderr.write(f"{name}: its libraries cannot be loaded ({reason}); {remedy}\n")
+        return 1
+    return main()
 
 
 exp = _command("tsv-exp", "tsv_exp.commands.exp")

@@ -11,6 +11,7 @@ method, alpha  a name in conf/method; alpha defaults to what its file says. Its 
 dtype          of the result: float32, bfloat16, float16; default: the base's.
 shard_mb       largest size of a file, default 512; it is held in memory where a method has a model per task. Beside an
                open_clip_config.json a whole model is always one file, since open_clip opens no more.
+wait           whether to wait while another tsv-merge writes into the folder, default true; false: refuse at once.
 svd, exclude, device   as in the engine: auto or exact; patterns of 2-D weights that are no matrices; cpu, cuda.
                * needs quotes inside quotes: "exclude='*embed*'" or "exclude=['*embed*', 'head.*']".
 
@@ -21,10 +22,10 @@ each with its own GPU where device=cuda.
 import logging
 import sys
 
-from tsv_exp.errors import UserError
+from tsv_exp.commands.guard import run_command
 from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options import parse
-from tsv_exp.runtime.console import INTERRUPTED, ConsoleHandler, console, fail
+from tsv_exp.runtime.console import ConsoleHandler, console
 
 
 def main() -> None:
@@ -35,9 +36,6 @@ def main() -> None:
     summary = logging.getLogger("tsv_exp.decompositions.build")  # how many decompositions were exact, not which
     summary.addHandler(ConsoleHandler())
     summary.setLevel(logging.INFO)
-    try:
-        run(parse(sys.argv[1:]))
-    except UserError as error:
-        raise SystemExit(fail("tsv-merge", str(error), 1)) from error
-    except KeyboardInterrupt:
-        raise SystemExit(fail("tsv-merge", "interrupted; the same command goes on from here", INTERRUPTED)) from None
+    ended = run_command("tsv-merge", lambda: run(parse(sys.argv[1:])), lambda: "the same command goes on from here")
+    if ended:
+        raise SystemExit(ended)

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tsv_exp.errors import UserError
+from tsv_exp.commands.guard import run_command
 from tsv_exp.report.results.published import families
 from tsv_exp.report.tables.terminal import show
 from tsv_exp.report.write import write_report
-from tsv_exp.runtime.console import INTERRUPTED, fail
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,13 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--paired", metavar="ROW", help=help_paired)
     options = parser.parse_args(arguments)
+    kept = "what was written is whole, the rest is not there"
+    return run_command("tsv-report", lambda: _run(options), lambda: kept)
+
+
+def _run(options: argparse.Namespace) -> None:
     out = options.out or options.folders[0]
-    try:
-        report = write_report(options.folders, out, options.published, options.paired)
-    except UserError as error:
-        return fail("tsv-report", str(error), 1)
-    except KeyboardInterrupt:
-        return fail("tsv-report", "interrupted; what was written is whole, the rest is not there", INTERRUPTED)
+    report = write_report(options.folders, out, options.published, options.paired)
     console = Console(soft_wrap=True, highlight=False)
     show(report.sheets, Console())
     for problem in report.runs.problems:
@@ -43,4 +42,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{report.runs.summary}. Wrote {len(report.paths)} files ({pictures} pictures) to {out}", markup=False
     )
     console.print(f"Look at {report.paths[0]}", style="bold", markup=False)
-    return 0

@@ -5,6 +5,7 @@ import os
 from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
@@ -25,6 +26,7 @@ MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4  # limit 
 SMALLEST_SET = 8  # tasks of the papers' smallest set, which has the largest default rank of their sets
 FEWEST = 3  # tasks from which decomposing at the default rank is cheaper than the full decomposition
 DISK = 16 << 30  # limit of the cache on disk, in bytes
+PATIENCE = 60.0  # seconds to wait for another process that computes the same factors: it may be suspended
 
 
 def numerics() -> str:
@@ -68,15 +70,25 @@ class FactorCache:
     def put(self, key: str, factors: LowRank) -> None:
         """Store factors; the least recently used entries are evicted."""
         self._remember(key, factors)
-        if self.folder is not None:
-            with files.locked(self.folder / "writing"):
+        if self.folder is not None and self._writable:
+            with files.locked(self.folder / "writing", PATIENCE) as held:
+                if not held:
+                    return
                 files.clear_partial_files(self.folder, "*.safetensors")
                 write_verified(self._path(key), key, factors._asdict())
                 self._evict(self.folder)
 
-    def alone(self, key: str) -> AbstractContextManager[None]:
-        """A lock: two processes that share `folder` never compute the same factors at once."""
-        return nullcontext() if self.folder is None else files.locked(self.folder / "locks" / key[:2])
+    def alone(self, key: str) -> AbstractContextManager[object]:
+        """A lock: two processes that share `folder` compute the same factors at once only if one is suspended."""
+        if self.folder is None or not self._writable:
+            return nullcontext()
+        return files.locked(self.folder / "locks" / key[:2], PATIENCE)
+
+    @cached_property
+    def _writable(self) -> bool:
+        """Whether factors can be stored; a folder that is there and read-only is still read from."""
+        assert self.folder is not None
+        return not self.folder.is_dir() or os.access(self.folder, os.W_OK)
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None

@@ -1,15 +1,17 @@
 """Scores that were measured before, in one SQLite file in the cache: safe under concurrent and killed runs."""
 
+import os
 import sqlite3
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from tsv_exp.errors import UserError
-from tsv_exp.storage.files import cache_dir
+from tsv_exp.runtime.os_errors import cause, explain
+from tsv_exp.storage.files import cache_dir, locked
 
 WAIT = 60  # seconds for another process that is writing
 PATIENCE = 60.0  # seconds for another process that is measuring: it may be suspended
@@ -23,7 +25,7 @@ class Scores:
     process that dies.
     """
 
-    _claim: ClassVar[FileLock | None] = None  # one in a process, which measures one accuracy at a time
+    _claim: ClassVar[ExitStack] = ExitStack()  # one in a process, which measures one accuracy at a time
 
     def __init__(self) -> None:
         self.path = cache_dir() / "scores.sqlite"
@@ -40,9 +42,10 @@ class Scores:
         return None if bits is None else np.unpackbits(np.frombuffer(bits, np.uint8), count=count).astype(np.bool_)
 
     def put(self, key: str, correct: NDArray[np.bool_]) -> None:
-        """Keep which examples were right, one bit each, and the accuracy, their mean."""
-        self._query("INSERT OR REPLACE INTO correct VALUES (?, ?)", (key, np.packbits(correct).tobytes()))
-        self._query("INSERT OR REPLACE INTO scores VALUES (?, ?)", (key, float(correct.mean())))
+        """Keep which examples were right, one bit each, and the accuracy, their mean; not in a read-only cache."""
+        if self._writable:
+            self._query("INSERT OR REPLACE INTO correct VALUES (?, ?)", (key, np.packbits(correct).tobytes()))
+            self._query("INSERT OR REPLACE INTO scores VALUES (?, ?)", (key, float(correct.mean())))
         self._release()
 
     def _ask(self, statement: str, key: str) -> Any:
@@ -58,22 +61,13 @@ class Scores:
         return rows[0][0]
 
     def _take(self, key: str) -> None:
-        place = self.path.parent / "locks" / f"score-{key[:2]}.lock"  # a few files; others' keys rarely wait for ours
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(place)
-            lock.acquire(timeout=PATIENCE)
-        except Timeout:
-            return
-        except OSError as error:
-            raise UserError(f"{place}: {error.strerror or error}; choose another folder with paths.cache") from error
-        Scores._claim = lock
+        if self._writable:
+            place = self.path.parent / "locks" / f"score-{key[:2]}"  # a few files; others' keys rarely wait for ours
+            Scores._claim.enter_context(locked(place, PATIENCE))
 
     @staticmethod
     def _release() -> None:
-        if Scores._claim is not None:
-            Scores._claim.release()
-            Scores._claim = None
+        Scores._claim.close()
 
     def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[Any]]:
         try:
@@ -81,11 +75,17 @@ class Scores:
                 self._open = self._connection()
             return self._open.execute(statement, values).fetchall()
         except (sqlite3.Error, OSError) as error:
-            raise UserError(
-                f"{self.path}: {error}; remove the file, or choose another folder with paths.cache"
-            ) from error
+            system = cause(error)
+            reason = explain(system) if system else f"{error}; remove the file, or choose another folder"
+            raise UserError(f"{self.path}: {reason} (paths.cache)") from error
+
+    @property
+    def _writable(self) -> bool:
+        return not self.path.is_file() or (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK))
 
     def _connection(self) -> sqlite3.Connection:
+        if not self._writable:
+            return sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", timeout=WAIT, uri=True)
         Path(self.path.parent).mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)  # every statement is committed
         connection.execute("PRAGMA synchronous = NORMAL")

@@ -1,6 +1,8 @@
 """`python -m tsv_exp.merge_files`: tsv-merge for torchrun, which starts modules."""
 
-from tsv_exp.commands.merge import main
+import sys
+
+from tsv_exp.commands.main import merge
 
 if __name__ == "__main__":
-    main()
+    sys.exit(merge())

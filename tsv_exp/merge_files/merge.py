@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tsv_exp import layers
 from tsv_exp.checkpoints import store, writer
+from tsv_exp.checkpoints.description import DESCRIPTION, describe
 from tsv_exp.checkpoints.sources import folder_of, locate, open_weights
 from tsv_exp.config import Engine
 from tsv_exp.decompositions.algebra import Algebra
@@ -48,7 +50,7 @@ def run(options: Options) -> None:
     settings = [options.task, options.dtype, options.shard_mb, engine.svd, engine.exclude]
     recipe = digest(program(), method.name, dict(method.params), alpha, settings, inputs)
     folder = folder_of(locate(options.base))
-    with process_group() as (rank, world, wait):
+    with process_group() as (rank, world, wait), ExitStack() as held:
         decompositions = build_algebra(engine, stream.compute_device)
         function = method.bind(stream, decompositions)
         by_task = options.task is None and _per_task(stream, function)
@@ -58,7 +60,7 @@ def run(options: Options) -> None:
         parts = writer.shards({n: _size(base[n], options.dtype) for n in base}, limit)
         output = writer.Output(options.out, stem, len(parts), recipe)
         if rank == 0:
-            output.prepare()
+            held.enter_context(output.prepared(options.wait))
         wait()
         costs = {name: weight.numel() * min(weight.shape, default=1) for name, weight in base.items()}
         work = split_work(parts, costs, world)
@@ -79,8 +81,8 @@ def run(options: Options) -> None:
         wait()
         if rank == 0:
             if by_task:
-                with files.atomic(options.out / store.DESCRIPTION) as path:
-                    path.write_text(store.describe(method, stream.tasks, base, alpha))
+                with files.atomic(options.out / DESCRIPTION) as path:
+                    path.write_text(describe(method, stream.tasks, base, alpha, output.digests))
             size = output.finish(None if by_task else folder)
             console.print(f"{options.out}: {size / 1e6:.1f} MB in {len(parts)} files", highlight=False)
 

@@ -15,6 +15,7 @@ from tsv_exp.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _TEXTS = ("base", "out", "method", "task", "dtype", "svd", "device")
+_SWITCHES = ("wait",)
 _NUMBERS = ("alpha", "shard_mb")
 
 
@@ -33,6 +34,7 @@ class Options:
     svd: str = "auto"
     exclude: list[str] | None = None
     device: str | None = None
+    wait: bool = True
     params: dict[str, Any] = field(default_factory=dict)
 
 
@@ -49,13 +51,20 @@ def parse(arguments: Sequence[str]) -> Options:
     models = given.pop("models")
     if not isinstance(models, Mapping):
         models = named([str(model) for model in (models if isinstance(models, list) else [models])])
-    known = {name: value for name in (*_TEXTS, *_NUMBERS, "exclude") if (value := given.pop(name, None)) is not None}
+    known = {
+        name: value
+        for name in (*_TEXTS, *_NUMBERS, *_SWITCHES, "exclude")
+        if (value := given.pop(name, None)) is not None
+    }
     for name in _TEXTS:
         if name in known:
             known[name] = str(known[name])
     for name in _NUMBERS:
         if name in known and not _finite(known[name]):
             raise UserError(f"{name}={known[name]}: give a finite number")
+    for name in _SWITCHES:
+        if not isinstance(known.get(name, True), bool):
+            raise UserError(f"{name}={known[name]}: give true or false")
     if known.get("shard_mb", 1) <= 0:
         raise UserError(f"shard_mb={known['shard_mb']}: give a size above 0")
     if known.get("dtype", "float32") not in DTYPES:

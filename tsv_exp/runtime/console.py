@@ -12,10 +12,11 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress, Task, TaskID
 from rich.text import Text
 
+from tsv_exp.runtime.ownership import hold
+
 Item = TypeVar("Item")
 
 PROGRESS_FILE = ".progress"  # in the folder of a run that is under way in a sweep
-INTERRUPTED = 130  # exit status after Ctrl-C
 INTERVAL = 0.5  # seconds between two lines told
 
 console = Console(stderr=True)
@@ -81,11 +82,14 @@ def progress_in_file(folder: Path, label: str) -> Iterator[None]:
     """Progress inside goes to a file in `folder`, which is gone afterwards, in place of the console."""
     global _destination
     _destination = folder / PROGRESS_FILE, label
-    try:
-        yield
-    finally:
-        _destination = None, ""
-        (folder / PROGRESS_FILE).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / PROGRESS_FILE).open("w", encoding="utf-8") as file:
+        hold(file.fileno())  # who looks at it knows whether this process lives
+        try:
+            yield
+        finally:
+            _destination = None, ""
+            (folder / PROGRESS_FILE).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -3,31 +3,37 @@
 import re
 from pathlib import Path
 
-from hydra.errors import HydraException
-
 from tsv_exp.errors import UserError
+from tsv_exp.runtime.os_errors import cause, explain
 
 EXTRAS = ("joblib", "submitit", "ray", "optuna")  # of pyproject.toml
 
 
 # as Hydra says that a plugin is missing: by its class, or by its group's option
 MISSING = re.compile(r"(?:Unknown plugin class : 'hydra_plugins\.hydra_|Could not find 'hydra/sweeper/)([a-z]+)")
+_CONFIGURATION = {"HydraException", "OmegaConfBaseException"}  # by name: not every command needs Hydra
+
+
+def expected(error: Exception) -> bool:
+    """Whether an error is of the user's input or of the machine, not of this program."""
+    if isinstance(error, UserError) or _of_configuration(error) or MISSING.match(str(error)):
+        return True
+    return isinstance(error, OSError) or (isinstance(error, MemoryError | RuntimeError) and cause(error) is not None)
 
 
 def error_message(error: BaseException) -> str:
     """What went wrong, for a person: the innermost of our own errors, else the message without Hydra's search path."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return " ".join(str(cause).split())
-        cause = cause.__cause__
-    if isinstance(error, OSError) and not isinstance(error, HydraException):
-        where = f"{error.filename}: " if error.filename else ""
-        reason = error.strerror or error
-        return f"{where}{reason}; free space, or choose other folders with paths.outputs= and paths.cache="
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, UserError):
+            return " ".join(str(inner).split())
+        inner = inner.__cause__
     text = str(error).split("\nConfig search path")[0].split("\n    full_key")[0]
     if (missing := MISSING.search(text)) and missing[1] in EXTRAS:
         return f"the Hydra plugin for {missing[1]} is not installed; pip install 'tsv_exp[{missing[1]}]'"
+    if not _of_configuration(error) and (system := cause(error)):
+        where = f"{system.filename}: " if system.filename else ""
+        return f"{where}{explain(system)}"
     return " ".join(text.split()) or type(error).__name__
 
 
@@ -36,4 +42,10 @@ def unexpected_message(error: Exception, folder: Path) -> str:
     text = " ".join(str(error).split())
     if type(error).__name__ == "OutOfMemoryError":  # by name: torch may not be imported yet
         return f"{text.partition('. ')[0]}; choose a device= with more memory, or device=cpu"
+    if system := cause(error):
+        return explain(system)
     return f"unexpected {type(error).__name__}: {text} (see {folder}/tsv-exp.log)"
+
+
+def _of_configuration(error: BaseException) -> bool:
+    return any(kind.__name__ in _CONFIGURATION for kind in type(error).__mro__)

@@ -1,19 +1,24 @@
-"""Files that are either whole or absent: atomic writes, inter-process locks, content digests, the user's cache."""
+"""Files that are either whole or absent: atomic writes, locks between processes, the user's cache."""
 
+import glob
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from tsv_exp.errors import UserError
+from tsv_exp.runtime.console import console
+from tsv_exp.runtime.os_errors import explain
+from tsv_exp.runtime.ownership import hold, remove_abandoned
 
-if TYPE_CHECKING:
-    pass
+LONGEST = 150  # bytes of a file's name in that of its temporary file; file systems take 255
+PARTIAL = ".partial"  # ends the name of a temporary file
+NOTICE = 5.0  # seconds until a process that waits for a lock says so
 
 
 def cache_dir() -> Path:
@@ -25,33 +30,50 @@ def cache_dir() -> Path:
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` on success, remove it on any failure.
 
+    The temporary file's name has the process and its host, and the process holds a lock on it while it lives. What
+    killed processes left of the same file is cleared away.
+
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
     temporary: Path | None = None
+    handle = -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        clear_partial_files(path.parent, glob.escape(_cut(path.name)))
+        handle, temporary = _temporary(path)
         # mkstemp makes private files; a shared cache or results folder follows the user's umask instead.
         temporary.chmod(0o666 & ~_umask())
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
-        ) from error
+        raise UserError(f"cannot write {path}: {explain(error)}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if handle >= 0:
+            os.close(handle)
 
 
 def clear_partial_files(folder: Path, names: str) -> None:
-    """Remove what killed processes left of files of these names (a pattern) in `folder`, while nobody writes there."""
-    for half in folder.glob(f".{names}.*"):
-        half.unlink()
+    """Remove what killed processes left of files of these names (a pattern) in `folder`; live ones keep theirs."""
+    for half in folder.glob(f".{names}.*{PARTIAL}"):
+        remove_abandoned(half)
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """A temporary file for `path` that this process holds."""
+    prefix = f".{_cut(path.name)}.{socket.gethostname()[:32]}-{os.getpid()}."
+    while True:
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=PARTIAL, dir=path.parent)
+        if hold(handle):
+            return handle, Path(name)
+        os.close(handle)  # cleared away between its making and its marking
+
+
+def _cut(name: str) -> str:
+    return os.fsdecode(os.fsencode(name)[:LONGEST])
 
 
 def _umask() -> int:
@@ -61,8 +83,17 @@ def _umask() -> int:
 
 
 @contextmanager
-def locked(path: Path | str) -> Iterator[None]:
+def locked(path: Path | str, patience: float = -1) -> Iterator[bool]:
     """Hold the lock of `path` (a file `path`.lock beside it) against every other process and thread.
+
+    Who waits for longer than some seconds says for which lock, and who holds it: the holder may be suspended.
+
+    Args:
+        path: of what the lock protects.
+        patience: seconds to wait; below 0 without end.
+
+    Yields:
+        Whether the lock is held; False after `patience` seconds in vain.
 
     Raises:
         UserError: the folder cannot be written.
@@ -71,11 +102,35 @@ def locked(path: Path | str) -> Iterator[None]:
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         guard = FileLock(lock)
-        guard.acquire()
+        held = _acquired(guard, lock, patience)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot lock {lock}: {reason}; make the folder writable or choose another") from error
+        raise UserError(f"cannot lock {lock}: {explain(error)}") from error
     try:
-        yield
+        yield held
     finally:
         guard.release()
+
+
+def holder(lock: Path) -> str:
+    """Who holds a lock file, as far as it says."""
+    try:
+        return lock.read_text(encoding="utf-8").strip() or "another process"
+    except (OSError, ValueError):
+        return "another process"
+
+
+def _acquired(guard: FileLock, lock: Path, patience: float) -> bool:
+    first = NOTICE if patience < 0 else min(NOTICE, patience)
+    try:
+        guard.acquire(timeout=first)
+    except Timeout:
+        if patience == 0:
+            return False
+        console.print(f"waiting for {lock}, held by {holder(lock)}", markup=False, highlight=False, soft_wrap=True)
+        try:
+            guard.acquire(timeout=-1 if patience < 0 else patience - first)
+        except Timeout:
+            return False
+    with suppress(OSError):  # the lock is held, whether or not it can say by whom
+        lock.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+    return True

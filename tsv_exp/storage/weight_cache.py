@@ -28,6 +28,8 @@ def cached_weights(path: Path, key: str, make: Callable[[], Weights]) -> Weights
     Raises:
         UserError: the file cannot be written.
     """
+    if (weights := read_verified(path, key)) is not None:  # without a lock: the folder may be read-only
+        return weights
     with locked(path):
         weights = read_verified(path, key)
         if weights is not None:

@@ -20,6 +20,8 @@ class SweepReport(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Show the progress of the jobs."""
         own_process = config.hydra.launcher._target_.endswith(".BasicLauncher")  # its jobs log to this console
+        for killed in Path(config.paths.outputs).glob("sweeps/*/*"):
+            jobs.clear_dead(killed)
         jobs.watch(Path(config.hydra.sweep.dir), ends=not own_process)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tsv_exp.runtime.console import INTERVAL, PROGRESS_FILE, console
+from tsv_exp.runtime.ownership import remove_abandoned
 
 LOGGED = 30.0  # seconds between two lines of a job where there is no terminal
 
@@ -74,9 +75,17 @@ def watching() -> bool:
 
 
 def stop_watching() -> None:
-    """Remove the lines of running jobs, however the sweep ended."""
+    """Remove the lines of running jobs, however the sweep ended, and what killed jobs left of theirs."""
     while _watches:
-        _watches.pop().stop()
+        monitor = _watches.pop()
+        monitor.stop()
+        clear_dead(monitor.folder)
+
+
+def clear_dead(folder: Path) -> None:
+    """Remove the progress of jobs directly below `folder` whose processes are dead."""
+    for path in folder.glob(f"*/{PROGRESS_FILE}"):
+        remove_abandoned(path)
 
 
 def ending(results: dict[str, Any]) -> str:

@@ -1,0 +1,147 @@
+"""Several commands on one output folder, and commands that are ended: nothing mixed, nothing half-written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from models import zoo
+from safetensors.torch import save_file
+
+from tsv_exp import UserError, apply, merge
+from tsv_exp.checkpoints import writer
+from tsv_exp.checkpoints.readers import read
+from tsv_exp.checkpoints.store import load_merged
+from tsv_exp.merge_files.merge import run
+from tsv_exp.merge_files.options import parse
+from tsv_exp.storage import files
+
+COMMAND = [sys.executable, "-m", "tsv_exp.merge_files"]
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    base, finetuned = zoo(2, torch.float32)
+    save_file(base, tmp_path / "base.safetensors")
+    for task, weights in finetuned.items():
+        save_file(weights, tmp_path / f"{task}.safetensors")
+    models = ",".join(str(tmp_path / f"{task}.safetensors") for task in finetuned)
+    return [f"base={tmp_path / 'base.safetensors'}", f"models=[{models}]", f"out={tmp_path / 'out'}"]
+
+
+def output(folder: Path, recipe: str) -> writer.Output:
+    return writer.Output(folder, "model", 1, recipe)
+
+
+def test_one_writes_at_a_time(tmp_path: Path) -> None:
+    with output(tmp_path / "out", "a").prepared(wait=True):
+        with (
+            pytest.raises(UserError, match=rf"is being written by process {os.getpid()} on"),
+            output(tmp_path / "out", "a").prepared(wait=False),
+        ):
+            pass
+        (tmp_path / "out" / "model.safetensors").touch()
+        with pytest.raises(UserError, match="holds something else"), output(tmp_path / "out", "b").prepared(wait=True):
+            pass
+    with output(tmp_path / "out", "a").prepared(wait=False):
+        pass
+
+
+def test_a_folder_taken_away_meanwhile_is_not_written_on(tmp_path: Path) -> None:
+    mine = output(tmp_path / "out", "a")
+    with mine.prepared(wait=True):
+        (tmp_path / "out" / writer.STATE / "recipe").write_text("b")
+        with pytest.raises(UserError, match="taken by another merge"):
+            mine.write(mine.files[0], {}, [])
+        with pytest.raises(UserError, match="taken by another merge"):
+            mine.finish(None)
+    assert not mine.files[0].exists()
+
+
+def test_the_second_of_two_different_merges_waits_and_is_refused(words: list[str], tmp_path: Path) -> None:
+    """The first is suspended before it has written anything but its recipe."""
+    code = (
+        "import sys, time; from tsv_exp.checkpoints import writer\n"
+        "writer.Output.finished = lambda *_: print(flush=True) or sys.stdin.readline() and False\n"
+        "from tsv_exp.commands.merge import main; main()"
+    )
+    command = [sys.executable, "-c", code, *words]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdin is not None
+        first.stdout.readline()
+        with subprocess.Popen([*COMMAND, *words, "alpha=0.5"], stderr=-1, text=True) as second:
+            time.sleep(0.1)
+            first.stdin.write("\n" * 50)
+            first.stdin.close()
+            assert first.wait() == 0
+            assert second.stderr is not None
+            told = second.stderr.read().strip().splitlines()
+        assert second.returncode == 1
+        assert "holds something else already" in told[-1]
+    base, finetuned = zoo(2, torch.float32)
+    weights = read(tmp_path / "out")
+    for name, tensor in apply(base, merge(base, finetuned)).items():
+        torch.testing.assert_close(weights[name], tensor)
+
+
+def test_identical_merges_at_once_all_end_well(words: list[str], tmp_path: Path) -> None:
+    started = [subprocess.Popen([*COMMAND, *words, "shard_mb=0.002"], stderr=subprocess.DEVNULL) for _ in range(3)]
+    assert [process.wait() for process in started] == [0, 0, 0]
+    assert not list((tmp_path / "out").rglob(f"*{files.PARTIAL}"))
+
+
+def test_parts_of_two_merges_are_not_loaded_as_one(words: list[str], tmp_path: Path) -> None:
+    run(parse([*words, "method=tsv_c", "shard_mb=0.01"]))
+    others = [word.replace("/out", "/other") for word in words]
+    run(parse([*others, "method=tsv_c", "shard_mb=0.01", "rank_fraction=0.2"]))
+    load_merged(tmp_path / "out")
+    name = "merged-00001-of-00002.safetensors"
+    assert (tmp_path / "out" / name).is_file()
+    (tmp_path / "other" / name).replace(tmp_path / "out" / name)
+    with pytest.raises(UserError, match=rf"{name} is not the file that merged.json was written with"):
+        load_merged(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_signals_end_a_merge_with_a_line_and_without_halves(
+    words: list[str], tmp_path: Path, number: int, code: int
+) -> None:
+    slow = "import time\nfrom tsv_exp.checkpoints import writer\ntrue = writer.stream\n"
+    slow += "def stream(*a):\n    true(*a); print(flush=True); time.sleep(60)\nwriter.stream = stream\n"
+    slow += "import sys; from tsv_exp.commands.main import merge; sys.exit(merge())"
+    with subprocess.Popen([sys.executable, "-c", slow, *words], stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        assert list((tmp_path / "out").glob(f".*{files.PARTIAL}"))
+        process.send_signal(number)
+        told = process.stderr.read().strip().splitlines()
+        assert process.wait() == code
+    what = {143: "interrupted by SIGTERM", 129: "interrupted by SIGHUP", 130: "interrupted"}[code]
+    assert told == [f"tsv-merge: {what}; the same command goes on from here"]
+    assert not list((tmp_path / "out").rglob(f"*{files.PARTIAL}"))
+    run(parse(words))
+
+
+def test_a_full_disk_leaves_no_half_of_a_configuration_file(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "base").mkdir()
+    Path(tmp_path / "base.safetensors").rename(tmp_path / "base" / "model.safetensors")
+    (tmp_path / "base" / "tokenizer.json").write_text(json.dumps({"a": "b" * 100}))
+
+    def full(source: Path, target: Path) -> None:
+        Path(target).write_text("{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer.shutil, "copyfile", full)
+    words[0] = f"base={tmp_path / 'base'}"
+    with pytest.raises(UserError, match=r"tokenizer.json: No space left on device; free space"):
+        run(parse(words))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {writer.STATE, "model.safetensors"}

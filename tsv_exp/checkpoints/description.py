@@ -1,0 +1,164 @@
+"""merged.json: what lies beside the tensors of a merge by task, and whether the tensors are what it says."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import torch
+from torch import Tensor
+
+from tsv_exp.checkpoints.readers import file_digest
+from tsv_exp.errors import UserError
+from tsv_exp.merging.layer import Weights, finite
+from tsv_exp.methods.specification import Method
+from tsv_exp.storage.json_files import read_object
+
+DESCRIPTION = "merged.json"
+_LARGEST = 1 << 40  # entries of a layer
+_MEMORY = 1 << 60  # bytes of a model
+
+
+def place(name: str, task: str) -> str:
+    """Where the tensors of a layer and a task lie."""
+    return f"{name}/{quote(task, safe='')}"
+
+
+def describe(
+    method: Method, tasks: Iterable[str], base: Mapping[str, Tensor], alpha: float, files: Mapping[str, str]
+) -> str:
+    """The JSON text that lies beside the tensors: everything of a merge but its layers.
+
+    `files` are the names and digests of the files with its layers.
+    """
+    return json.dumps(
+        {
+            "method": method.name,
+            "params": dict(method.params),
+            "alpha": alpha,
+            "files": dict(files),
+            "tasks": list(tasks),
+            "base_bytes": sum(weight.numel() * weight.element_size() for weight in base.values()),
+            "layers": {
+                name: {"shape": list(weight.shape), "dtype": str(weight.dtype).removeprefix("torch.")}
+                for name, weight in base.items()
+                if weight.is_floating_point()
+            },
+        },
+        indent=1,
+    )
+
+
+@dataclass(frozen=True)
+class Description:
+    """What merged.json says, each value of the kind it must be."""
+
+    method: Method
+    tasks: tuple[str, ...]
+    alpha: float
+    base_bytes: int
+    shapes: dict[str, torch.Size]
+    dtypes: dict[str, torch.dtype]
+    files: dict[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Description":
+        """The description in a folder, whose files are those that it was written with.
+
+        Raises:
+            UserError: there is none, a value is not of the kind it must be, or a file is another one.
+        """
+        try:
+            found = cls._of(read_object(folder / DESCRIPTION))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
+            raise UserError(f"{folder} holds no merge by task ({error}); tsv-merge method=tsv_c writes one") from error
+        for name, wanted in found.files.items():
+            if not (folder / name).is_file() or file_digest(folder / name) != wanted:
+                raise UserError(
+                    f"{folder / name} is not the file that {DESCRIPTION} was written with; merge again, into a folder "
+                    "of its own"
+                )
+        return found
+
+    @classmethod
+    def _of(cls, content: dict[str, Any]) -> "Description":
+        tasks, layers, files = content["tasks"], content["layers"], content["files"]
+        if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks) or not tasks:
+            raise ValueError("tasks is not a list of names")
+        if len(set(tasks)) < len(tasks):
+            raise ValueError("tasks names one twice")
+        if not files or not all(_plain(name) and isinstance(digest, str) for name, digest in files.items()):
+            raise ValueError("files is not a table of file names and digests")
+        alpha, base_bytes = content["alpha"], content["base_bytes"]
+        if not _number(alpha) or not math.isfinite(alpha):
+            raise ValueError(f"alpha is {alpha!r}, not a finite number")
+        shapes = {name: _shape(name, entry["shape"]) for name, entry in layers.items()}
+        dtypes = {name: _dtype(name, entry["dtype"]) for name, entry in layers.items()}
+        least = sum(shape.numel() * dtypes[name].itemsize for name, shape in shapes.items())
+        if isinstance(base_bytes, bool) or not isinstance(base_bytes, int) or not least <= base_bytes < _MEMORY:
+            raise ValueError(f"base_bytes is {str(base_bytes)[:40]}, which does not fit the layers")
+        method = Method.load(str(content["method"])).with_params(**content["params"])
+        return cls(method, tuple(tasks), float(alpha), base_bytes, shapes, dtypes, dict(files))
+
+
+def check_parts(folder: Path, description: Description, stored: Weights) -> None:
+    """That every tensor in the files belongs to a layer, has its shape, and is finite.
+
+    Raises:
+        UserError: one does not; the message names it.
+    """
+    tasks = description.tasks
+    owners = {name: name for name in description.shapes}
+    owners |= {place(name, task): name for name in description.shapes for task in tasks}
+    for key in stored:
+        at, _, part = key.rpartition("/")
+        if at not in owners:
+            raise UserError(f"{folder}: {at} is of no layer and task that its {DESCRIPTION} names; merge again")
+        wanted, tensor = _wanted(at, part, description.shapes[owners[at]], stored, len(tasks)), stored[key]
+        right = tensor.dtype == torch.uint8 if part == "mask" else tensor.is_floating_point() and finite(tensor)
+        if tensor.shape != wanted or not right:
+            raise UserError(f"{folder}: the tensor {key!r} is not what its {DESCRIPTION} says; merge again")
+    for name in description.shapes:
+        masks = [f"{place(name, task)}/mask" in stored for task in tasks]
+        if any(masks) != (f"{name}/vector" in stored) or any(masks) != all(masks):
+            raise UserError(f"{folder}: {name!r} lacks its vector or one of its masks; merge again")
+
+
+def _wanted(at: str, part: str, shape: torch.Size, stored: Weights, tasks: int) -> torch.Size | None:
+    """The shape of one part of a layer, or None where there is no such part."""
+    if part in ("vector", "delta"):
+        return shape
+    if part == "mask":
+        return torch.Size([-(-shape.numel() // 8)])
+    if part == "scales":
+        return torch.Size([tasks])
+    factors = [f"{at}/{factor}" for factor in ("u", "s", "vh")]
+    if part not in ("u", "s", "vh") or len(shape) != 2 or not all(factor in stored for factor in factors):
+        return None
+    (m, n), k = shape, stored[f"{at}/s"].numel()
+    return torch.Size({"u": (m, k), "s": (k,), "vh": (k, n)}[part])
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _plain(name: str) -> bool:
+    return name == Path(name).name and name not in ("", ".", "..") and "\0" not in name
+
+
+def _shape(name: str, sizes: Any) -> torch.Size:
+    plain = isinstance(sizes, list) and all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
+    if not plain or any(size < 0 for size in sizes) or math.prod(sizes) > _LARGEST:
+        raise ValueError(f"layer {name!r} has no shape that a layer can have")
+    return torch.Size(sizes)
+
+
+def _dtype(name: str, text: Any) -> torch.dtype:
+    dtype = getattr(torch, text, None) if isinstance(text, str) else None
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"layer {name!r} has no floating-point dtype")
+    return dtype
