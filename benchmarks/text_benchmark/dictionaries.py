@@ -132,7 +132,7 @@ SENTIMENT_TASK = Recipe(
     ("a {} word", "something {}"),
     ("vaderSentiment",),
     "MIT",
-    "VADER sentiment lexicon, Copyright 2016 C.J. Hutto",
+    "VADER sentiment lexicon, Copyright 2016 C.J. Hutto. Offensive words are among those rated",
     sentiment,
     "first five letters of a word",
 )
