@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from tsv_exp.config import Engine
 from tsv_exp.merging.engine import Merged, merge_layers
@@ -12,8 +13,8 @@ from tsv_exp.methods.specification import Method
 
 
 def merge(
-    base: Weights,
-    finetuned: Mapping[str, Weights],
+    base: Weights | nn.Module,
+    finetuned: Mapping[str, Weights | nn.Module],
     method: str | Method = "tsv_m",
     *,
     engine: Engine | None = None,
@@ -23,8 +24,10 @@ def merge(
     """Merge fine-tuned models of one base; holds one layer × T at a time beside the result, and changes no input.
 
     Args:
-        base: the pre-trained weights, name -> tensor of any shape; integer buffers take no part.
-        finetuned: the fine-tuned weights by task.
+        base: the pre-trained weights, name -> tensor of any shape; integer buffers take no part. A state dict, whose
+            values may be arrays, or a module.
+        finetuned: the fine-tuned weights by task. Prefixes of wrappers and task heads need not agree with the base's,
+            and tied weights may be left out.
         method: a name in conf/method, or a Method.
         engine: how decompositions are computed, and which 2-D layers are not matrices.
         device: where to compute; None is where the base lies. The result lies where the base does.
@@ -35,4 +38,4 @@ def merge(
     """
     engine = engine or Engine()
     chosen = (method if isinstance(method, Method) else Method.load(method)).with_params(**params)
-    return merge_layers(TaskVectors(base, finetuned, tuple(engine.exclude), device), chosen, engine)
+    return merge_layers(TaskVectors.of(base, finetuned, engine, device), chosen, engine)

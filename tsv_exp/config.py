@@ -7,6 +7,15 @@ from typing import Any
 from tsv_exp.errors import UserError
 
 SVD = ("auto", "exact")
+EXPERTS = (  # 3-D weights of the experts of a layer, as transformers and MegaBlocks name them
+    "*experts.gate_up_proj",
+    "*experts.gate_proj",
+    "*experts.up_proj",
+    "*experts.down_proj",
+    "*experts.w[123]",
+    "*.input_linear.weight",
+    "*.output_linear.weight",
+)
 CACHE = ("off", "memory", "disk")
 
 
@@ -24,11 +33,16 @@ class Engine:
     `svd`: auto (fast and certified, with the exact decomposition as fallback) or exact.
     `cache`: off, or where singular factors are cached for the next merge of the same weights: memory or disk.
     `exclude`: patterns of 2-D layers that are not matrices.
+    `stacks`: patterns of 3-D layers (E, m, n) that are E matrices each, such as the experts of a layer.
+    `keep`: patterns of tensors that stay the base's. `ignore`: patterns of tensors of the models that are left out.
     """
 
     svd: str = "auto"
     cache: str = "off"
     exclude: list[str] = field(default_factory=lambda: ["*text_projection*"])
+    stacks: list[str] = field(default_factory=lambda: list(EXPERTS))
+    keep: list[str] = field(default_factory=list)
+    ignore: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for key, known in (("svd", SVD), ("cache", CACHE)):

@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 BITS = 8
 
@@ -33,6 +34,11 @@ class Masked(NamedTuple):
 Representation: TypeAlias = Tensor | LowRank | Masked
 
 
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which deltas of weights are computed: float32, or their own where that is wider."""
+    return torch.float32 if dtype.itemsize < 4 else torch.promote_types(dtype, torch.float32)
+
+
 def per_task(layer: Representation, shape: torch.Size) -> bool:
     """Whether a layer of this shape differs between tasks."""
     if isinstance(layer, Masked):
@@ -50,6 +56,26 @@ def join_blocks(runs: Sequence[Representation], shape: torch.Size) -> Representa
     if masked:
         return Masked(whole([run.vector for run in masked]), whole([run.masks for run in masked]), masked[0].scales)
     return whole([run for run in runs if isinstance(run, Tensor)])
+
+
+def stack(parts: Sequence[Representation]) -> Representation:
+    """The layer (E, m, n) of E matrices."""
+
+    def joined(tensors: Sequence[Tensor], own: int) -> Tensor:
+        return torch.stack(list(tensors), tensors[0].dim() - own)
+
+    if isinstance(first := parts[0], Masked):
+        masked = [part for part in parts if isinstance(part, Masked)]
+        return Masked(joined([p.vector for p in masked], 2), joined([p.masks for p in masked], 2), first.scales)
+    if isinstance(first, LowRank):
+        factors = [part for part in parts if isinstance(part, LowRank)]
+        rank = max(part.s.shape[-1] for part in factors)
+        padded = []
+        for u, s, vh in factors:
+            more = rank - s.shape[-1]
+            padded.append(LowRank(pad(u, (0, more)), pad(s, (0, more)), pad(vh, (0, 0, 0, more))))
+        return LowRank(*(joined([part[i] for part in padded], own) for i, own in enumerate((2, 1, 2))))
+    return joined([part for part in parts if isinstance(part, Tensor)], 2)
 
 
 def to_device(layer: Representation, device: torch.device) -> Representation:
@@ -87,9 +113,9 @@ def stored_bytes(layer: Representation, shape: torch.Size, itemsize: int) -> int
     if isinstance(layer, Masked):
         return dense + len(layer.masks) * -(-shape.numel() // BITS) if _changes(layer.vector) else 0
     if isinstance(layer, LowRank):
-        m, n = shape
+        m, n = shape[-2:]
         ranks = (layer.s != 0).sum(-1).reshape(-1).tolist()
-        return sum(min(rank * (m + n + 1) * itemsize, dense) for rank in ranks)
+        return sum(min(rank * (m + n + 1), m * n) * itemsize for rank in ranks)
     tensors = layer if per_task(layer, shape) else (layer,)
     return sum(dense for tensor in tensors if _changes(tensor))
 

@@ -51,7 +51,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
                 lambda alpha: Point.of(
                     alpha, evaluator.accuracies(merged, alpha, "validation"), reference("validation")
                 ),
-                lambda: data_free_scale(merged, TaskVectors(base, finetuned, tuple(engine.exclude))),
+                lambda: data_free_scale(merged, TaskVectors.of(base, finetuned, engine)),
             )
         )
     with clock("test"):

@@ -107,7 +107,7 @@ def analyze(
         UserError: the models don't fit the base, or they have no matrix in common.
     """
     engine = engine or Engine()
-    stream = TaskVectors(base, finetuned, tuple(engine.exclude), device)
+    stream = TaskVectors.of(base, finetuned, engine, device)
     computed, merged = build_algebra(engine, stream.compute_device), together or len(finetuned)
 
     def measured(layer: Layer) -> tuple[LayerMeasures | None, Tensor]:

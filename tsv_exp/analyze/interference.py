@@ -28,7 +28,7 @@ def interference(
         engine: how decompositions are computed, and which 2-D layers are not matrices.
     """
     engine = engine or Engine()
-    stream = TaskVectors(base, finetuned, tuple(engine.exclude)).with_progress("measuring interference")
+    stream = TaskVectors.of(base, finetuned, engine).with_progress("measuring interference")
     computed = build_algebra(engine, stream.compute_device)
 
     def measured(layer: Layer) -> tuple[str, float]:

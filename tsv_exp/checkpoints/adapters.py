@@ -97,7 +97,7 @@ class Adapter(Mapping[str, Tensor]):
             return False
         raise UserError(
             f"{self.path}: the square weight {name!r} may be stored transposed (fan_in_fan_out), "
-            "and the base does not tell; give the base as a folder with its config.json, or merge the adapter into its model first"
+            "and the base does not tell; give the base as a folder with its config.json, or merge the adapter first"
         )
 
     def _shape(self, name: str) -> torch.Size:

@@ -128,5 +128,5 @@ def _initialization(folder: Path, value: object) -> str:
     if name.startswith(("pissa", "corda", "lora_ga")):
         remedy = "save it again in PEFT with path_initial_model_for_weight_conversion, which makes plain LoRA of it"
     raise UserError(
-        f"{folder}: the initialization {value!r} changed the base's weights in a way that the file does not tell; {remedy}"
+        f"{folder}: the initialization {value!r} changed the base's weights, and the file does not tell how; {remedy}"
     )

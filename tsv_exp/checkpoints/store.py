@@ -40,10 +40,10 @@ def encode(
         key = name if shared else place(name, task)
         if isinstance(layer, LowRank):
             u, s, vh = layer if index is None else (part[index] for part in layer)
-            kept = s != 0
-            if int(kept.sum()) * (sum(shape) + 1) <= shape.numel():
+            kept = (s != 0).reshape(-1, s.shape[-1]).any(0)
+            if int(kept.sum()) * (sum(shape[-2:]) + 1) <= shape[-2:].numel():
                 if kept.any():
-                    parts = {"u": u[:, kept], "s": s[kept], "vh": vh[kept]}
+                    parts = {"u": u[..., kept], "s": s[..., kept], "vh": vh[..., kept, :]}
                     tensors |= {f"{key}/{part}": value.to(dtype) for part, value in parts.items()}
                 continue
         tau = layers.delta(layer, shape, index)
@@ -64,14 +64,13 @@ def decode(
     if any(f"{key}/delta" in stored for key in keys) or not any(f"{key}/s" in stored for key in keys):
         parts = [_dense(key, shape, stored, dtype) for key in keys]
         return torch.stack(parts) if per_task and any(part.any() for part in parts) else parts[0]
-    rank = max(len(stored[f"{key}/s"]) for key in keys if f"{key}/s" in stored)
-    factors = LowRank(
-        *(torch.zeros(len(keys), *size, dtype=dtype) for size in ((shape[0], rank), (rank,), (rank, shape[1])))
-    )
+    rank = max(stored[f"{key}/s"].shape[-1] for key in keys if f"{key}/s" in stored)
+    *stack, m, n = shape
+    factors = LowRank(*(torch.zeros(len(keys), *stack, *size, dtype=dtype) for size in ((m, rank), (rank,), (rank, n))))
     for i, key in enumerate(keys):
         if f"{key}/s" in stored:
-            k = len(stored[f"{key}/s"])
-            factors.u[i, :, :k], factors.s[i, :k], factors.vh[i, :k] = (
+            k = stored[f"{key}/s"].shape[-1]
+            factors.u[i, ..., :k], factors.s[i, ..., :k], factors.vh[i, ..., :k, :] = (
                 stored[f"{key}/{part}"] for part in ("u", "s", "vh")
             )
     return factors if per_task else LowRank(*(part[0] for part in factors))

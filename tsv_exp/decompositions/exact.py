@@ -1,5 +1,7 @@
 """Full decompositions of batches of matrices by LAPACK or cuSOLVER."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,7 @@ def truncated_svd(matrices: Tensor, k: int) -> LowRank:
     """
     *batch, m, n = matrices.shape
     k = min(k, m, n)
-    flat = matrices.reshape(-1, m, n)
+    flat = matrices.reshape(math.prod(batch), m, n)
     u, s, vh = flat.new_zeros(len(flat), m, k), flat.new_zeros(len(flat), k), flat.new_zeros(len(flat), k, n)
     if k:
         for i in flat.flatten(1).any(1).nonzero().flatten().tolist():

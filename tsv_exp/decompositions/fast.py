@@ -44,7 +44,7 @@ class FastAlgebra:
     def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
         """The top k singular components, as `linalg.truncated_svd`."""
         m, n = matrices.shape[-2:]
-        self._count(total=matrices[..., 0, 0].numel())
+        self._count(total=math.prod(matrices.shape[:-2]))
         if matrices.dtype != torch.float32 or not 0 < k <= min(m, n) // 3 or min(m, n) < 6 * BLOCK:
             return linalg.truncated_svd(matrices, k)
         if m < n:

@@ -42,7 +42,7 @@ def run(options: Options) -> None:
     base = open_weights(options.base)
     models = {task: open_weights(path, base) for task, path in options.models.items()}
     device = rank_device(options.device) if options.device else None
-    stream = TaskVectors(base, models, tuple(engine.exclude), device)
+    stream = TaskVectors.of(base, models, engine, device)
     _all_match(options.exclude or (), [name for name in stream.names if base[name].dim() == 2])
     if options.task is not None and options.task not in stream.tasks:
         raise UserError(f"task={options.task}: choose from: {', '.join(stream.tasks)}")

@@ -1,13 +1,12 @@
 """Merging: stream the layers of task vectors through a method, and add the result to the base."""
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsv_exp import layers
 from tsv_exp.config import Engine
@@ -17,7 +16,9 @@ from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
 from tsv_exp.merging.layer import Layer, Weights
 from tsv_exp.merging.layer_map import map_layers
+from tsv_exp.merging.result import check_alpha, kept_variances, merged_weight
 from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.merging.weights import as_weights
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def merge_layers(stream: TaskVectors, method: MergingMethod, engine: Engine) -> 
     )
 
 
-def apply(base: Weights, merged: Merged, alpha: float = 1.0, task: str | None = None) -> dict[str, Tensor]:
+def apply(base: Weights | nn.Module, merged: Merged, alpha: float = 1.0, task: str | None = None) -> dict[str, Tensor]:
     """The merged weights θ_pre + α · τ, in the base's dtypes; integer buffers are the base's.
 
     Args:
@@ -143,18 +144,21 @@ def apply(base: Weights, merged: Merged, alpha: float = 1.0, task: str | None = 
     Raises:
         UserError: α is not finite, the task is unknown or missing, or the base is another architecture.
     """
-    if not math.isfinite(alpha):
-        raise UserError(f"alpha={alpha}: it must be a finite number")
+    check_alpha(alpha)
+    base = as_weights(base, "the base")
     index = merged.index(task)
     for name, shape in merged.shapes.items():
         if name not in base or base[name].shape != shape:
             raise UserError(f"the base has no tensor {name!r} of shape {tuple(shape)}; give the base of this merge")
-    weights = {}
+    weights, negative = {}, 0
     for name, weight in base.items():
-        weights[name] = weight.detach().clone()
-        if name in merged.layers:
-            tau = layers.delta(merged.layers[name], merged.shapes[name], index)
-            weights[name] = torch.add(weight.detach().to(tau.dtype), tau.to(weight.device), alpha=alpha).to(
-                weight.dtype
-            )
+        if name not in merged.layers:
+            weights[name] = weight.detach().clone()
+            continue
+        tau = layers.delta(merged.layers[name], merged.shapes[name], index).to(weight.device)
+        result, kept = merged_weight(name, weight, tau, alpha)
+        weights[name] = result.to(weight.dtype)
+        negative += kept
+    if negative:
+        log.warning(kept_variances(negative))
     return weights

@@ -54,6 +54,7 @@ class Layer:
         form: computes the deltas.
         parts: computes every stride-th flattened delta, a block at a time; None where that saves nothing.
         one: computes the delta of one task, by its index; None where that saves nothing.
+        slices: the matrices of a 3-D parameter that is a stack of them, as layers; None of any other.
         factors: the deltas of a matrix as T products, where they are known to be of low rank (adapters).
     """
 
@@ -64,6 +65,7 @@ class Layer:
     parts: Callable[[int], Iterator[Tensor]] | None = None
     one: Callable[[int], Tensor] | None = None
     factors: tuple[LowRank, ...] | None = None
+    slices: Callable[[], Iterator["Layer"]] | None = None
 
     @cached_property
     def deltas(self) -> Tensor:
@@ -100,6 +102,8 @@ def finite(tensor: Tensor) -> bool:
     """Whether no entry is NaN or infinite."""
     # A sum is not finite if an entry is not; the exact check, which takes memory, is needed only then.
     wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    if tensor.dtype.itemsize == 1:  # eight bits: torch adds none of them up
+        tensor = tensor.float()
     return math.isfinite(tensor.detach().sum(dtype=wide)) or bool(tensor.isfinite().all())
 
 

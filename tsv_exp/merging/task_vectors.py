@@ -1,17 +1,22 @@
 """Task vectors τ_i = θ_ft_i − θ_pre (arXiv 2212.04089), one layer of all tasks at a time."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from copy import copy
+from dataclasses import dataclass, fields
 from functools import cached_property, reduce
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
-from tsv_exp.layers import LowRank
+from tsv_exp.layers import LowRank, compute_dtype
+from tsv_exp.merging.alignment import align, matches
+from tsv_exp.merging.checks import check_models, file_of
 from tsv_exp.merging.layer import ExplicitDeltas, Layer, Weights, _run, finite
+from tsv_exp.merging.views import Sliced
+from tsv_exp.merging.weights import as_weights
 from tsv_exp.runtime.console import track
 from tsv_exp.runtime.threads import map_in_threads
 
@@ -30,10 +35,12 @@ class TaskVectors:
         exclude: patterns of 2-D parameters that are not matrices in the sense of the methods.
         device: where deltas are computed; None keeps each on the device of its base weight.
         description: of the progress bar; None shows none.
+        keep: patterns of parameters that stay the base's; models need not have them.
+        stacks: patterns of 3-D parameters (E, m, n) that are E matrices, as the experts of a layer.
 
     Raises:
-        UserError: no model, a parameter missing or unknown in one of them; and, on reaching a layer, a shape that
-            differs or a value that is NaN or infinite.
+        UserError: no model, or a parameter that is missing, unknown, of another shape or of a kind that cannot be
+            merged in one of them; and, on reaching a layer, a value that is NaN or infinite.
     """
 
     base: Weights
@@ -41,28 +48,42 @@ class TaskVectors:
     exclude: Sequence[str] = ("*text_projection*",)
     device: torch.device | str | None = None
     description: str | None = None
+    keep: Sequence[str] = ()
+    stacks: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if not self.finetuned:
-            raise UserError("there is no fine-tuned model to merge; give at least one")
-        for task, model in self.finetuned.items():
-            for name in self.names:
-                if name not in model:
-                    raise UserError(
-                        f"model {task!r}{_file(model, name)} lacks the tensor {name!r} of the base; "
-                        "it is another architecture"
-                    )
-            for name in model:
-                if name not in self.base and model[name].is_floating_point():
-                    raise UserError(
-                        f"model {task!r}{_file(model, name)} has a tensor {name!r} that the base lacks; "
-                        "it is another architecture"
-                    )
+        check_models(self.base, self.finetuned, self.names, self.keep)
+
+    @classmethod
+    def of(
+        cls,
+        base: object,
+        finetuned: Mapping[str, object],
+        engine: Engine,
+        device: torch.device | str | None = None,
+    ) -> "TaskVectors":
+        """The stream of models of one base, as `engine` says: state dicts, modules or readers, names aligned.
+
+        Raises:
+            UserError: they do not fit, as above.
+        """
+        weights = as_weights(base, "the base")
+        keep, ignore = tuple(engine.keep), tuple(engine.ignore)
+        models = {
+            task: align(weights, as_weights(model, f"model {task!r}"), keep, ignore)
+            for task, model in finetuned.items()
+        }
+        stream = cls(weights, models, tuple(engine.exclude), device, None, keep, tuple(engine.stacks))
+        if not stream.names:
+            raise UserError("the base has no floating-point tensor to merge; give a checkpoint that holds weights")
+        return stream
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The floating-point parameters, in the order of the base."""
-        return tuple(name for name, weight in self.base.items() if weight.is_floating_point())
+        """The floating-point parameters that are merged, in the order of the base."""
+        return tuple(
+            name for name, weight in self.base.items() if weight.is_floating_point() and not matches(name, self.keep)
+        )
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -77,20 +98,30 @@ class TaskVectors:
     @cached_property
     def dtype(self) -> torch.dtype:
         """The widest dtype of the deltas."""
-        return reduce(torch.promote_types, (self.base[name].dtype for name in self.names), torch.float32)
+        return reduce(torch.promote_types, (compute_dtype(self.base[name].dtype) for name in self.names), torch.float32)
 
     @cached_property
     def size(self) -> int:
         """The number of floating-point entries of one flattened task vector."""
         return sum(self.base[name].numel() for name in self.names)
 
+    def fields(self) -> dict[str, Any]:
+        """What a stream of other deltas of the same models is made with; it has no progress bar."""
+        return {field.name: getattr(self, field.name) for field in fields(TaskVectors)} | {"description": None}
+
     def with_progress(self, description: str | None) -> "TaskVectors":
         """The same stream with a progress bar."""
-        return replace(self, description=description)
+        other = copy(self)  # what was checked is not checked again
+        object.__setattr__(other, "description", description)
+        return other
 
     def is_matrix(self, name: str) -> bool:
         """Whether a parameter is 2-D and its name matches none of the excluded patterns."""
-        return self.base[name].dim() == 2 and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
+        return self.base[name].dim() == 2 and not matches(name, self.exclude)
+
+    def is_stack(self, name: str) -> bool:
+        """Whether a parameter (E, m, n) is E matrices."""
+        return self.base[name].dim() == 3 and matches(name, self.stacks) and not matches(name, self.exclude)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -121,22 +152,19 @@ class TaskVectors:
 
     def _loaded(self, name: str) -> Layer:
         layer = self.layer(name)
-        if layer.factors is None:
+        if layer.factors is None and layer.slices is None:
             _ = layer.deltas
         return layer
 
     def _bytes(self, name: str) -> int:
         # The deltas, and about as much again for temporary results.
-        return 2 * len(self.finetuned) * self.base[name].numel() * self.dtype.itemsize
+        weight = self.base[name]
+        entries = weight[0].numel() if self.is_stack(name) and len(weight) else weight.numel()
+        return 2 * len(self.finetuned) * entries * self.dtype.itemsize
 
     def layer(self, name: str) -> Layer:
         """One layer; its deltas are new tensors, the weights stay as they are."""
         weight = self.base[name]
-        for task, model in self.finetuned.items():
-            if task not in self._adapters and model[name].shape != weight.shape:
-                found = f"{tuple(model[name].shape)} in model {task!r}{_file(model, name)}"
-                shapes = f"{found} and {tuple(weight.shape)} in the base"
-                raise UserError(f"tensor {name!r} has shape {shapes}; they must be the same architecture")
         shape, matrix = torch.Size((len(self.finetuned), *weight.shape)), self.is_matrix(name)
         streamed = not self._adapters and self.compute_device.type == "cpu"
         return Layer(
@@ -147,7 +175,18 @@ class TaskVectors:
             (lambda stride: self._blocks(name, stride)) if streamed else None,
             (lambda task: self._delta(name, self.tasks[task])) if streamed else None,
             self._factors(name) if matrix and len(self._adapters) == len(self.finetuned) else None,
+            (lambda: self._slices(name)) if self.is_stack(name) else None,
         )
+
+    def _slices(self, name: str) -> Iterator[Layer]:
+        for index in range(len(self.base[name])):
+            one = copy(self)
+            models = {  # an adapter changes no stack
+                task: Sliced(self.base if task in self._adapters else model, name, index)
+                for task, model in self.finetuned.items()
+            }
+            one.__dict__.update(base=Sliced(self.base, name, index), finetuned=models, _adapters={})
+            yield one.layer(name)
 
     @cached_property
     def _adapters(self) -> dict[str, ExplicitDeltas]:
@@ -156,28 +195,33 @@ class TaskVectors:
     def _deltas(self, name: str) -> Tensor:
         weight = self.base[name]
         ends = [weight if task in self._adapters else model[name] for task, model in self.finetuned.items()]
-        deltas = self._finite(name, self._minus(weight, ends))
+        deltas = self._minus(name, weight, ends)
         if not self._adapters:
             return deltas
         for task, delta in zip(self.tasks, deltas, strict=True):
             if task in self._adapters and (known := self._adapters[task].delta(name, delta.dtype)) is not None:
                 delta.copy_(known)
+                if not finite(weight):
+                    self._raise_nonfinite(name)
         return self._finite(name, deltas)
 
     def _delta(self, name: str, task: str) -> Tensor:
-        return self._finite(name, self._minus(self.base[name], [self.finetuned[task][name]])[0])
+        return self._minus(name, self.base[name], [self.finetuned[task][name]])[0]
 
     def _blocks(self, name: str, stride: int) -> Iterator[Tensor]:
         weights = [model[name].detach().reshape(-1)[::stride] for model in (self.base, *self.finetuned.values())]
         for start, *ends in zip(*(weight.split(_run(len(self.finetuned))) for weight in weights), strict=True):
-            yield self._finite(name, self._minus(start, ends))
+            yield self._minus(name, start, ends)
 
-    def _minus(self, start: Tensor, ends: Sequence[Tensor]) -> Tensor:
-        start = start.detach().to(self.device, torch.promote_types(start.dtype, torch.float32))
+    def _minus(self, name: str, start: Tensor, ends: Sequence[Tensor]) -> Tensor:
+        start = start.detach().to(self.device, compute_dtype(start.dtype))
         deltas = start.new_empty(len(ends), *start.shape)
         for end, delta in zip(ends, deltas, strict=True):
             torch.sub(end.to(start), start, out=delta)
-        return deltas
+        if not finite(deltas):  # infinite entries that no model changes, as those of a mask, are no damage
+            for end, delta in zip(ends, deltas, strict=True):
+                delta[start.isinf() & (end.to(start) == start)] = 0
+        return self._finite(name, deltas)
 
     def _finite(self, name: str, deltas: Tensor) -> Tensor:
         if not finite(deltas):
@@ -186,25 +230,22 @@ class TaskVectors:
 
     def _factors(self, name: str) -> tuple[LowRank, ...]:
         weight = self.base[name]
-        dtype = torch.promote_types(weight.dtype, torch.float32)
+        dtype = compute_dtype(weight.dtype)
         found = [model.factors(name, dtype) for model in self._adapters.values()]
-        if not finite(weight) or not all(finite(part) for factors in found for part in factors):
+        sound = finite(weight) or not (weight.isnan().any() or any(len(factors.s) for factors in found))
+        if not sound or not all(finite(part) for factors in found for part in factors):
             self._raise_nonfinite(name)
         return tuple(LowRank(*(part.to(self.device or weight.device) for part in factors)) for factors in found)
 
     def _raise_nonfinite(self, name: str) -> None:
         if not finite(self.base[name]):
             raise UserError(
-                f"tensor {name!r} of the base{_file(self.base, name)} holds NaN or infinite values; it is damaged"
+                f"tensor {name!r} of the base{file_of(self.base, name)} holds NaN or infinite values; it is damaged"
             )
         for task, model in self.finetuned.items():
             if not finite(model[name]):
                 raise UserError(
-                    f"tensor {name!r} of model {task!r}{_file(model, name)} holds NaN or infinite values; leave it out"
+                    f"tensor {name!r} of model {task!r}{file_of(model, name)} holds NaN or infinite values; "
+                    "leave it out"
                 )
         raise UserError(f"the task vectors overflow at tensor {name!r}; convert the weights to float64 first")
-
-
-def _file(weights: Weights, name: str) -> str:
-    file_of = getattr(weights, "file_of", None)
-    return f" ({file_of(name)})" if file_of else ""

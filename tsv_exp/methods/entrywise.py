@@ -74,7 +74,7 @@ class _Dropped(TaskVectors):
 
 def dare_ties_statistics(stream: TaskVectors, density: float, drop_rate: float, seed: int) -> Mapping[str, Any]:
     """Statistics of the whole dropped and rescaled task vectors for TIES."""
-    fewer = _Dropped(stream.base, stream.finetuned, stream.exclude, stream.device, drop_rate=drop_rate, seed=seed)
+    fewer = _Dropped(**stream.fields(), drop_rate=drop_rate, seed=seed)
     return {**ties_statistics(fewer, density), "drop_rate": drop_rate, "seed": seed}
 
 

@@ -46,7 +46,7 @@ def knots_ties_statistics(stream: TaskVectors, density: float) -> Mapping[str, A
     matrices = [name for name in stream.names if stream.is_matrix(name)]
     found = stream.with_progress("aligning").map(lambda layer: (layer.name, aligned_basis(layer.deltas)), matrices)
     bases = {name: basis for name, basis in found if basis.numel()}
-    return ties_statistics(_Aligned(stream.base, stream.finetuned, stream.exclude, stream.device, bases=bases), density)
+    return ties_statistics(_Aligned(**stream.fields(), bases=bases), density)
 
 
 def knots_ties(deltas: Tensor, thresholds: Tensor, majority: Majority) -> Tensor:

@@ -1,6 +1,7 @@
 """The specification of a merging method: the content of its YAML in conf/method."""
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
@@ -13,11 +14,13 @@ from omegaconf import OmegaConf
 from tsv_exp.config import conf_dir
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
-from tsv_exp.layers import Representation, join_blocks
+from tsv_exp.layers import Representation, join_blocks, stack
 from tsv_exp.merging.layer import Layer
 from tsv_exp.merging.task_vectors import TaskVectors
 
 Function = Callable[..., Any]
+
+log = logging.getLogger(__name__)
 
 _PLAIN: Mapping[Any, type] = {float: Real, int: Integral, str: str, NoneType: NoneType}
 
@@ -153,8 +156,13 @@ class Method:
         """The function of one layer, with parameters and global statistics filled in; it decomposes by `algebra`."""
         arguments = dict(self.prepare(stream, **self.params) if self.prepare else self.params)
         decomposes = _accepts(self.function, "algebra")
+        self._name_empty_layers(stream)
 
         def merged(layer: Layer) -> Representation:
+            if 0 in layer.shape:  # nothing to merge
+                return layer.deltas[0]
+            if layer.slices is not None and self.others is not self.function:
+                return stack([merged(matrix) for matrix in layer.slices()])
             mine = layer.matrix or self.others is self.function
             function, given = (self.function, arguments) if mine else (self.others, {})
             if getattr(function, "entrywise", False):
@@ -167,6 +175,21 @@ class Method:
             return function(layer.deltas, **given, algebra=algebra)
 
         return merged
+
+    def _name_empty_layers(self, stream: TaskVectors) -> None:
+        """Log which layers keep no singular component: those with fewer rows or columns than there are tasks."""
+        if "rank_fraction" not in self.params or self.params["rank_fraction"] is not None:
+            return
+        matrices = [name for name in stream.names if stream.is_matrix(name) or stream.is_stack(name)]
+        small = [name for name in matrices if 0 < min(stream.base[name].shape[-2:]) < len(stream.tasks)]
+        if small:
+            log.warning(
+                "%d layers have fewer rows or columns than the %d tasks, so that each task keeps 0 components (k = 0) "
+                "and they stay the base's: %s; set rank_fraction, or average them with exclude",
+                len(small),
+                len(stream.tasks),
+                ", ".join(small[:3]) + (", ..." if len(small) > 3 else ""),
+            )
 
 
 def _accepts(function: Function, parameter: str) -> bool:

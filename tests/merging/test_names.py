@@ -1,0 +1,39 @@
+import pytest
+
+from tsv_exp.merging.names import match_names
+
+BASE = ["transformer.wte.weight", "transformer.h.0.attn.weight", "transformer.h.1.attn.weight", "lm_head.weight"]
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda name: name,
+        lambda name: f"module.{name}",
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: name.replace("h.0.", "h.0._fsdp_wrapped_module.").replace("wte", "_fsdp_wrapped_module.wte"),
+        lambda name: name.replace("h.1.", "h.1._checkpoint_wrapped_module."),
+        lambda name: f"base_model.model.{name}",
+        lambda name: f"model.{name}",
+        lambda name: f"net.model.{name}",
+        lambda name: name.removeprefix("transformer."),
+    ],
+)
+def test_what_wrappers_and_heads_add_to_names(wrapped):
+    own = [wrapped(name) for name in BASE]
+    pairs = dict(zip(BASE, own, strict=True))
+    assert match_names(BASE, own) == pairs
+    assert match_names(own, BASE) == {name: base for base, name in pairs.items()}
+
+
+def test_a_part_of_the_names():
+    assert match_names(BASE, ["base_model.model.h.1.attn.weight"]) == {BASE[2]: "base_model.model.h.1.attn.weight"}
+    assert match_names(BASE, [*BASE, "score.weight"]) == {name: name for name in BASE}
+
+
+def test_names_that_do_not_belong_together():
+    assert match_names(["encoder.0.weight", "encoder.1.weight"], ["decoder.0.weight", "decoder.1.weight"]) == {}
+    both = ["module.weight", "weight"]
+    assert match_names(both, ["weight"]) == {"weight": "weight"}
+    assert match_names(["weight", "bias"], both) == {"weight": "weight"}

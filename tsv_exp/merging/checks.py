@@ -1,0 +1,97 @@
+"""Whether fine-tuned models fit their base; all of it is seen before the first layer is merged."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from tsv_exp.errors import UserError
+from tsv_exp.merging.alignment import matches
+from tsv_exp.merging.layer import ExplicitDeltas, Weights
+
+_SHOWN = 3  # names in an error
+# Several numbers in one, or powers of two that scale others.
+_PACKED = {getattr(torch, name) for name in ("float4_e2m1fn_x2", "float8_e8m0fnu") if hasattr(torch, name)}
+
+
+def check_models(base: Weights, finetuned: Mapping[str, Weights], names: Sequence[str], keep: Sequence[str]) -> None:
+    """That every model has the named tensors of the base, in their shapes, and no others.
+
+    Raises:
+        UserError: it does not, or a tensor is of a kind that cannot be merged.
+    """
+    if not finetuned:
+        raise UserError("there is no fine-tuned model to merge; give at least one")
+    for name, weight in base.items():
+        if not matches(name, keep):
+            _check_kind(weight, name, f"the base{file_of(base, name)}")
+    for task, model in finetuned.items():
+        what = f"model {task!r}"
+        if missing := [name for name in names if name not in model]:
+            remedy = _unless_another(len(missing), len(names), "keep", missing, "takes the base's")
+            raise UserError(
+                f"{what}{file_of(model, missing[0])} lacks the tensor {_listed(missing)} of the base; {remedy}"
+            )
+        if isinstance(model, ExplicitDeltas):  # it has checked its own
+            continue
+        if extra := [name for name in model if name not in base and model[name].is_floating_point()]:
+            remedy = _unless_another(len(extra), len(names), "ignore", extra, "leaves it out")
+            raise UserError(
+                f"{what}{file_of(model, extra[0])} has a tensor {_listed(extra)} that the base lacks; {remedy}"
+            )
+        _check_shapes(base, model, names, what)
+
+
+def _check_shapes(base: Weights, model: Weights, names: Sequence[str], what: str) -> None:
+    odd = []
+    for name in names:
+        tensor = model[name]
+        _check_kind(tensor, name, f"{what}{file_of(model, name)}")
+        if tensor.shape != base[name].shape:
+            odd.append(name)
+        elif not tensor.is_floating_point():
+            raise UserError(
+                f"tensor {name!r} of {what}{file_of(model, name)} holds integers, the base's does not; "
+                "it may be quantized: give the weights in floating point"
+            )
+    if odd:
+        remedy = _option("keep", odd, "takes the base's")
+        found = f"{tuple(model[odd[0]].shape)} in {what}{file_of(model, odd[0])}"
+        raise UserError(
+            f"tensor {_listed(odd)} has shape {found} and {tuple(base[odd[0]].shape)} in the base; "
+            f"they must be the same; {remedy}"
+        )
+
+
+def _check_kind(tensor: Tensor, name: str, where: str) -> None:
+    if tensor.is_complex():
+        kind, remedy = "complex", _option("keep", [name], "takes the base's")
+    elif tensor.layout is not torch.strided:
+        kind, remedy = "sparse", "convert it with to_dense()"
+    elif tensor.is_meta:
+        kind, remedy = "without data (on the meta device)", "load the weights first"
+    elif tensor.is_quantized or tensor.dtype in _PACKED:
+        kind, remedy = "quantized", "dequantize the model first"
+    else:
+        return
+    raise UserError(f"tensor {name!r} of {where} is {kind}; {remedy}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]!r}{more}"
+
+
+def _unless_another(odd: int, all_of_them: int, option: str, names: Sequence[str], effect: str) -> str:
+    return "it is another architecture" if 2 * odd > all_of_them else _option(option, names, effect)
+
+
+def _option(option: str, names: Sequence[str], effect: str) -> str:
+    shown = [f"'{name}'" for name in names[:_SHOWN]] + ["..."] * (len(names) > _SHOWN)
+    return f'"{option}=[{", ".join(shown)}]" {effect}'
+
+
+def file_of(weights: Weights, name: str) -> str:
+    """The file of a tensor in parentheses, where it is known."""
+    known = getattr(weights, "file_of", None)
+    return f" ({known(name)})" if known else ""
