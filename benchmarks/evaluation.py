@@ -16,9 +16,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,14 +28,17 @@ from tsv_exp import merge
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.models.clip import images as pictures
 from tsv_exp.models.clip import network
+from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.devices import device_of, mixed
 from tsv_exp.tasks.task import Split, Task
 
 CLASSES = 100
 
 
-class Random:
-    """A model in the sense of tsv_exp.models.protocol, as far as scores need one."""
+class Random(Model):
+    """A model with random weights, as far as scores need one."""
+
+    name = family = "random"
 
     def __init__(self, architecture: str, splits: Mapping[str, Split]):
         self.splits, settings = splits, network.settings(architecture)
@@ -48,8 +50,14 @@ class Random:
     def encoder(self) -> nn.Module:
         return network.image_encoder(self.architecture, self.weights, "random")
 
-    def normalize(self, images: Tensor) -> Tensor:
-        return network.normalize(images)
+    def catalogue(self) -> dict[str, Task]:
+        return {name: Task(name, tuple(map(str, range(CLASSES))), ("{}",)) for name in self.splits}
+
+    def finetuned(self, tasks: Sequence[Task]) -> dict[str, Mapping[str, Tensor]]:
+        return {task.name: self.weights for task in tasks}
+
+    def prepare(self, inputs: Tensor, device: torch.device) -> Tensor:
+        return network.normalize(inputs.to(device, non_blocking=True))
 
     def head(self, task: Task) -> Tensor:
         return torch.nn.functional.normalize(torch.randn(CLASSES, self.width), dim=-1)
@@ -91,17 +99,17 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     files = [photo(seed) for seed in range(args.images)]
     decoded = pictures.Pictures(lambda i: Image.open(io.BytesIO(files[i])), args.images, size)
     labels = torch.arange(args.images) % CLASSES
-    tasks = [Task(f"task{i}", tuple(map(str, range(CLASSES))), ("{}",)) for i in range(args.tasks)]
-    splits = {task.name: pictures.store(folder / task.name, decoded, labels, 1 << 40, task.name) for task in tasks}
-    model: Any = Random(args.architecture, splits)  # of a Model only what evaluation asks for
-    evaluator = Evaluator(model, tasks, device, args.precision, args.batch)
+    names = [f"task{i}" for i in range(args.tasks)]
+    splits = {name: pictures.store(folder / name, decoded, labels, 1 << 40, name) for name in names}
+    model = Random(args.architecture, splits)
+    evaluator = Evaluator(model, list(model.catalogue().values()), device, args.precision, args.batch)
     first, _ = next(splits["task0"].batches(args.batch))
     batch, encoder = first.to(device), model.encoder().to(device)
 
     @torch.inference_mode()
     def forward() -> int:
         with mixed(evaluator.dtype, device):
-            encoder(model.normalize(batch))
+            encoder(model.prepare(batch, device))
         return len(batch)
 
     def read(split: Split) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,13 +26,14 @@ from tsv_exp.analyze.analysis import analyze, propose
 from tsv_exp.config import conf_dir
 from tsv_exp.evaluation.alpha import mean, normalized
 from tsv_exp.evaluation.evaluator import Evaluator, weights_digest
+from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.console import track
 from tsv_exp.tasks.task import Split, SplitName, select
 
 METHODS = ("task_arithmetic", "ties", "tsv_m")
 SIZES = range(2, 9)
 STEPS = 10  # values of α: every third of the method's own grid
-IMAGES: dict[SplitName, int] = {
+EXAMPLES: dict[SplitName, int] = {
     "validation": 50,
     "test": 200,
 }  # per task; the benchmark has more, and the study merges many subsets
@@ -53,25 +54,18 @@ class Measurement:
 
 
 class FewImages:
-    """A model whose splits have no more images than IMAGES says; heads are computed once."""
+    """A model whose splits have no more examples than EXAMPLES says."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.heads: dict[str, torch.Tensor] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
     def split(self, task: Any, split: SplitName) -> Split:
-        """The first images of a split."""
+        """The first examples of a split."""
         whole = self.model.split(task, split)
-        return Split(whole.images[: IMAGES[split]], whole.labels[: IMAGES[split]])
-
-    def head(self, task: Any) -> torch.Tensor:
-        """The model's."""
-        if task.name not in self.heads:
-            self.heads[task.name] = self.model.head(task)
-        return self.heads[task.name]
+        return Split(whole.inputs[: EXAMPLES[split]], whole.labels[: EXAMPLES[split]])
 
 
 class Bench:
@@ -83,13 +77,13 @@ class Bench:
         self.model = FewImages(instantiate(cfg.model))
         self.tasks = select(self.model.catalogue(), 20)
         self.base, self.finetuned = self.model.base(), self.model.finetuned(self.tasks)
-        self.identity = {"base": weights_digest(self.base), "images": IMAGES}
+        self.identity = {"base": weights_digest(self.base), "images": EXAMPLES}
         self.identity |= {name: weights_digest(weights) for name, weights in self.finetuned.items()}
         evaluator, individual = self._evaluator(self.tasks), merge(self.base, self.finetuned, "individual")
-        self.best = {split: evaluator.accuracies(individual, 1.0, split) for split in IMAGES}
+        self.best = {split: evaluator.accuracies(individual, 1.0, split) for split in EXAMPLES}
 
     def _evaluator(self, tasks: Sequence[Any]) -> Evaluator:
-        return Evaluator(self.model, tasks, torch.device("cpu"))
+        return Evaluator(cast(Model, self.model), tasks, torch.device("cpu"))
 
     def measure(self, names: tuple[str, ...], kind: str) -> Measurement:
         """Analyze and merge one subset by every method, α chosen on validation."""
@@ -246,8 +240,8 @@ def report(found: Sequence[Measurement], per_size: int) -> str:
         count=len(random_ones),
         per_size=per_size,
         steps=STEPS,
-        validation=IMAGES["validation"],
-        test=IMAGES["test"],
+        validation=EXAMPLES["validation"],
+        test=EXAMPLES["test"],
         correlations=table(["tasks", "subsets", *methods], correlations(random_ones)),
         predictors=table(["predictor", *methods], predictors(random_ones)),
         conclusions=conclusions(found),

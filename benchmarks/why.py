@@ -51,7 +51,7 @@ def recorded(zoo: Zoo, task: str) -> dict[str, Tensor]:
                 module.register_forward_pre_hook(watch(name.removesuffix(ending) + weight))
     images, _ = next(zoo.model.split(zoo.model.catalogue()[task], "validation").batches(100))
     with torch.no_grad():
-        encoder(zoo.model.normalize(images))
+        encoder(zoo.model.prepare(images, torch.device("cpu")))
     return seen
 
 
@@ -85,7 +85,7 @@ class Measured(NamedTuple):
 def measure(zoo: Zoo, tasks: int) -> Measured:
     """The three views of every method."""
     models = zoo.models(tasks)
-    vectors = TaskVectors(zoo.base, models, tuple(Engine().exclude))
+    vectors = TaskVectors(zoo.base, models, Engine().excluded)
     own = {name: tsv_c(vectors.layer(name).deltas) for name in vectors.names if vectors.is_matrix(name)}
     own = {name: factors for name, factors in own.items() if factors.s.all() and factors.s.numel()}
     inputs = [recorded(zoo, task) for task in models]

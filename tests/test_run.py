@@ -15,7 +15,7 @@ from tsv_exp import run
 
 
 def test_averages_and_standard_errors() -> None:
-    found = run.tested({"a": 0.8, "b": 0.5}, {"a": 1.0, "b": 0.5}, {"a": 400, "b": 100})
+    found = run.tested({"a": 0.8, "b": 0.5}, {"a": 1.0, "b": 0.5}, {"a": 0.16 / 400, "b": 0.25 / 100})
     assert found["accuracy"] == {"a": 0.8, "b": 0.5}
     assert found["normalized"] == {"a": 0.8, "b": 1.0}
     assert found["mean_accuracy"] == pytest.approx(0.65)
@@ -26,7 +26,7 @@ def test_averages_and_standard_errors() -> None:
 
 
 def test_a_task_that_no_model_gets_right_counts_as_nothing() -> None:
-    found = run.tested({"a": 0.1}, {"a": 0.0}, {"a": 10})
+    found = run.tested({"a": 0.1}, {"a": 0.0}, {"a": 0.009})
     assert (found["mean_normalized"], found["standard_error_normalized"]) == (0.0, 0.0)
 
 

@@ -1,6 +1,7 @@
 """The typed root of the configuration; the plugin groups (model, method, alpha, tracking) stay plain YAML."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ EXPERTS = (  # 3-D weights of the experts of a layer, as transformers and MegaBl
     "*.output_linear.weight",
 )
 CACHE = ("off", "memory", "disk")
+EXCLUDE = ("*text_projection*",)  # where no model says which of its parameters are no matrices
 
 
 def conf_dir() -> Path:
@@ -32,14 +34,14 @@ class Engine:
 
     `svd`: auto (fast and certified, with the exact decomposition as fallback) or exact.
     `cache`: off, or where singular factors are cached for the next merge of the same weights: memory or disk.
-    `exclude`: patterns of 2-D layers that are not matrices.
+    `exclude`: patterns of 2-D layers that are not matrices; None: the model's own.
     `stacks`: patterns of 3-D layers (E, m, n) that are E matrices each, such as the experts of a layer.
     `keep`: patterns of tensors that stay the base's. `ignore`: patterns of tensors of the models that are left out.
     """
 
     svd: str = "auto"
     cache: str = "off"
-    exclude: list[str] = field(default_factory=lambda: ["*text_projection*"])
+    exclude: list[str] | None = None
     stacks: list[str] = field(default_factory=lambda: list(EXPERTS))
     keep: list[str] = field(default_factory=list)
     ignore: list[str] = field(default_factory=list)
@@ -48,6 +50,15 @@ class Engine:
         for key, known in (("svd", SVD), ("cache", CACHE)):
             if getattr(self, key) not in known:
                 raise UserError(f"engine.{key}={getattr(self, key)}: choose from: {', '.join(known)}")
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Patterns of 2-D layers that are no matrices."""
+        return EXCLUDE if self.exclude is None else tuple(self.exclude)
+
+    def of(self, exclude: Sequence[str]) -> "Engine":
+        """These settings for a model with its own `exclude`, which counts where none was given."""
+        return replace(self, exclude=list(exclude)) if self.exclude is None else self
 
 
 @dataclass

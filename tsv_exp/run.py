@@ -41,6 +41,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         method, engine = Method.from_config(cfg.method), Engine(**cfg.engine)
         policy: Policy = instantiate(cfg.alpha)
         model, base, finetuned, digests, evaluator, reference = load_inputs(cfg)
+        engine = engine.of(model.exclude)
     with clock("select"):
         method, chosen = choose_per_task(method, base, finetuned, evaluator, engine)
     with clock("merge"):
@@ -55,7 +56,9 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             )
         )
     with clock("test"):
-        write_correct(folder, {task: evaluator.correct(merged, choice.alpha, task, "test") for task in evaluator.tasks})
+        correct = {task: evaluator.correct(merged, choice.alpha, task, "test") for task in evaluator.tasks}
+        if classified := {task: right for task, right in correct.items() if right is not None}:
+            write_correct(folder, classified)
         accuracy = evaluator.accuracies(merged, choice.alpha, "test")
         finetuned_accuracy = {
             "validation": reference("validation") if choice.tried or chosen else {},
@@ -73,7 +76,8 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "chosen": {**chosen, "rank": ranks(merged)},
         "validation": [point.plain() for point in choice.tried],
         "finetuned": finetuned_accuracy,
-        "test": tested(accuracy, finetuned_accuracy["test"], evaluator.counts("test")),
+        "metrics": {name: task.metric for name, task in evaluator.tasks.items()},
+        "test": tested(accuracy, finetuned_accuracy["test"], evaluator.variances(accuracy, "test")),
         "saved": save_merged(model, merged, choice.alpha, folder) if cfg.save_merged else [],
         "seconds": clock.seconds,
         "stored_bytes": merged.stored_bytes,
@@ -96,11 +100,12 @@ def choose_per_task(
     return method.tuned(list(chosen.values())), {method.tune.parameter.rstrip("_"): chosen}
 
 
-def tested(accuracy: Mapping[str, float], finetuned: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, Any]:
-    """Test accuracies (fractions), absolute and normalized; standard errors are binomial over all test examples."""
-    variance = {task: value * (1 - value) / counts[task] for task, value in accuracy.items()}
+def tested(
+    accuracy: Mapping[str, float], finetuned: Mapping[str, float], variance: Mapping[str, float]
+) -> dict[str, Any]:
+    """Test accuracies (fractions), absolute and normalized; standard errors are of the average over its examples."""
     relative = normalized(accuracy, finetuned)
-    scaled = {task: value / finetuned[task] ** 2 if finetuned[task] else 0.0 for task, value in variance.items()}
+    scaled = {task: value / finetuned[task] ** 2 if finetuned[task] > 0 else 0.0 for task, value in variance.items()}
     return {
         "accuracy": dict(accuracy),
         "normalized": relative,

@@ -139,7 +139,7 @@ def test_no_room_for_a_single_image() -> None:
     model = Crowded(lambda *_: True)
     evaluator = Evaluator(model, TASKS, CPU, "float32", batch_size=6)
     merged = merge(model.base(), model.finetuned(TASKS), "weight_average")
-    with pytest.raises(UserError, match="cpu has no room for one image of a; choose another device="):
+    with pytest.raises(UserError, match="cpu has no room for one example of a; choose another device="):
         evaluator.accuracies(merged, 1.0, "test")
     assert model.sizes == [6, 3, 1]
 
@@ -164,7 +164,7 @@ def test_formats_predict_the_same(dtype: torch.dtype) -> None:
     split, head, logits = model.split(task, "test"), model.head(task), {}
     for format_ in (torch.float32, dtype):
         with torch.inference_mode(), mixed(format_, CPU):
-            features = encoder(model.normalize(split.images))
+            features = encoder(model.prepare(split.inputs, CPU))
         logits[format_] = unit(features.float(), dim=-1) @ head.T
     exact, other = logits[torch.float32], logits[dtype]
     assert (exact.argmax(1) == split.labels).double().mean() > 0.5  # far above chance: there is something to lose

@@ -21,7 +21,7 @@ for key in map("{:02x}".format, range(20)):
     if scores.get(key) is None:
         time.sleep(0.01)
         measured.append(key)
-        scores.put(key, np.array([True, False]))
+        scores.put(key, 0.5, np.array([True, False]))
 print(" ".join(measured))
 """
 
@@ -33,8 +33,14 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_known_stays_known() -> None:
     assert Scores().get("aa") is None
-    Scores().put("aa", np.array([True, False, False, False]))
+    Scores().put("aa", 0.25, np.array([True, False, False, False]))
     assert Scores().get("aa") == 0.25
+
+
+def test_a_metric_may_be_negative_and_have_no_right_examples() -> None:
+    Scores().put("aa", -0.5)
+    assert Scores().get("aa") == -0.5
+    assert Scores().correct("aa", 3) is None
 
 
 def test_a_claim_that_came_to_nothing_ends_with_the_next_question() -> None:
@@ -65,7 +71,7 @@ def test_a_suspended_process_does_not_hold_up_the_others(monkeypatch: pytest.Mon
         assert other.stdout.readline() == "claimed\n"
         monkeypatch.setattr(scores, "PATIENCE", 0.1)
         assert Scores().get("aa") is None
-        Scores().put("aa", np.array([True, False]))
+        Scores().put("aa", 0.5, np.array([True, False]))
         assert Scores().get("aa") == 0.5
         other.communicate("\n")
 

@@ -4,17 +4,23 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from tsv_exp.errors import UserError
-from tsv_exp.finetuning.training import Recipe, finetune
+from tsv_exp.finetuning.training import PublishedRecipe, Recipe, finetune
+from tsv_exp.models.heads import frozen_head_logits
 from tsv_exp.tasks.task import Split
 
 CLASSES = 3
 RECIPE = Recipe(lr=0.02, steps=30, batch_size=16, precision="float32")
 
 
-def _normalize(images: Tensor) -> Tensor:
-    return images.float() / 255
+def _prepare(images: Tensor, device: torch.device = torch.device("cpu")) -> Tensor:  # noqa: B008
+    return images.to(device).float() / 255
+
+
+def _loss(encoder: nn.Module, batch: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(frozen_head_logits(encoder(batch), 10 * torch.eye(5)[:CLASSES]), labels)
 
 
 def _split(count: int = 48) -> Split:
@@ -28,8 +34,7 @@ def _split(count: int = 48) -> Split:
 def _trained(recipe: Recipe = RECIPE, seed: int = 0, split: Split | None = None) -> Mapping[str, Tensor]:
     torch.manual_seed(1)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.LayerNorm(8), nn.Linear(8, 5))
-    head = 10 * torch.eye(5)[:CLASSES]
-    finetune(encoder, head, _normalize, split or _split(), recipe, seed)
+    finetune(encoder, _loss, _prepare, split or _split(), recipe, seed)
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     return encoder.state_dict()
 
@@ -38,7 +43,7 @@ def _accuracy(weights: Mapping[str, Tensor]) -> float:
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.LayerNorm(8), nn.Linear(8, 5))
     encoder.load_state_dict(weights)
     split = _split()
-    return (encoder(_normalize(split.images))[:, :CLASSES].argmax(1) == split.labels).double().mean().item()
+    return (encoder(_prepare(split.inputs))[:, :CLASSES].argmax(1) == split.labels).double().mean().item()
 
 
 def test_it_learns() -> None:
@@ -78,12 +83,12 @@ def test_every_step_is_reported() -> None:
     steps: list[int] = []
     finetune(
         nn.Sequential(nn.Flatten(), nn.Linear(48, 5)),
-        torch.eye(5)[:3],
-        _normalize,
+        _loss,
+        _prepare,
         _split(),
         RECIPE,
         0,
-        lambda: steps.append(1),
+        advance=lambda: steps.append(1),
     )
     assert len(steps) == RECIPE.steps
 
@@ -96,6 +101,13 @@ def test_rate_warms_up_and_decays_to_almost_nothing() -> None:
     assert rates[-1] < 0.001
 
 
+@pytest.mark.parametrize("steps", [2, 250, 1000])
+def test_a_short_training_reaches_the_published_learning_rate(steps: int) -> None:
+    rates = [PublishedRecipe(lr=1.0, steps=steps).rate(step) for step in range(steps)]
+    assert max(rates) == 1.0
+    assert rates.index(1.0) == min(500, steps // 2) - 1
+
+
 class KilledError(Exception):
     pass
 
@@ -104,7 +116,7 @@ def test_a_killed_training_goes_on_with_the_same_result(tmp_path: Path) -> None:
     state, whole = tmp_path / "state.pt", _trained()
     taken: list[int] = []
 
-    def train(limit: int, recipe: Recipe = RECIPE) -> Mapping[str, Tensor]:
+    def train(limit: int, recipe: Recipe = RECIPE, data: str = "") -> Mapping[str, Tensor]:
         taken.clear()
 
         def advance() -> None:
@@ -114,7 +126,7 @@ def test_a_killed_training_goes_on_with_the_same_result(tmp_path: Path) -> None:
 
         torch.manual_seed(1)
         encoder = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.LayerNorm(8), nn.Linear(8, 5))
-        finetune(encoder, 10 * torch.eye(5)[:CLASSES], _normalize, _split(), recipe, 0, advance, state=state, every=7)
+        finetune(encoder, _loss, _prepare, _split(), recipe, 0, data, advance, state=state, every=7)
         return encoder.state_dict()
 
     for limit in (10, 24):
@@ -126,6 +138,8 @@ def test_a_killed_training_goes_on_with_the_same_result(tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     with pytest.raises(UserError, match=r"state\.pt.*other settings"):
         train(0, Recipe(lr=0.03, steps=30, batch_size=16, precision="float32"))
+    with pytest.raises(UserError, match=r"state\.pt.*other settings"):
+        train(0, data="other data or another head")
     state.write_bytes(b"torn")
     with pytest.raises(UserError, match=r"state\.pt.*damaged"):
         train(0)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from tsv_exp.models.protocol import Model
 from tsv_exp.tasks.task import Split, SplitName, Task
 
 SHAPE = (3, 2, 2)
@@ -12,8 +13,8 @@ TASKS = [Task(name, ("x", "y", "z"), ("{}",)) for name in ("a", "b")]
 CPU = torch.device("cpu")
 
 
-class Linear:
-    """A model in the sense of tsv_exp.models.protocol, small enough to compute by hand."""
+class Linear(Model):
+    """A model that is small enough to compute by hand."""
 
     name = family = "linear"
 
@@ -36,8 +37,8 @@ class Linear:
         module.load_state_dict(self.base())
         return module
 
-    def normalize(self, images: Tensor) -> Tensor:
-        return images.float() / 255
+    def prepare(self, inputs: Tensor, device: torch.device) -> Tensor:
+        return inputs.to(device).float() / 255
 
     def head(self, task: Task) -> Tensor:
         return self.heads[task.name]

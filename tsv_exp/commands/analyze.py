@@ -1,7 +1,7 @@
 """tsv-analyze: interference of the tasks of a model, or of any fine-tuned models of one base."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from tsv_exp.analyze.analysis import analyze, check_count, propose
 from tsv_exp.analyze.write import summary, write_analysis
 from tsv_exp.checkpoints.sources import open_weights
 from tsv_exp.commands.guard import error_guard, run_command
-from tsv_exp.config import Engine, conf_dir
+from tsv_exp.config import EXCLUDE, Engine, conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options import named
 from tsv_exp.merging.layer import Weights
+from tsv_exp.models.protocol import Model
 from tsv_exp.report.write import Report
 from tsv_exp.tasks.task import select
 
@@ -40,11 +41,11 @@ def _app(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig, folder: Path) -> Report:
     """Measure what the configuration names and write it into `folder`."""
-    name, base, models = weights(cfg)
+    engine = Engine(**cfg.engine)
+    name, base, models, exclude = weights(cfg)
     if cfg.select is not None:
         check_count(cfg.select, len(models))  # before the long work
-    engine = Engine(svd=cfg.engine.svd, cache=cfg.engine.cache, exclude=list(cfg.engine.exclude))
-    analysis = analyze(base, models, cfg.rank_fraction, cfg.select, engine=engine, device=cfg.device)
+    analysis = analyze(base, models, cfg.rank_fraction, cfg.select, engine=engine.of(exclude), device=cfg.device)
     proposals = propose(analysis, cfg.select) if cfg.select else []
     report = write_analysis(analysis, proposals, folder, name)
     found = [f"{summary(analysis)}. Wrote {len(report.paths)} files to {folder}"]
@@ -61,15 +62,15 @@ def run(cfg: DictConfig, folder: Path) -> Report:
     return report
 
 
-def weights(cfg: DictConfig) -> tuple[str, Weights, Mapping[str, Weights]]:
-    """A name, the base and the fine-tuned weights by task, of the model or of the checkpoints given instead."""
+def weights(cfg: DictConfig) -> tuple[str, Weights, Mapping[str, Weights], Sequence[str]]:
+    """A name, the base, the fine-tuned weights by task, and what is excluded: the model's, or of checkpoints given."""
     given: Any = OmegaConf.to_container(cfg.models) if OmegaConf.is_config(cfg.models) else cfg.models
     if (cfg.base is None) != (not given):
         raise UserError("base and models belong together: base=PATH 'models=[PATH,PATH]', or neither of them")
     if cfg.base is None:
-        model = instantiate(cfg.model)
-        return model.name, model.base(), model.finetuned(select(model.catalogue(), cfg.tasks))
+        model: Model = instantiate(cfg.model)
+        return model.name, model.base(), model.finetuned(select(model.catalogue(), cfg.tasks)), model.exclude
     base = open_weights(cfg.base)
     several = given if isinstance(given, dict | list) else [given]
     paths = several if isinstance(several, dict) else named([str(path) for path in several])
-    return str(cfg.base), base, {str(task): open_weights(path, base) for task, path in paths.items()}
+    return str(cfg.base), base, {str(task): open_weights(path, base) for task, path in paths.items()}, EXCLUDE

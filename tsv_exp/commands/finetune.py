@@ -1,16 +1,17 @@
-"""tsv-finetune: fine-tune a model's image encoder on one of its tasks, in one process or in several by torchrun."""
+"""tsv-finetune: fine-tune a model on one of its tasks, in one process or in several by torchrun."""
 
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import hydra
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import distributed
 
 from tsv_exp.commands.guard import error_guard, run_command
@@ -25,19 +26,6 @@ from tsv_exp.storage.tensor_files import save
 from tsv_exp.tasks.task import Task, select
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Published(Recipe):
-    """The recipe of the benchmark's checkpoints: a warm-up of so many steps, then a cosine over the others."""
-
-    warmup_steps: int = 500
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
-        return Recipe(self.lr, self.steps - self.warmup_steps, warmup=0.0).rate(step - self.warmup_steps)
 
 
 def main() -> int:
@@ -80,20 +68,21 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
         return path
     if rank > 0:
         in_turn()
-    head, split = model.head(task), model.split(task, "train")
+    identity, split = model.identity(task), model.split(task, "train")
     if rank == 0:
         in_turn()
-    recipe = _recipe(cfg, task, len(split))
+    recipe = _recipe(cfg, model.finetune, task, len(split))
     device = rank_device(cfg.device)
     encoder = model.encoder().to(device)
     state = path.with_suffix(".training")
     with bar(f"fine-tuning on {task.name}", recipe.steps) as (progress, done):
         advance = lambda: progress.advance(done)  # noqa: E731
         try:
-            finetune(encoder, head, model.normalize, split, recipe, cfg.seed, advance, state, cfg.save_every)
+            loss = partial(model.loss, task=task)
+            finetune(encoder, loss, model.prepare, split, recipe, cfg.seed, identity, advance, state, cfg.save_every)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{device} has no room for its share of finetune.batch_size={recipe.batch_size} images; share them "
+                f"{device} has no room for its share of finetune.batch_size={recipe.batch_size} examples; share them "
                 "among more GPUs (torchrun --nproc-per-node N), or give fewer; the last saved step is kept"
             ) from error
     if rank == 0:
@@ -103,16 +92,19 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
     return path
 
 
-def _recipe(cfg: DictConfig, task: Task, images: int) -> Recipe:
+def _recipe(cfg: DictConfig, recipe: Recipe, task: Task, examples: int) -> Recipe:
+    """The model's recipe with what was given in its place; steps by the epochs, given or published for the task."""
+    given = {str(key): value for key, value in cfg.finetune.items() if value is not None}
+    known = [field.name for field in fields(recipe)]
+    if unknown := sorted(given.keys() - known):
+        raise UserError(f"finetune.{unknown[0]}: not in this model's recipe, which has: {', '.join(known)}")
+    recipe = replace(recipe, **given)
     epochs = cfg.epochs if cfg.epochs is not None else task.source.get("finetune_epochs")
-    if epochs is None:
-        raise UserError(f"epochs=null: nothing is published for {task.name}; give a number")
-    steps = epochs * (images // min(cfg.finetune.batch_size, images))
-    if steps < 1:
+    if epochs is not None:
+        recipe = replace(recipe, steps=int(epochs * (examples // min(recipe.batch_size, examples))))
+    if recipe.steps < 1:
         raise UserError(f"epochs={epochs}: give a positive number")
-    settings = OmegaConf.to_container(cfg.finetune, resolve=True)
-    assert isinstance(settings, dict)
-    return Published(steps=int(steps), **{str(key): value for key, value in settings.items()})
+    return recipe
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def mean(values: Mapping[str, float]) -> float:
 
 def normalized(accuracy: Mapping[str, float], finetuned: Mapping[str, float]) -> dict[str, float]:
     """Accuracy divided by that of the task's fine-tuned model (0 where that one never was right)."""
-    return {task: value / finetuned[task] if finetuned[task] else 0.0 for task, value in accuracy.items()}
+    return {task: value / finetuned[task] if finetuned[task] > 0 else 0.0 for task, value in accuracy.items()}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""α without labels, images or forward passes: the merged model answers to the tasks much as their own models do."""
+"""α without labels, data or forward passes: the merged model answers to the tasks much as their own models do."""
 
 import math
 from dataclasses import dataclass

@@ -1,15 +1,13 @@
-"""Accuracies: one encoder stays on the device and is scored many times, with heads and images prepared once."""
+"""Scores: one encoder stays on the device and is scored many times, on splits that are prepared once."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import normalize as unit
 
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.scores import Scores
@@ -19,6 +17,7 @@ from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.devices import batch_size as automatic_batch_size
 from tsv_exp.runtime.devices import mixed, resolve
 from tsv_exp.storage.digests import digest
+from tsv_exp.tasks.metrics import metric
 from tsv_exp.tasks.task import Split, SplitName, Task
 from tsv_exp.versions import EVALUATION
 
@@ -30,22 +29,15 @@ def weights_digest(weights: Weights) -> str:
     return getattr(weights, "digest", None) or digest(weights)
 
 
-class PreparedTask(NamedTuple):
-    """What a task vector is scored on: the task's class weights (C, d) and its images."""
-
-    head: Tensor
-    split: Split
-
-
 class Evaluator:
     """Scores θ_pre + α · τ on a model's tasks.
 
     Args:
-        model: gives the encoder, heads and images.
+        model: gives the encoder, its outputs and the data.
         tasks: what is scored.
         device: where.
         precision: auto, bfloat16, float16 or float32: of the encoder's matrix products; logits are float32.
-        batch_size: images at a time; None goes by the device's free memory. Halved, and logged, when that runs out.
+        batch_size: examples at a time; None goes by the device's free memory. Halved, and logged, when that runs out.
     """
 
     def __init__(
@@ -63,7 +55,7 @@ class Evaluator:
         self.device = device
         self.dtype = resolve(precision, device)
         self.batch_size = batch_size or automatic_batch_size(device)
-        self._prepared: dict[tuple[str, SplitName], PreparedTask] = {}
+        self._splits: dict[tuple[str, SplitName], Split] = {}
         self._scores = Scores()
         self._identities: dict[str, str] = {}
         self._taken: tuple[Merged | None, str | None] = (None, None)
@@ -84,35 +76,52 @@ class Evaluator:
         return weights_digest(self.model.base())
 
     def counts(self, split: SplitName) -> dict[str, int]:
-        """Task -> images in a split."""
-        return {name: len(self._prepare(name, split).split) for name in self.tasks}
+        """Task -> examples in a split."""
+        return {name: len(self._split(name, split)) for name in self.tasks}
+
+    def variances(self, accuracy: Mapping[str, float], split: SplitName) -> dict[str, float]:
+        """Task -> sampling variance of its accuracy, binomial over the split's examples (see tasks/metrics.py)."""
+        counts = self.counts(split)
+        return {name: metric(self.tasks[name].metric).variance(value, counts[name]) for name, value in accuracy.items()}
 
     def accuracies(self, merged: Merged, alpha: float, split: SplitName) -> dict[str, float]:
-        """Task -> accuracy (a fraction) of the merged model at α, or of its own model where there is one per task."""
+        """Task -> accuracy (a fraction) of the merged model at α, or of its own model where there is one per task.
+
+        Where a task's metric is another one, its value stands for the accuracy.
+        """
         return {name: self.accuracy(merged, alpha, name, split) for name in self.tasks}
 
     def accuracy(self, merged: Merged, alpha: float, task: str, split: SplitName) -> float:
         """The accuracy of one task's model at α, measured now or known from before."""
         key = self._key(merged, alpha, task, split)
         known = self._scores.get(key)
-        return float(self._measure(key, alpha, task, split).mean()) if known is None else known
+        return self._measure(key, alpha, task, split)[0] if known is None else known
 
-    def correct(self, merged: Merged, alpha: float, task: str, split: SplitName) -> NDArray[np.bool_]:
-        """Which examples (N,) of a split one task's model at α gets right, measured now or known from before."""
+    def correct(self, merged: Merged, alpha: float, task: str, split: SplitName) -> NDArray[np.bool_] | None:
+        """Which examples (N,) of a split one task's model at α gets right, measured now or known from before.
+
+        None where labels are values, not classes.
+        """
+        labels = self._split(task, split).labels
+        if labels.is_floating_point():
+            return None
         key = self._key(merged, alpha, task, split)
-        known = self._scores.correct(key, len(self._prepare(task, split).split))
-        return self._measure(key, alpha, task, split) if known is None else known
+        known = self._scores.correct(key, len(labels))
+        return self._measure(key, alpha, task, split)[1] if known is None else known
 
     def _key(self, merged: Merged, alpha: float, task: str, split: SplitName) -> str:
         """Digest of all that a score depends on; τ is then the vector at hand."""
         self._take(merged, task)
         return digest(self._identity(task), self._digest, float(alpha), split, str(self.dtype))
 
-    def _measure(self, key: str, alpha: float, task: str, split: SplitName) -> NDArray[np.bool_]:
+    def _measure(self, key: str, alpha: float, task: str, split: SplitName) -> tuple[float, NDArray[np.bool_] | None]:
         self._load(alpha)
-        correct = self._correct(task, split)
-        self._scores.put(key, correct)
-        return correct
+        labels = self._split(task, split).labels
+        predictions = self._forward(self.tasks[task], self._split(task, split))
+        value = metric(self.tasks[task].metric).measure(predictions, labels)
+        correct = None if labels.is_floating_point() else (predictions == labels).numpy()
+        self._scores.put(key, value, correct)
+        return value, correct
 
     def _identity(self, task: str) -> str:
         """Digest of what, beside the task vector, an accuracy depends on."""
@@ -120,13 +129,10 @@ class Evaluator:
             self._identities[task] = digest(self.model.identity(self.tasks[task]), self._base_digest, EVALUATION)
         return self._identities[task]
 
-    def _prepare(self, name: str, split: SplitName) -> PreparedTask:
-        if (name, split) not in self._prepared:
-            task = self.tasks[name]
-            self._prepared[name, split] = PreparedTask(
-                self.model.head(task).to(self.device), self.model.split(task, split)
-            )
-        return self._prepared[name, split]
+    def _split(self, name: str, split: SplitName) -> Split:
+        if (name, split) not in self._splits:
+            self._splits[name, split] = self.model.split(self.tasks[name], split)
+        return self._splits[name, split]
 
     def _take(self, merged: Merged, task: str) -> None:
         """Make τ the vector at hand; it stays on the device while only α changes."""
@@ -147,27 +153,24 @@ class Evaluator:
             weight.copy_(base if tau is None else torch.add(base.to(tau.dtype), tau, alpha=alpha))
         self._alpha = alpha
 
-    def _correct(self, name: str, split: SplitName) -> NDArray[np.bool_]:
-        head, images = self._prepare(name, split)
+    def _forward(self, task: Task, split: Split) -> Tensor:
         while True:
             try:
-                return self._pass(head, images)
+                return self._pass(task, split)
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise UserError(
-                        f"{self.device} has no room for one image of {name}; choose another device="
+                        f"{self.device} has no room for one example of {task.name}; choose another device="
                     ) from None
                 self.batch_size //= 2
                 torch.cuda.empty_cache()
                 log.warning("out of memory on %s: going on with batches of %d", self.device, self.batch_size)
 
     @torch.inference_mode()
-    def _pass(self, head: Tensor, split: Split) -> NDArray[np.bool_]:
-        correct = []
-        for images, labels in split.batches(self.batch_size):
-            batch = self.model.normalize(images.to(self.device, non_blocking=True))
+    def _pass(self, task: Task, split: Split) -> Tensor:
+        found = []
+        for inputs, _ in split.batches(self.batch_size):
+            batch = self.model.prepare(inputs, self.device)
             with mixed(self.dtype, self.device):
-                features = self._encoder(batch)
-            logits = unit(features.float(), dim=-1) @ head.T
-            correct.append(logits.argmax(1) == labels.to(self.device, non_blocking=True))
-        return torch.cat(correct).cpu().numpy()
+                found.append(self.model.predict(self._encoder, batch, task))
+        return torch.cat(found).cpu()

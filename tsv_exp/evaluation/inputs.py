@@ -1,4 +1,4 @@
-"""What the runs of a sweep have in common, made once: weights, images, the fine-tuned models' own accuracies."""
+"""What the runs of a sweep have in common, made once: weights, data, the fine-tuned models' own accuracies."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from tsv_exp.tasks.task import SplitName, select
 class RunInputs(NamedTuple):
     """A model's weights by task, their digests, what scores them, and their own accuracies: split -> task -> fraction.
 
-    `reference` measures when it is asked: where nothing is chosen on validation, its images are not even downloaded.
+    `reference` measures when it is asked: where nothing is chosen on validation, its data are not even downloaded.
     """
 
     model: Model
@@ -52,6 +52,6 @@ def _load(config: str, place: Path) -> RunInputs:
 
 @lru_cache(maxsize=1)
 def _model(config: str) -> Model:
-    """Runs on different tasks share a model's images and heads."""
+    """Runs on different tasks share a model's data and heads."""
     model: Model = instantiate(json.loads(config))
     return model

@@ -18,7 +18,9 @@ PATIENCE = 60.0  # seconds for another process that is measuring: it may be susp
 
 
 class Scores:
-    """Digest of everything an accuracy depends on -> the accuracy (a fraction), and which examples were right.
+    """Digest of everything a score depends on -> its value, and which examples were right.
+
+    The value is an accuracy (a fraction), or another metric in [-1, 1].
 
     Who asks for one that is not known has it to measure: until it is put, or the next is asked for, other processes
     that ask for it wait, but not for ever: at worst two measure the same. The operating system ends the claim of a
@@ -32,8 +34,8 @@ class Scores:
         self._open: sqlite3.Connection | None = None
 
     def get(self, key: str) -> float | None:
-        """The accuracy, or None where it is the caller's to measure."""
-        known = self._ask("SELECT accuracy FROM scores WHERE key = ?", key)
+        """The value, or None where it is the caller's to measure."""
+        known = self._ask("SELECT value FROM metrics WHERE key = ?", key)
         return None if known is None else float(known)
 
     def correct(self, key: str, count: int) -> NDArray[np.bool_] | None:
@@ -41,11 +43,12 @@ class Scores:
         bits = self._ask("SELECT bits FROM correct WHERE key = ?", key)
         return None if bits is None else np.unpackbits(np.frombuffer(bits, np.uint8), count=count).astype(np.bool_)
 
-    def put(self, key: str, correct: NDArray[np.bool_]) -> None:
-        """Keep which examples were right, one bit each, and the accuracy, their mean; not in a read-only cache."""
-        if self._writable:
+    def put(self, key: str, value: float, correct: NDArray[np.bool_] | None = None) -> None:
+        """Keep a value and, where examples are right or wrong, which ones were right; not in a read-only cache."""
+        if self._writable and correct is not None:
             self._query("INSERT OR REPLACE INTO correct VALUES (?, ?)", (key, np.packbits(correct).tobytes()))
-            self._query("INSERT OR REPLACE INTO scores VALUES (?, ?)", (key, float(correct.mean())))
+        if self._writable:
+            self._query("INSERT OR REPLACE INTO metrics VALUES (?, ?)", (key, value))
         self._release()
 
     def _ask(self, statement: str, key: str) -> Any:
@@ -90,7 +93,7 @@ class Scores:
         connection = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)  # every statement is committed
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(
-            "CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, accuracy REAL CHECK (accuracy BETWEEN 0 AND 1))"
+            "CREATE TABLE IF NOT EXISTS metrics (key TEXT PRIMARY KEY, value REAL CHECK (value BETWEEN -1 AND 1))"
         )
         connection.execute("CREATE TABLE IF NOT EXISTS correct (key TEXT PRIMARY KEY, bits BLOB NOT NULL)")
         return connection

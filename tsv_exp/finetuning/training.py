@@ -1,4 +1,4 @@
-"""Base model -> fine-tuned encoder: the one training loop, for any encoder with a frozen head."""
+"""Base model -> fine-tuned encoder: the one training loop, for any network and loss."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.functional import cross_entropy
-from torch.nn.functional import normalize as unit
 
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.state import TrainingState
@@ -43,6 +42,23 @@ class Recipe:
         return self.lr * ramp * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
+@dataclass(frozen=True)
+class PublishedRecipe(Recipe):
+    """The recipe of CLIP's benchmark checkpoints: a warm-up of so many steps, then a cosine over the others.
+
+    In a short training the warm-up is half of the steps.
+    """
+
+    warmup_steps: int = 500
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        ramp = min(self.warmup_steps, self.steps // 2)
+        if step < ramp:
+            return self.lr * (step + 1) / ramp
+        return Recipe(self.lr, self.steps - ramp, warmup=0.0).rate(step - ramp)
+
+
 def _shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Endless batches of indices: every epoch a new order, without an incomplete batch."""
     size = min(batch_size, count)
@@ -54,11 +70,12 @@ def _shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterat
 
 def finetune(
     encoder: nn.Module,
-    head: Tensor,
-    normalize: Callable[[Tensor], Tensor],
+    loss: Callable[[nn.Module, Any, Tensor], Tensor],
+    prepare: Callable[[Any, torch.device], Any],
     split: Split,
     recipe: Recipe,
     seed: int,
+    identity: str = "",
     advance: Callable[[], object] = lambda: None,
     state: Path | None = None,
     every: int = 200,
@@ -68,12 +85,13 @@ def finetune(
     Where torch.distributed is initialized, every process trains on its share of each batch.
 
     Args:
-        encoder: float images (B, 3, H, W) -> features (B, d).
-        head: class weights (C, d): logits = unit features @ headᵀ; stays as it is.
-        normalize: uint8 images to the encoder's input.
-        split: the training images.
+        encoder: what is trained.
+        loss: the encoder (perhaps shared among processes), a prepared batch and its labels (B,) -> their mean loss.
+        prepare: the inputs of a split's examples, and a device -> a batch there.
+        split: the training examples.
         recipe: the optimizer's settings.
         seed: orders the batches.
+        identity: digest of data and head: an interrupted training goes on only with the same.
         advance: called after every step, those of an earlier process included.
         state: file from which an interrupted training goes on, with the same result.
         every: so many steps lie between two writings of it.
@@ -88,26 +106,24 @@ def finetune(
     parameters = _trainable(encoder, recipe.trainable)
     device = next(iter(parameters.values())).device
     dtype = resolve(recipe.precision, device)
-    head = head.to(device)
     torch.manual_seed(seed)
     batches = _shuffled(len(split), recipe.batch_size, torch.Generator().manual_seed(seed))
     optimizer = torch.optim.AdamW(parameters.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    saved = TrainingState(state, digest(asdict(recipe) | {"trainable": list(parameters)}, seed, len(split), head))
+    saved = TrainingState(state, digest(asdict(recipe) | {"trainable": list(parameters)}, seed, len(split), identity))
     start = saved.restore(parameters, optimizer, scaler)
     model = _shared(encoder, device) if world > 1 else encoder
     encoder.train()
     for _ in zip(range(start), batches, strict=False):
         advance()
-    loaded = prefetch((batch, split.images[batch[rank::world]]) for batch in islice(batches, recipe.steps - start))
-    for step, (batch, images) in enumerate(loaded, start):
+    loaded = prefetch((batch, split.inputs[batch[rank::world]]) for batch in islice(batches, recipe.steps - start))
+    for step, (batch, inputs) in enumerate(loaded, start):
         labels = split.labels[batch[rank::world]].to(device)
-        with mixed(dtype, device):
-            features = model(normalize(images.to(device)))
-        # The mean over this process's images, weighted so that the mean over processes is that of the batch.
+        # The mean over this process's examples, weighted so that the mean over processes is that of the batch.
         weight = len(labels) * world / len(batch)
-        loss = cross_entropy(unit(features.float(), dim=-1) @ head.T, labels) * weight
-        scaler.scale(loss).backward()
+        with mixed(dtype, device):
+            value = loss(model, prepare(inputs, device), labels) * weight
+        scaler.scale(value).backward()
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
         for group in optimizer.param_groups:
@@ -117,7 +133,7 @@ def finetune(
         optimizer.zero_grad()
         last = step + 1 == recipe.steps
         if last or (step + 1) % every == 0:
-            _check(loss, step + 1)
+            _check(value, step + 1)
             if rank == 0 and not last:
                 saved.store(step + 1, parameters, optimizer, scaler)
         advance()

@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 def run(options: Options) -> None:
     """Merge; raises UserError for whatever the user can mend."""
-    engine = Engine(svd=options.svd, exclude=Engine().exclude if options.exclude is None else options.exclude)
+    engine = Engine(svd=options.svd, exclude=options.exclude)
     method = Method.load(options.method).with_params(**options.params)
     alpha = method.alpha.default if options.alpha is None else float(options.alpha)
     base = open_weights(options.base)
@@ -47,7 +47,7 @@ def run(options: Options) -> None:
     if options.task is not None and options.task not in stream.tasks:
         raise UserError(f"task={options.task}: choose from: {', '.join(stream.tasks)}")
     inputs = {name: _fingerprint(path) for name, path in _sources(options).items()}
-    settings = [options.task, options.dtype, options.shard_mb, engine.svd, engine.exclude]
+    settings = [options.task, options.dtype, options.shard_mb, engine.svd, list(engine.excluded)]
     recipe = digest(program(), method.name, dict(method.params), alpha, settings, inputs)
     folder = folder_of(locate(options.base))
     with process_group() as (rank, world, wait), ExitStack() as held:

@@ -73,7 +73,7 @@ class TaskVectors:
             task: align(weights, as_weights(model, f"model {task!r}"), keep, ignore)
             for task, model in finetuned.items()
         }
-        stream = cls(weights, models, tuple(engine.exclude), device, None, keep, tuple(engine.stacks))
+        stream = cls(weights, models, engine.excluded, device, None, keep, tuple(engine.stacks))
         if not stream.names:
             raise UserError("the base has no floating-point tensor to merge; give a checkpoint that holds weights")
         return stream

@@ -1,4 +1,4 @@
-"""Zero-shot heads: class prompts through a text tower (CLIP, arXiv 2103.00020, section 3.1.4)."""
+"""Frozen heads: class prompts through a text tower (CLIP, arXiv 2103.00020, section 3.1.4)."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,3 +23,9 @@ def zero_shot_head(task: Task, encode_text: Callable[[Sequence[str]], Tensor], s
         prompts = normalize(encode_text([template.format(name) for template in task.templates]).float(), dim=-1)
         rows.append(normalize(prompts.mean(0), dim=-1))
     return torch.stack(rows) * scale
+
+
+def frozen_head_logits(features: Tensor, head: Tensor) -> Tensor:
+    """Logits (B, C), float32: normalized features (B, d) times class weights (C, d)."""
+    with torch.autocast(features.device.type, enabled=False):
+        return normalize(features.float(), dim=-1) @ head.T

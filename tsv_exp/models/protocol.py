@@ -1,54 +1,99 @@
-"""What the flow needs to know of a model: its encoder, heads, data and checkpoints."""
+"""What the flow needs to know of a model: its encoder, outputs, data and checkpoints, whatever the modality."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from functools import cached_property
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
+from tsv_exp.finetuning.training import Recipe
+from tsv_exp.models.heads import frozen_head_logits
+from tsv_exp.runtime.devices import moved
 from tsv_exp.tasks.task import Split, SplitName, Task
 
 
-class Model(Protocol):
-    """A pre-trained image encoder with its tasks; built from conf/model/<name>.yaml.
+class Model(ABC):
+    """A pre-trained encoder with its tasks; built from conf/model/<name>.yaml.
 
-    `family` names where the checkpoints come from (published figures belong to one family of checkpoints).
+    Inputs are any nested structure of tensors that `split` and the encoder agree on: pixels, a tokenizer's dict, audio.
+    What is abstract is each model's own; the rest are defaults: normalized features times a frozen head per task.
+
+    Attributes:
+        name: of the configuration.
+        family: where the checkpoints come from (published figures belong to one family of checkpoints).
+        exclude: 2-D parameters that are no matrices for the methods (patterns of names), unless engine.exclude is given.
+        finetune: the recipe of tsv-finetune, unless finetune.* is given.
     """
 
     name: str
-    family: str
+    family: Any  # a string; a property where it is found out
+    exclude: Sequence[str] = ()
+    finetune: Recipe = Recipe(lr=1e-5, steps=2000)
 
+    @abstractmethod
     def catalogue(self) -> dict[str, Task]:
-        """All tasks by name, in the order whose prefixes are the 8-, 14- and 20-task sets."""
-        ...
+        """All tasks by name, in the order whose prefixes are the smaller sets of tasks."""
 
+    @abstractmethod
     def encoder(self) -> nn.Module:
-        """A fresh image encoder with the base weights: float images (B, 3, H, W) -> features (B, d)."""
-        ...
+        """A fresh encoder with the base weights: a prepared batch of B examples -> features (B, d)."""
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, H, W) to the encoder's float input, on their device."""
-        ...
-
-    def head(self, task: Task) -> Tensor:
-        """Class weights (C, d), float32: logits = normalized features @ headᵀ."""
-        ...
-
+    @abstractmethod
     def split(self, task: Task, split: SplitName) -> Split:
-        """The images and labels of one split."""
-        ...
+        """The inputs and labels of one split."""
 
+    @abstractmethod
     def base(self) -> Mapping[str, Tensor]:
         """The base weights: the state dict of `encoder()`."""
-        ...
 
+    @abstractmethod
     def finetuned(self, tasks: Sequence[Task]) -> dict[str, Mapping[str, Tensor]]:
         """The fine-tuned weights by task, with the keys of `base()`; trains or downloads what is missing."""
-        ...
+
+    @abstractmethod
+    def identity(self, task: Task) -> str:
+        """Digest of what, beside the weights, a score on this task depends on: data, head, preprocessing."""
+
+    def prepare(self, inputs: Any, device: torch.device) -> Any:
+        """What a split holds of B examples, as the encoder takes it, on a device."""
+        return moved(inputs, device)
+
+    def head(self, task: Task) -> Tensor:
+        """Class weights (C, d), float32, for the default `logits`."""
+        raise NotImplementedError(f"{type(self).__name__} has neither a head nor logits of its own")
+
+    def logits(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
+        """Outputs (B, C), float32, of a prepared batch, under the caller's autocast.
+
+        Args:
+            encoder: `encoder()` with any weights, perhaps wrapped for training on several devices.
+            batch: what `prepare` made of B examples.
+            task: gives the head.
+        """
+        features = encoder(batch)
+        return frozen_head_logits(features, self._placed_head(task, features.device))
+
+    def predict(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
+        """Predictions (B,) that the task's metric compares with the labels: the likeliest class."""
+        return self.logits(encoder, batch, task).argmax(1)
+
+    def loss(self, encoder: nn.Module, batch: Any, labels: Tensor, task: Task) -> Tensor:
+        """What fine-tuning minimizes, averaged over the batch: cross-entropy with labels (B,)."""
+        return cross_entropy(self.logits(encoder, batch, task), labels)
 
     def complete(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights with the keys of `base()` and the base's text side: the state dict of a whole CLIP of open_clip."""
-        ...
+        """Weights with the keys of `base()`, as the model's own library loads them."""
+        return dict(weights)
 
-    def identity(self, task: Task) -> str:
-        """Digest of what, beside the weights, an accuracy on this task depends on: data and head."""
-        ...
+    def _placed_head(self, task: Task, device: torch.device) -> Tensor:
+        key = (task.name, device)
+        if key not in self._placed:
+            self._placed[key] = self.head(task).to(device)
+        return self._placed[key]
+
+    @cached_property
+    def _placed(self) -> dict[tuple[str, torch.device], Tensor]:
+        return {}

@@ -1,9 +1,11 @@
 """Devices: which one is used, in which number format it computes, how many examples it takes at a time."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tsv_exp.errors import UserError
@@ -11,7 +13,7 @@ from tsv_exp.errors import UserError
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 CPU_BATCH = 256
 MOST = 1024  # beyond it no GPU gets faster
-PER_IMAGE = 32 << 20  # bytes: about twice what the largest encoder, ViT-L-14, takes in float32
+PER_EXAMPLE = 32 << 20  # bytes: about twice what one image of the largest CLIP, ViT-L-14, takes in float32
 
 
 def device_of(wanted: str) -> torch.device:
@@ -65,4 +67,13 @@ def batch_size(device: torch.device) -> int:
     if device.type != "cuda":
         return CPU_BATCH
     free, _ = torch.cuda.mem_get_info(device)
-    return 1 << (max(1, min(MOST, free // PER_IMAGE)).bit_length() - 1)
+    return 1 << (max(1, min(MOST, free // PER_EXAMPLE)).bit_length() - 1)
+
+
+def moved(inputs: Any, device: torch.device) -> Any:
+    """A nested structure of mappings, lists and tuples whose tensors are on a device."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device, non_blocking=True)
+    if isinstance(inputs, Mapping):
+        return {name: moved(value, device) for name, value in inputs.items()}
+    return type(inputs)(moved(value, device) for value in inputs) if isinstance(inputs, list | tuple) else inputs

@@ -1,4 +1,4 @@
-"""A task: its classes, its prompts, its images."""
+"""A task: its classes, its prompts, its examples."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,36 +13,40 @@ SplitName = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class Task:
-    """One classification task; `source` holds what its catalogue entry says beyond classes and prompts."""
+    """One task; `source` holds what its catalogue entry says beyond the others; `metric` is of tasks/metrics.py."""
 
     name: str
     classes: tuple[str, ...]
     templates: tuple[str, ...]
     source: Mapping[str, Any] = field(default_factory=dict)
+    metric: str = "accuracy"
 
 
 class Indexed(Protocol):
-    """Images (N, 3, H, W) that are read or decoded when they are asked for."""
+    """Inputs of N examples that are read, decoded or collated when they are asked for."""
 
-    def __getitem__(self, index: slice | Tensor) -> Tensor:
-        """The images of a slice, or of row numbers, uint8 (B, 3, H, W)."""
+    def __getitem__(self, index: slice | Tensor) -> Any:
+        """The inputs of a slice, or of row numbers: any nested structure of tensors."""
         ...
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 (N, 3, H, W), in memory, memory-mapped or made on demand, and labels int64 (N,)."""
+    """Inputs of N examples, in memory, memory-mapped or made on demand, and labels (N,).
 
-    images: Tensor | Indexed
+    Labels are class numbers (int64), or values (float32) where the metric is a correlation.
+    """
+
+    inputs: Tensor | Indexed
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Consecutive batches of at most `size` images and labels."""
+    def batches(self, size: int) -> Iterator[tuple[Any, Tensor]]:
+        """Consecutive batches of at most `size` inputs and labels."""
         for start in range(0, len(self), size):
-            yield self.images[start : start + size], self.labels[start : start + size]
+            yield self.inputs[start : start + size], self.labels[start : start + size]
 
 
 def select(catalogue: Mapping[str, Task], wanted: int | Sequence[str]) -> tuple[Task, ...]:

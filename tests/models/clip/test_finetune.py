@@ -20,9 +20,10 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import worlds  # noqa: E402
 
-from tsv_exp.commands.finetune import Published, run  # noqa: E402
+from tsv_exp.commands.finetune import run  # noqa: E402
 from tsv_exp.config import conf_dir  # noqa: E402
 from tsv_exp.errors import UserError  # noqa: E402
+from tsv_exp.finetuning.training import PublishedRecipe  # noqa: E402
 from tsv_exp.merging.task_vectors import TaskVectors  # noqa: E402
 from tsv_exp.models.clip.model import ClipModel  # noqa: E402
 
@@ -90,7 +91,7 @@ def features(file: Path, settings: list[str]) -> Tensor:
     model = instantiate(composed(settings).model)
     encoder = model.encoder()
     encoder.load_state_dict(load_file(file))
-    return encoder(model.normalize(model.split(model.catalogue()["EuroSAT"], "train").images[:]))
+    return encoder(model.prepare(model.split(model.catalogue()["EuroSAT"], "train").inputs[:], torch.device("cpu")))
 
 
 def test_a_killed_command_goes_on_under_torchrun(settings: list[str], tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_out_of_memory_keeps_what_was_saved(
 
 
 def test_the_published_recipe() -> None:
-    recipe = Published(lr=1.0, steps=2000)
+    recipe = PublishedRecipe(lr=1.0, steps=2000)
     rates = torch.tensor([recipe.rate(step) for step in range(2000)])
     assert rates[0] == pytest.approx(1 / 500)
     assert rates[499] == rates[500] == 1

@@ -29,10 +29,10 @@ told["family"] = clip.family
 told["layers"] = sum(bool(layer.deltas.any()) for layer in TaskVectors(clip.base(), tuned))
 told["heads"] = {task.name: list(clip.head(task).shape) for task in tasks}
 tests = {task.name: clip.split(task, "test") for task in tasks}
-told["test"] = {name: [list(split.images.shape), split.labels.tolist()] for name, split in tests.items()}
+told["test"] = {name: [list(split.inputs.shape), split.labels.tolist()] for name, split in tests.items()}
 encoder = clip.encoder()
 images, _ = next(clip.split(tasks[0], "test").batches(4))
-told["features"] = encoder(clip.normalize(images)).sum().item()
+told["features"] = encoder(clip.prepare(images, torch.device("cpu"))).sum().item()
 told["identity"] = clip.identity(tasks[0])
 """
     found = told(hub, tmp_path, first)

@@ -117,7 +117,7 @@ def test_one_folder_per_class(pretrained: str, tmp_path: Path) -> None:
     task = clip.catalogue()["EuroSAT"]
     test = clip.split(task, "test")
     assert sorted(test.labels.tolist()) == [1] * 3 + [8] * 3 + [9] * 3
-    assert test.images.shape == (9, 3, 32, 32)
+    assert test.inputs.shape == (9, 3, 32, 32)
     train, validation = clip.split(task, "train"), clip.split(task, "validation")
     assert (len(train), len(validation)) == (33, 3)
     before = clip.identity(task)

@@ -34,7 +34,7 @@ def test_catalogue_heads_and_encoder_fit_together(model: TinyModel) -> None:
         assert torch.allclose(head.norm(dim=1), head.norm(dim=1)[0])
     split = model.split(task, "validation")
     with torch.no_grad():
-        assert encoder(model.normalize(split.images)).shape == (40, network.EMBEDDING)
+        assert encoder(model.prepare(split.inputs, torch.device("cpu"))).shape == (40, network.EMBEDDING)
 
 
 def test_the_shipped_base_is_far_above_chance(model: TinyModel) -> None:
@@ -43,7 +43,7 @@ def test_the_shipped_base_is_far_above_chance(model: TinyModel) -> None:
         task = model.catalogue()[name]
         split = model.split(task, "validation")
         with torch.no_grad():
-            scores = normalize(encoder(model.normalize(split.images)), dim=-1) @ model.head(task).T
+            scores = normalize(encoder(model.prepare(split.inputs, torch.device("cpu"))), dim=-1) @ model.head(task).T
         right += (scores.argmax(1) == split.labels).double().mean().item() / 4
     assert right > 0.25
 

@@ -58,7 +58,7 @@ class Prefetched(Split):
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Consecutive batches of at most `size` images and labels."""
         # The copy makes the thread wait for the disk, not whoever uses the batch.
-        return prefetch((images.clone(), labels) for images, labels in Split(self.images, self.labels).batches(size))
+        return prefetch((images.clone(), labels) for images, labels in Split(self.inputs, self.labels).batches(size))
 
 
 def stored(path: Path, size: int) -> Split | None:

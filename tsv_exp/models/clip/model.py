@@ -1,20 +1,24 @@
-"""CLIP with its tasks as a model of the framework (see tsv_exp.models.protocol.Model)."""
+"""CLIP with its tasks as a model of the framework."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tsv_exp.checkpoints.readers import Reader
 from tsv_exp.checkpoints.sources import open_weights
+from tsv_exp.config import EXCLUDE
 from tsv_exp.errors import UserError
+from tsv_exp.finetuning.training import PublishedRecipe, Recipe
 from tsv_exp.models.clip import network
 from tsv_exp.models.clip.catalogue import catalogue
 from tsv_exp.models.clip.data import Data, Holdout
 from tsv_exp.models.clip.locate import Located, locate
 from tsv_exp.models.clip.names import Renamed, check_finite, clip_weights
 from tsv_exp.models.heads import zero_shot_head
+from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.console import track
 from tsv_exp.runtime.devices import device_of
 from tsv_exp.storage.digests import digest
@@ -23,7 +27,7 @@ from tsv_exp.storage.weight_cache import cached_weights
 from tsv_exp.tasks.task import Split, SplitName, Task
 
 
-class ClipModel:
+class ClipModel(Model):
     """A CLIP, its fine-tuned image encoders, and the 20 tasks.
 
     Args:
@@ -37,6 +41,8 @@ class ClipModel:
         holdout: how validation images are drawn.
         cache_gb: see `tsv_exp.models.clip.data.Data`.
         local_data: folders by task that replace the hub's data.
+        exclude: see `Model`.
+        finetune: see `Model`.
     """
 
     def __init__(
@@ -50,6 +56,8 @@ class ClipModel:
         holdout: Holdout | None = None,
         cache_gb: float = 100.0,
         local_data: Mapping[str, str] | None = None,
+        exclude: Sequence[str] = EXCLUDE,
+        finetune: Recipe | None = None,
     ):
         self.name = name
         self.architecture = architecture
@@ -59,6 +67,8 @@ class ClipModel:
         self.holdout = holdout or Holdout()
         self.cache_gb = cache_gb
         self.local_data = dict(local_data or {})
+        self.exclude = exclude
+        self.finetune = finetune or PublishedRecipe(lr=1e-5, steps=2000, weight_decay=0.1, trainable=("visual.*",))
         self._family = family
         self._splits: dict[tuple[str, SplitName], Split] = {}
 
@@ -79,9 +89,9 @@ class ClipModel:
         """A fresh image encoder with the base weights: (B, 3, H, W) -> (B, d)."""
         return network.image_encoder(self.architecture, self.base(), self._located.base or self.pretrained)
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """uint8 images to the encoder's input."""
-        return network.normalize(images)
+    def prepare(self, inputs: Tensor, device: torch.device) -> Tensor:
+        """uint8 images (B, 3, H, W) as the encoder takes them."""
+        return network.normalize(inputs.to(device, non_blocking=True))
 
     def head(self, task: Task) -> Tensor:
         """Class weights (C, d) from the prompts through the text tower; cached by prompts and tower."""

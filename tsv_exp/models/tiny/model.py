@@ -1,4 +1,4 @@
-"""The embedded benchmark as a model of the framework (see tsv_exp.models.protocol.Model)."""
+"""The embedded benchmark as a model of the framework."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tsv_exp.finetuning.training import Recipe, finetune
 from tsv_exp.models.heads import zero_shot_head
+from tsv_exp.models.protocol import Model
 from tsv_exp.models.tiny import network
 from tsv_exp.models.tiny.catalogue import TASKS
 from tsv_exp.models.tiny.data import Data
@@ -26,15 +27,18 @@ CPU = torch.device("cpu")
 DRAWING_PACKAGES = ("matplotlib", "pillow", "scikit-learn")
 
 
-class TinyModel:
+class TinyModel(Model):
     """A small CLIP with 20 synthetic tasks; fine-tuning runs on the CPU and its results are cached."""
 
     name = "tiny"
     family = "tiny"
 
-    def __init__(self, data: Data, finetune: Recipe, seed: int = 0, base: str | None = None):
+    def __init__(
+        self, data: Data, finetune: Recipe, seed: int = 0, base: str | None = None, exclude: Sequence[str] = ()
+    ):
         self.data = data
-        self.recipe = finetune
+        self.finetune = finetune
+        self.exclude = exclude
         self.seed = seed
         self.file = network.BASE if base is None else Path(base)
         self._splits: dict[tuple[str, SplitName], Split] = {}
@@ -54,9 +58,9 @@ class TinyModel:
         encoder.load_state_dict(self.base())
         return encoder.eval().requires_grad_(False)
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """uint8 images to the encoder's input."""
-        return network.normalize(images)
+    def prepare(self, inputs: Tensor, device: torch.device) -> Tensor:
+        """uint8 images (B, 3, 28, 28) as the encoder takes them."""
+        return network.normalize(inputs.to(device))
 
     def head(self, task: Task) -> Tensor:
         """Class weights (C, 64) from the prompts through the text tower."""
@@ -82,12 +86,12 @@ class TinyModel:
     def finetuned(self, tasks: Sequence[Task]) -> dict[str, Mapping[str, Tensor]]:
         """The fine-tuned weights by task: from the cache, or trained now."""
         found = {}
-        with bar("fine-tuned checkpoints", len(tasks) * self.recipe.steps) as (progress, done):
+        with bar("fine-tuned checkpoints", len(tasks) * self.finetune.steps) as (progress, done):
             for number, task in enumerate(tasks, start=1):
                 progress.update(done, description=f"fine-tuned checkpoints: {task.name}")
                 train = partial(self._train, task, partial(progress.advance, done))
                 found[task.name] = cached(task.name, self._key(task), train)
-                progress.update(done, completed=number * self.recipe.steps)
+                progress.update(done, completed=number * self.finetune.steps)
         return found
 
     def complete(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -95,15 +99,15 @@ class TinyModel:
         return {**network.base_weights(self.file), **{f"visual.{name}": weight for name, weight in weights.items()}}
 
     def _train(self, task: Task, advance: Callable[[], object]) -> Mapping[str, Tensor]:
-        encoder = self.encoder()
+        encoder, loss = self.encoder(), partial(self.loss, task=task)
         torch.set_flush_denormal(True)
-        finetune(encoder, self.head(task), self.normalize, self.split(task, "train"), self.recipe, self.seed, advance)
+        finetune(encoder, loss, self.prepare, self.split(task, "train"), self.finetune, self.seed, advance=advance)
         return encoder.state_dict()
 
     def _key(self, task: Task) -> str:
-        recipe = asdict(self.recipe) | {
-            "trainable": list(self.recipe.trainable),
-            "precision": str(resolve(self.recipe.precision, CPU)),
+        recipe = asdict(self.finetune) | {
+            "trainable": list(self.finetune.trainable),
+            "precision": str(resolve(self.finetune.precision, CPU)),
         }
         return digest(self.identity(task), network.base_weights(self.file), recipe, self.seed, FINETUNING, TINY_NETWORK)
 

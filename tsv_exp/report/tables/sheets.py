@@ -127,7 +127,7 @@ def _both(row: Row | None, place: int) -> Entry:
 
 def legend(counts: Set[int]) -> str:
     """What the figures of a group's table mean, with these numbers of seeds."""
-    spread = "binomial standard error over the test images"
+    spread = "binomial standard error over the test examples"
     if counts > {1}:
         spread = f"standard deviation over seeds where there are several, else the {spread}"
     elif max(counts, default=1) > 1:

@@ -1,0 +1,94 @@
+"""The metrics of tasks: what predictions are worth, and how sure that is. scikit-learn and scipy compute them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tsv_exp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: `measure` takes predictions and labels (N,); `variance` its value and N, and is approximate.
+
+    A correlation is in [-1, 1], the others are in [0, 1].
+    """
+
+    measure: Callable[[Tensor, Tensor], float]
+    variance: Callable[[float, int], float]
+
+
+def accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """The share of predictions that equal their label."""
+    return int((predictions == labels).sum()) / len(labels)
+
+
+def f1(predictions: Tensor, labels: Tensor) -> float:
+    """F1 of class 1 (GLUE: MRPC, QQP); 0 where that class is neither there nor predicted."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels.numpy() == 1, predictions.numpy() == 1, zero_division=0.0))
+
+
+def f1_macro(predictions: Tensor, labels: Tensor) -> float:
+    """The mean over classes of F1."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels.numpy(), predictions.numpy(), average="macro", zero_division=0.0))
+
+
+def matthews(predictions: Tensor, labels: Tensor) -> float:
+    """Matthews correlation (GLUE: CoLA); 0 where only one class is predicted."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels.numpy(), predictions.numpy()))
+
+
+def pearson(predictions: Tensor, labels: Tensor) -> float:
+    """Pearson correlation (GLUE: STS-B); 0 where all predictions or all labels are the same."""
+    from scipy.stats import pearsonr
+
+    return float(pearsonr(predictions.double(), labels.double()).statistic) if _vary(predictions, labels) else 0.0
+
+
+def spearman(predictions: Tensor, labels: Tensor) -> float:
+    """Spearman correlation (GLUE: STS-B); 0 where all predictions or all labels are the same."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(predictions.double(), labels.double()).statistic) if _vary(predictions, labels) else 0.0
+
+
+def metric(name: str) -> Metric:
+    """The metric of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in METRICS:
+        raise UserError(f"metric={name}: choose from: {', '.join(METRICS)}")
+    return METRICS[name]
+
+
+def _vary(*values: Tensor) -> bool:
+    return all(bool((value != value[0]).any()) for value in values)
+
+
+def _binomial(value: float, count: int) -> float:
+    return value * (1 - value) / count
+
+
+def _correlation(value: float, count: int) -> float:
+    """Fisher's large-sample variance of a correlation, (1 - r²)² / (N - 1)."""
+    return (1 - value**2) ** 2 / max(count - 1, 1)
+
+
+METRICS = {
+    "accuracy": Metric(accuracy, _binomial),
+    "exact_match": Metric(accuracy, _binomial),  # of texts: each label's text is a class, any other text is -1
+    "f1": Metric(f1, _binomial),
+    "f1_macro": Metric(f1_macro, _binomial),
+    "matthews": Metric(matthews, _correlation),
+    "pearson": Metric(pearson, _correlation),
+    "spearman": Metric(spearman, _correlation),
+}
