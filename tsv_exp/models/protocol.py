@@ -24,7 +24,7 @@ class Model(ABC):
     Attributes:
         name: of the configuration.
         family: where the checkpoints come from (published figures belong to one family of checkpoints).
-        exclude: 2-D parameters that are no matrices for the methods (patterns of names), unless engine.exclude is given.
+        exclude: 2-D parameters that are no matrices for the methods (name patterns), unless engine.exclude is given.
         finetune: the recipe of tsv-finetune, unless finetune.* is given.
     """
 
