@@ -77,12 +77,12 @@ def test_a_suspended_process_does_not_hold_up_the_others(monkeypatch: pytest.Mon
 
 
 def test_a_read_only_cache_is_read_and_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Scores().put("aa", np.array([True, False, False, False]))
+    Scores().put("aa", 0.25, np.array([True, False, False, False]))
     before = (tmp_path / "scores.sqlite").read_bytes()
     monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
     reading = Scores()
     assert reading.get("aa") == 0.25
     assert reading.get("bb") is None
-    reading.put("bb", np.array([True]))
+    reading.put("bb", 1.0, np.array([True]))
     assert reading.get("bb") is None
     assert (tmp_path / "scores.sqlite").read_bytes() == before
