@@ -19,7 +19,7 @@ from tsv_exp.methods.specification import Method
 
 
 def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    return sorted(path.stem for path in (conf_dir() / group).glob("[!_]*.yaml"))
 
 
 def composed(*overrides: str) -> DictConfig:

@@ -9,7 +9,7 @@ from tsv_exp import Method, UserError, apply, interference, merge
 from tsv_exp.config import Engine, conf_dir
 from tsv_exp.decompositions import build
 
-METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("[!_]*.yaml"))
 
 
 @pytest.mark.parametrize("method", METHODS)

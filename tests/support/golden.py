@@ -49,7 +49,7 @@ def decompositions() -> dict[str, float]:
 def methods() -> dict[str, float]:
     base, finetuned = zoo(3)
     found = {}
-    for path in sorted((conf_dir() / "method").glob("*.yaml")):
+    for path in sorted((conf_dir() / "method").glob("[!_]*.yaml")):
         merged = merge(base, finetuned, path.stem)
         found[path.stem] = projections(merged.vector("task1" if merged.per_task else None))
     return found

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -15,7 +14,8 @@ from tsv_exp.analyze.analysis import analyze, check_count, propose
 from tsv_exp.analyze.write import summary, write_analysis
 from tsv_exp.checkpoints.sources import open_weights
 from tsv_exp.commands.guard import error_guard, run_command
-from tsv_exp.config import EXCLUDE, Engine, conf_dir
+from tsv_exp.commands.hydra_app import hydra_app
+from tsv_exp.config import EXCLUDE, Engine
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options import named
 from tsv_exp.merging.layer import Weights
@@ -31,7 +31,7 @@ def main() -> int:
     return run_command("tsv-analyze", _app)
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="analyze")
+@hydra_app("analyze")
 def _app(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     with error_guard("tsv-analyze"):

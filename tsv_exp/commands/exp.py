@@ -9,14 +9,14 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tsv_exp.commands.guard import local_data, run_command
-from tsv_exp.config import Config, conf_dir
+from tsv_exp.commands.hydra_app import hydra_app
+from tsv_exp.config import Config
 from tsv_exp.runtime.console import ConsoleHandler, console, progress_in_file
 from tsv_exp.runtime.interrupts import catch_signals
 from tsv_exp.sweeps import jobs, workers
@@ -42,7 +42,7 @@ def _kept() -> str:
     return "finished runs are kept, and the same sweep again reuses them" if jobs.watching() else ""
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+@hydra_app("config")
 def _app(cfg: DictConfig) -> float | None:
     """One run; what it returns is for sweepers that search. A failed single run ends the process with status 1."""
     folder = Path(HydraConfig.get().runtime.output_dir)

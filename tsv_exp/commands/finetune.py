@@ -8,14 +8,13 @@ from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
-import hydra
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import distributed
 
 from tsv_exp.commands.guard import error_guard, run_command
-from tsv_exp.config import conf_dir
+from tsv_exp.commands.hydra_app import hydra_app
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe, finetune
 from tsv_exp.models.protocol import Model
@@ -37,7 +36,7 @@ def _kept() -> str:
     return "the same command goes on from the last saved step"
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="finetune")
+@hydra_app("finetune")
 def _app(cfg: DictConfig) -> None:
     with error_guard("tsv-finetune", _kept), _processes() as (rank, in_turn):
         path = run(cfg, rank, in_turn)

@@ -78,7 +78,7 @@ class Method:
             UserError: unknown name.
         """
         folder = conf_dir() / "method"
-        known = sorted(path.stem for path in folder.glob("*.yaml"))
+        known = sorted(path.stem for path in folder.glob("[!_]*.yaml"))
         if name not in known:
             raise UserError(f"unknown method {name!r}; choose from: {', '.join(known)}")
         return cls.from_config(OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"), resolve=True))

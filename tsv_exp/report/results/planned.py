@@ -42,7 +42,7 @@ def _choices(override: Any) -> list[str]:
 
     name = override.get_key_element()
     if isinstance(override.value(), Glob):
-        options = sorted(path.stem for path in (conf_dir() / name).glob("*.yaml"))
+        options = sorted(path.stem for path in (conf_dir() / name).glob("[!_]*.yaml"))
         return [f"{name}={option}" for option in override.value().filter(options)]
     if override.is_sweep_override():
         return [f"{name}={value}" for value in override.sweep_string_iterator()]

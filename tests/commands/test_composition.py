@@ -1,0 +1,111 @@
+"""What can be typed in place of an option of a group, on the command line, in sweeps and in experiments."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import MissingConfigException
+
+from tsv_exp.commands import exp as exp
+from tsv_exp.config import conf_dir
+from tsv_exp.sweeps.expansion import job_overrides
+
+FIXED = {"_target_": "tsv_exp.evaluation.alpha.Fixed", "validate": False}
+
+
+def composed(*overrides: str) -> Any:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+@pytest.mark.parametrize(("typed", "value"), [("0.3", 0.3), ("1", 1), ("1e-3", 0.001), ("-1", -1)])
+def test_a_number_is_the_fixed_alpha(typed: str, value: float) -> None:
+    assert composed(f"alpha={typed}").alpha == FIXED | {"value": value} == composed(f"alpha='{typed}'").alpha
+    assert composed("alpha=fixed", f"alpha.value={typed}").alpha == composed(f"alpha={typed}").alpha
+
+
+def test_keys_of_the_number_can_be_set() -> None:
+    assert composed("alpha=0.3", "alpha.validate=true").alpha == FIXED | {"value": 0.3, "validate": True}
+
+
+@pytest.mark.parametrize("typed", ["alpha=abc", "alpha=true", "method=0.3"])
+def test_what_is_no_option_lists_the_options_without_parts_of_others(typed: str) -> None:
+    with pytest.raises(MissingConfigException) as raised:
+        composed(typed)
+    assert ("fixed" if "alpha" in typed else "tsv_m") in str(raised.value)
+    assert "\t_" not in str(raised.value)
+
+
+def test_an_experiment_names_a_number(tmp_path: Path) -> None:
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "third.yaml").write_text("# @package _global_\ndefaults:\n  - override /alpha: 0.3\n")
+    assert composed(f"hydra.searchpath=[file://{tmp_path}]", "experiment=third").alpha.value == 0.3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["alpha=0.3,0.5"], [["alpha=0.3"], ["alpha=0.5"]]),
+        (["method=glob(ts*_c)", "tasks=2"], [["method=tsv_c", "tasks=2"]]),
+        (["alpha=glob(*)"], [[f"alpha={name}"] for name in ("data_free", "fixed", "grid", "search")]),
+    ],
+)
+def test_the_jobs_of_a_sweep(overrides: list[str], expected: list[list[str]]) -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        sweep = loader.load_configuration("config", ["hydra.mode=MULTIRUN", *overrides], run_mode=exp.RunMode.MULTIRUN)
+        jobs = job_overrides(sweep, loader)
+        assert jobs == expected
+        for job in jobs if "alpha" in overrides[0] else ():
+            config = loader.load_sweep_config(sweep, list(job))
+            assert config.hydra.runtime.choices.alpha == job[0].partition("=")[2]
+
+
+def test_an_experiment_sweeps_over_numbers(tmp_path: Path) -> None:
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    params = "hydra: {mode: MULTIRUN, sweeper: {params: {alpha: 0.3, method: 'glob(ts*_c)'}}}"
+    (folder / "fourth.yaml").write_text(f"# @package _global_\n{params}\n")
+    done = shown("-m", "-c", "job", "-p", "alpha.value", "-cd", str(tmp_path), "experiment=fourth", folder=tmp_path)
+    assert done.stdout.splitlines() == ["--- # alpha=0.3 method=tsv_c experiment=fourth", "0.3"]
+
+
+def shown(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tsv_exp.commands.exp", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+def test_a_sweep_shows_the_configuration_of_every_job(tmp_path: Path) -> None:
+    done = shown("-m", "--cfg", "job", "method=ties,tsv_m", "alpha=0.3,0.5", folder=tmp_path)
+    assert done.returncode == 0
+    documents = list(yaml.safe_load_all(done.stdout))
+    found = [(document["method"]["name"], document["alpha"]["value"]) for document in documents]
+    assert found == [("ties", 0.3), ("ties", 0.5), ("tsv_m", 0.3), ("tsv_m", 0.5)]
+    assert done.stdout.splitlines()[0] == "--- # method=ties alpha=0.3"
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["-m", "--info"], "tsv-exp: Only one of --run, --multirun, --cfg, --info"),
+        (["-m", "--cfg", "job", "method=nope,ties"], "tsv-exp: In 'config': Could not find 'method/nope'"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(arguments: list[str], line: str, tmp_path: Path) -> None:
+    done = shown(*arguments, folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(line)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_part_of_the_configuration(tmp_path: Path) -> None:
+    done = shown("--cfg", "job", "-p", "method", "method=ties", folder=tmp_path)
+    assert (done.returncode, yaml.safe_load(done.stdout)["name"]) == (0, "ties")

@@ -1,0 +1,95 @@
+"""How every command composes its configuration: as Hydra does, with numbers among the options of a group.
+
+Hydra has no extension point between an override and the choice of an option. So its ConfigLoaderImpl is replaced by a
+subclass, here and nowhere else; single runs, jobs of a sweep, experiments and tab completion all pass through it.
+"""
+
+import copy
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+import hydra._internal.hydra as hydra_internal
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, ListConfig, open_dict
+
+NUMBER = "_number"  # the file of a group that says what a number in place of an option stands for
+
+
+class Repository(ConfigRepository):
+    """Files whose names begin with _ are parts of others and cannot be chosen.
+
+    In a group with a file `_number`, the option 0.3 is that file with `value: 0.3`.
+    """
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        """The content of an option; None where there is none."""
+        found = super().load_config(config_path)
+        group, _, option = config_path.rpartition("/")
+        value = _number(option)
+        if found is not None or value is None:
+            return found
+        found = super().load_config(f"{group}/{NUMBER}")
+        if found is not None:
+            assert isinstance(found.config, DictConfig)
+            with open_dict(found.config):
+                found.config["value"] = value
+        return found
+
+    def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
+        """The names that can be chosen."""
+        return [name for name in super().get_group_options(group_name, results_filter) if not name.startswith("_")]
+
+    def _create_defaults_list(self, config_path: str, defaults: ListConfig) -> list[Any]:
+        for entry in defaults:
+            if isinstance(entry, DictConfig):
+                options = dict(entry.items_ex(resolve=False))
+                entry.update({key: str(option) for key, option in options.items() if isinstance(option, Real)})
+        return super()._create_defaults_list(config_path, defaults)
+
+
+class ConfigLoader(ConfigLoaderImpl):
+    """Composes with this repository; a job of a sweep, which several parts of Hydra ask for, is composed once."""
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.repository = Repository(config_search_path)
+        self._jobs: dict[tuple[str, ...], DictConfig] = {}
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """The configuration of one job."""
+        key = tuple(sweep_overrides)
+        if key not in self._jobs:
+            self._jobs[key] = super().load_sweep_config(master_config, sweep_overrides)
+        return copy.deepcopy(self._jobs[key])
+
+    def __getstate__(self) -> Mapping[str, Any]:
+        """What other processes get."""
+        return {**self.__dict__, "_jobs": {}}
+
+    def _parse_overrides_and_create_caching_repo(
+        self, config_name: str | None, overrides: list[str]
+    ) -> tuple[list[Override], CachingConfigRepository]:
+        parsed, repository = super()._parse_overrides_and_create_caching_repo(config_name, overrides)
+        for override in parsed:
+            value = override.value()
+            if isinstance(value, Real) and repository.group_exists(override.key_or_group):
+                override._value = str(value)  # of true and false too: Hydra then lists the options
+        return parsed, repository
+
+
+def _number(text: str) -> float | int | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return None
+
+
+hydra_internal.ConfigLoaderImpl = ConfigLoader  # type: ignore[misc]
