@@ -1,6 +1,5 @@
 """LoRA adapters as PEFT writes them (arXiv 2106.09685): a model whose task vectors are known exactly."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -14,6 +13,7 @@ from tsv_exp.checkpoints.lora_config import LoraConfig
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.names import match_names
+from tsv_exp.storage.json_files import read_json
 
 _KEY = re.compile(
     r"(base_model\.model\.)?(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.(?!weight$|bias$)\w+)?(\.weight)?"
@@ -71,7 +71,8 @@ class Adapter(Mapping[str, Tensor]):
         self._initial = cache(self._subtracted)
 
     def _checked(self, module: str, pair: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, float]:
-        if set(pair) != {"A", "B"} or any(factor.dim() != 2 for factor in pair.values()):
+        usable = all(part.dim() == 2 and part.is_floating_point() and part.numel() for part in pair.values())
+        if set(pair) != {"A", "B"} or not usable:
             raise UserError(f"{self.path}: {module!r} needs two matrices, lora_A and lora_B; merge the adapter first")
         rank = self._config.rank_of(module)
         if not pair["A"].shape[0] == pair["B"].shape[1] == rank:
@@ -175,6 +176,6 @@ def _model_types(path: Path | None) -> set[str]:
                 yield from types(part)
 
     try:
-        return set(types(json.loads((Path(path or "").parent / "config.json").read_text(encoding="utf-8"))))
-    except (OSError, ValueError):
+        return set(types(read_json(Path(path or "").parent / "config.json")))
+    except (OSError, ValueError, RecursionError):
         return set()

@@ -136,10 +136,10 @@ def _wanted(at: str, part: str, shape: torch.Size, stored: Weights, tasks: int) 
     if part == "scales":
         return torch.Size([tasks])
     factors = [f"{at}/{factor}" for factor in ("u", "s", "vh")]
-    if part not in ("u", "s", "vh") or len(shape) != 2 or not all(factor in stored for factor in factors):
+    if part not in ("u", "s", "vh") or len(shape) < 2 or not all(factor in stored for factor in factors):
         return None
-    (m, n), k = shape, stored[f"{at}/s"].numel()
-    return torch.Size({"u": (m, k), "s": (k,), "vh": (k, n)}[part])
+    (*stack, m, n), k = shape, (stored[f"{at}/s"].shape or (0,))[-1]
+    return torch.Size({"u": (*stack, m, k), "s": (*stack, k), "vh": (*stack, k, n)}[part])
 
 
 def _number(value: Any) -> bool:

@@ -1,20 +1,23 @@
 """What adapter_config.json says of a LoRA adapter, read as PEFT reads it."""
 
-import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import regex
 import torch
 from torch import Tensor
 
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
+from tsv_exp.storage.json_files import read_object
 
 FILE = "adapter_config.json"
+MATCHING = 0.2  # seconds that a pattern may take for a name: a regular expression can be made to take for ever
+_LARGEST = 1e9  # rank or alpha
+_LONGEST = 1000  # characters of a pattern
 _UNCHANGED = {"true", "false", "gaussian", "eva", "orthogonal", "mica", "none"}  # initializations that keep the base
 _BEYOND = {  # options with which the change of a weight is more, or other, than s · B A
     "use_dora": "DoRA",
@@ -41,8 +44,8 @@ class LoraConfig:
     path: Path
     rank: float
     alpha: float
-    rank_pattern: Mapping[str, Any]
-    alpha_pattern: Mapping[str, Any]
+    rank_pattern: Mapping[str, float]
+    alpha_pattern: Mapping[str, float]
     rslora: bool
     fan_in_fan_out: bool
     initialization: str
@@ -56,10 +59,10 @@ class LoraConfig:
         """
         path = folder / FILE
         try:
-            config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            rank, alpha = float(config["r"]), float(config["lora_alpha"])
-            patterns = [dict(config.get(key) or {}) for key in ("rank_pattern", "alpha_pattern")]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            config = read_object(path)
+            rank, alpha = _number(config, "r"), _number(config, "lora_alpha")
+            patterns = [_patterns(config, key) for key in ("rank_pattern", "alpha_pattern")]
+        except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path} does not describe a LoRA adapter ({error})") from error
         if (kind := config.get("peft_type") or "LORA") != "LORA":
             raise UserError(f"{folder} is an adapter of type {kind}; merge it into its model first")
@@ -107,15 +110,31 @@ class LoraConfig:
         q, r = torch.linalg.qr(weight)
         return LowRank(q[:, :rank], torch.full((rank,), scale), r[:rank])
 
-    def _by_pattern(self, patterns: Mapping[str, Any], module: str, default: float) -> float:
+    def _by_pattern(self, patterns: Mapping[str, float], module: str, default: float) -> float:
         # The first pattern that the whole name matches, or its end after a dot: peft.utils.other.get_pattern_key.
         try:
             for pattern, value in patterns.items():
-                if re.match(rf"(.*\.)?({pattern})$", module):
-                    return float(value)
-        except (re.error, TypeError, ValueError) as error:
+                if regex.match(rf"(.*\.)?({pattern})$", module, timeout=MATCHING):
+                    return value
+        except (regex.error, TimeoutError, RecursionError) as error:
             raise UserError(f"{self.path / FILE}: cannot use the pattern {pattern!r} ({error}); mend it") from error
         return default
+
+
+def _number(config: Mapping[str, Any], key: str) -> float:
+    value = config[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise ValueError(f"{key} is {str(value)[:40]!r}, not a number that it can be")
+    return float(value)
+
+
+def _patterns(config: Mapping[str, Any], key: str) -> dict[str, float]:
+    found = config.get(key) or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{key} is no table of patterns and numbers")
+    if any(len(pattern) > _LONGEST for pattern in found):
+        raise ValueError(f"{key} has a pattern of more than {_LONGEST} characters")
+    return {pattern: _number(found, pattern) for pattern in found}
 
 
 def _initialization(folder: Path, value: object) -> str:

@@ -1,20 +1,22 @@
 """Checkpoint files as lazy mappings name -> tensor: memory-mapped, read when asked for, never unpickled code."""
 
 import hashlib
-import json
 import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tsv_exp.checkpoints.archives import check_records, check_sizes, is_archive
 from tsv_exp.errors import UserError
+from tsv_exp.runtime.os_errors import cause, explain
 from tsv_exp.storage.digests import digest
+from tsv_exp.storage.json_files import read_object
 
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".pt", ".pth", ".bin")
 HUB_NAMES = (  # in order of preference
@@ -68,7 +70,10 @@ class Safetensors(Reader):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
             raise KeyError(name)
-        return self._file.get_tensor(name)
+        try:
+            return self._file.get_tensor(name)
+        except Exception as error:
+            raise _damaged(self.path, error) from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -83,10 +88,12 @@ class Shards(Reader):
     def __init__(self, path: Path):
         super().__init__(path)
         try:
-            listed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-            self._places = {str(name): str(place) for name, place in listed.items()}
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            self._places = dict(read_object(path)["weight_map"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(path, error) from error
+        for place in self._places.values():
+            if not _beside(place):
+                raise UserError(f"{path} lists {place!r}, which is no checkpoint file in its folder; fetch both again")
         self._shards = {place: read(path.parent / place) for place in sorted(set(self._places.values()))}
         for name, place in self._places.items():
             if name not in self._shards[place]:
@@ -118,10 +125,13 @@ def read(path: Path | str) -> Reader:
         UserError: there is none, it is damaged, of an unknown format, or a pickle that holds more than tensors.
     """
     path = Path(path)
-    if path.is_dir():
-        path = _inside(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
+    try:
+        if path.is_dir():
+            path = _inside(path)
+        if not path.is_file():
+            raise UserError(f"{path}: no such checkpoint file")
+    except OSError as error:
+        raise UserError(f"{path}: {explain(error)}") from error
     if path.name.endswith(".index.json"):
         return Shards(path)
     if path.suffix == ".safetensors":
@@ -138,20 +148,34 @@ def _inside(folder: Path) -> Path:
     raise UserError(f"{folder}: no checkpoint in this folder; expected one of {', '.join(HUB_NAMES)}")
 
 
+def _beside(place: object) -> bool:
+    """Whether an entry of an index names a file of weights in the index's folder, or below it."""
+    if not isinstance(place, str) or "\0" in place or "\\" in place:
+        return False
+    parts = PurePosixPath(place)
+    return parts.suffix in SUFFIXES and not parts.is_absolute() and ".." not in parts.parts
+
+
 def _unpickled(path: Path) -> Mapping[str, Tensor]:
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"PK"
+    try:
+        zipped = is_archive(path)
+    except OSError as error:
+        raise UserError(f"{path}: {explain(error)}") from error
     if zipped and not zipfile.is_zipfile(path):
         raise UserError(f"{path}: the file is truncated; remove it, then download or copy it again")
     try:
+        if zipped:
+            check_records(path)
         # Only the zip format can be mapped; older files are read whole.
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        check_sizes(found, path)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: holds more than tensors (a pickled object), which could run code, or is damaged; "
             "save the model's state_dict() and give that"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
+        check_sizes(found, path)
+    except Exception as error:
         raise _damaged(path, error) from error
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
@@ -161,6 +185,8 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
+    if (system := cause(error)) is not None:  # the file may be whole
+        return UserError(f"{path}: {explain(system)}")
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(f"{path}: truncated or damaged ({reason}); remove it, then download or copy it again")
 

@@ -11,6 +11,7 @@ from tsv_exp.checkpoints.adapters import Adapter
 from tsv_exp.checkpoints.lora_config import FILE
 from tsv_exp.checkpoints.readers import CONFIGURATION, HUB_NAMES, Reader, read
 from tsv_exp.errors import UserError
+from tsv_exp.runtime.os_errors import explain
 
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -55,9 +56,13 @@ def folder_of(path: Path) -> Path | None:
 
 def locate(source: str | Path) -> Path:
     """The path of a source; a hub id (owner/name[@revision]) is downloaded into the hub's cache first."""
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
+    try:
+        path = Path(source).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a null character
+        reason = explain(error) if isinstance(error, OSError) else error
+        raise UserError(f"{source}: {reason}") from error
     match = HUB_ID.fullmatch(str(source))
     if not match or path.suffix:
         raise UserError(f"{source}: there is no such file or folder, and it is not a hub id such as owner/name")

@@ -38,8 +38,8 @@ def explain(error: OSError) -> str:
 
 def cause(error: BaseException) -> OSError | None:
     """The error of the operating system that stands behind one of a library, or None."""
-    if isinstance(error, OSError):
-        return error if error.errno else None
+    if isinstance(error, OSError) and error.errno:
+        return error
     text = str(error)
     if found := _NUMBERED.search(text):
         return _made(int(found[1]))
