@@ -1,4 +1,5 @@
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,12 @@ def test_every_format_gives_the_same_tensors(tmp_path: Path) -> None:
     torch.save(WEIGHTS, tmp_path / "one.pt")
     torch.save({"state_dict": WEIGHTS}, tmp_path / "wrapped.bin")
     torch.save(WEIGHTS, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
-    for name in ("one.safetensors", "one.pt", "wrapped.bin", "legacy.pth"):
+    for key in ("model", "model_state_dict", "module"):
+        torch.save({"epoch": 3, key: WEIGHTS, "optimizer": {"state": {}}}, tmp_path / f"{key}.ckpt")
+    torch.save({"state_dict": {"model": WEIGHTS, "step": 3}}, tmp_path / "twice.ckpt")
+    torch.save(WEIGHTS | {"epoch": 3, "layer._extra_state": None}, tmp_path / "more.pt")
+    wrapped = ("model.ckpt", "model_state_dict.ckpt", "module.ckpt", "twice.ckpt", "more.pt")
+    for name in ("one.safetensors", "one.pt", "wrapped.bin", "legacy.pth", *wrapped):
         assert _same(read(tmp_path / name)), name
 
 
@@ -32,6 +38,12 @@ def test_shards_and_hub_folders(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert _same(read(tmp_path))
     assert read(tmp_path).digest == read(tmp_path / "model.safetensors.index.json").digest
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint16, torch.uint64, torch.complex64, torch.bool])
+def test_dtypes_in_pickles(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch.save({"w": torch.eye(3).to(dtype)}, tmp_path / "x.pt")
+    assert read(tmp_path / "x.pt")["w"].dtype == dtype
 
 
 def test_digest_follows_the_content(tmp_path: Path) -> None:
@@ -66,6 +78,22 @@ def test_pickled_code_does_not_run(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=rf"{name}.*more than tensors"):
             read(tmp_path / name)
     assert not Evil.ran
+
+
+def test_what_is_often_given_in_place_of_weights(tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 3\n"
+    for name in ("model.safetensors", "model.bin"):
+        (tmp_path / name).write_text(pointer)
+        with pytest.raises(UserError, match=rf"{name}: a pointer of git-lfs.*git lfs pull"):
+            read(tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        for part in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"script/{part}", b"")
+    with pytest.raises(UserError, match="TorchScript"):
+        read(tmp_path / "script.pt")
+    torch.save({"ema": WEIGHTS, "epoch": 3}, tmp_path / "ema.pt")
+    with pytest.raises(UserError, match=r"ema.pt: 'ema' is a dict, not a tensor"):
+        read(tmp_path / "ema.pt")
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:

@@ -26,6 +26,15 @@ def is_archive(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
+def is_torchscript(path: Path) -> bool:
+    """Whether an archive is what torch.jit.save writes; a damaged one is not known to be."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+
+
 def check_records(path: Path) -> None:
     """That every storage of an archive has a record of its size.
 

@@ -12,13 +12,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tsv_exp.checkpoints.archives import check_records, check_sizes, is_archive
+from tsv_exp.checkpoints.archives import check_records, check_sizes, is_archive, is_torchscript
 from tsv_exp.errors import UserError
+from tsv_exp.merging.weights import as_weights
 from tsv_exp.runtime.os_errors import cause, explain
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.json_files import read_object
 
-SUFFIXES = (".safetensors", ".safetensors.index.json", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".safetensors.index.json", ".pt", ".pth", ".bin", ".ckpt")
 HUB_NAMES = (  # in order of preference
     "model.safetensors",
     "model.safetensors.index.json",
@@ -27,7 +28,9 @@ HUB_NAMES = (  # in order of preference
     "pytorch_model.bin.index.json",
     "open_clip_pytorch_model.bin",
 )
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # what trainers put a state dict under, in this order
 CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.bpe")  # what lies beside them
+_LFS = b"version https://git-lfs.github.com/spec/"
 
 
 class Reader(Mapping[str, Tensor]):
@@ -130,6 +133,7 @@ def read(path: Path | str) -> Reader:
             path = _inside(path)
         if not path.is_file():
             raise UserError(f"{path}: no such checkpoint file")
+        _check_content(path)
     except OSError as error:
         raise UserError(f"{path}: {explain(error)}") from error
     if path.name.endswith(".index.json"):
@@ -174,14 +178,29 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
             f"{path}: holds more than tensors (a pickled object), which could run code, or is damaged; "
             "save the model's state_dict() and give that"
         ) from error
-        check_sizes(found, path)
     except Exception as error:
         raise _damaged(path, error) from error
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, Mapping):
         raise UserError(f"{path}: expected a state dict (names to tensors); save the model's state_dict()")
-    return {str(name): value.detach() for name, value in found.items()}
+    for key in WRAPPERS:
+        if isinstance(found.get(key), Mapping):
+            found = found[key]
+    return {name: tensor.detach() for name, tensor in as_weights(dict(found), str(path)).items()}
+
+
+def _check_content(path: Path) -> None:
+    """That a file is not one of those that are often given in place of weights."""
+    with path.open("rb") as file:
+        start = file.read(len(_LFS))
+    if start == _LFS:
+        raise UserError(
+            f"{path}: a pointer of git-lfs, not the weights themselves; run `git lfs pull` in its repository"
+        )
+    if is_archive(path) and is_torchscript(path):
+        raise UserError(
+            f"{path}: a TorchScript archive, a program with weights; "
+            "load it with torch.jit.load and save its state_dict()"
+        )
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -9,10 +9,14 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from tsv_exp.errors import UserError
+
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+    torch.uint16: "U16", torch.uint32: "U32", torch.uint64: "U64", torch.complex64: "C64",
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ", torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
 }  # fmt: skip
 
 
@@ -43,6 +47,9 @@ def stream(file: Sink, kinds: Kinds, tensors: Iterable[Tensor], metadata: Mappin
     entries: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
     for name, (dtype, shape) in kinds.items():
+        if dtype not in _NAMES:
+            remedy = "keep it out of the weights, or store it in another"
+            raise UserError(f"tensor {name!r}: safetensors has no dtype {str(dtype).removeprefix('torch.')}; {remedy}")
         size = math.prod(shape) * dtype.itemsize
         entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
