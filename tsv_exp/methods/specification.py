@@ -10,11 +10,13 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from tsv_exp.config import conf_dir
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation, join_blocks, stack
+from tsv_exp.merging.check_result import check_result
 from tsv_exp.merging.layer import Layer
 from tsv_exp.merging.task_vectors import TaskVectors
 
@@ -154,9 +156,10 @@ class Method:
 
     def bind(self, stream: TaskVectors, algebra: Algebra) -> Callable[[Layer], Representation]:
         """The function of one layer, with parameters and global statistics filled in; it decomposes by `algebra`."""
-        arguments = dict(self.prepare(stream, **self.params) if self.prepare else self.params)
+        arguments = self._arguments(stream)
         decomposes = _accepts(self.function, "algebra")
         self._name_empty_layers(stream)
+        devices = {"cpu", stream.compute_device.type}
 
         def merged(layer: Layer) -> Representation:
             if 0 in layer.shape:  # nothing to merge
@@ -165,14 +168,18 @@ class Method:
                 return stack([merged(matrix) for matrix in layer.slices()])
             mine = layer.matrix or self.others is self.function
             function, given = (self.function, arguments) if mine else (self.others, {})
+
+            def checked(deltas: Tensor, **more: Any) -> Representation:
+                return check_result(function(deltas, **given, **more), deltas.shape, devices, self.name, layer.name)
+
             if getattr(function, "entrywise", False):
-                return join_blocks([function(block, **given) for block in layer.blocks()], layer.shape[1:])
+                return join_blocks([checked(block) for block in layer.blocks()], layer.shape[1:])
             if not (mine and decomposes):
-                return function(layer.deltas, **given)
+                return checked(layer.deltas)
             if getattr(function, "factors_suffice", False):
                 deltas, known = layer.to_decompose(algebra)
-                return function(deltas, **given, algebra=known)
-            return function(layer.deltas, **given, algebra=algebra)
+                return checked(deltas, algebra=known)
+            return checked(layer.deltas, algebra=algebra)
 
         return merged
 
@@ -190,6 +197,16 @@ class Method:
                 len(stream.tasks),
                 ", ".join(small[:3]) + (", ..." if len(small) > 3 else ""),
             )
+
+    def _arguments(self, stream: TaskVectors) -> dict[str, Any]:
+        """What the function takes beside the deltas: the parameters, or what `prepare` made of them."""
+        if self.prepare is None:
+            return dict(self.params)
+        found = self.prepare(stream, **self.params)
+        if not isinstance(found, Mapping):
+            came = f"its prepare returned {type(found).__name__}"
+            raise UserError(f"method {self.name}: {came}; it may return a mapping of keyword arguments of the function")
+        return dict(found)
 
 
 def _accepts(function: Function, parameter: str) -> bool:
