@@ -9,7 +9,8 @@ from torch import Tensor
 from tsv_exp.checkpoints import downloads, hub
 from tsv_exp.checkpoints.adapters import Adapter
 from tsv_exp.checkpoints.lora_config import FILE
-from tsv_exp.checkpoints.readers import CONFIGURATION, HUB_NAMES, Reader, read
+from tsv_exp.checkpoints.quantization import refuse_quantized
+from tsv_exp.checkpoints.readers import CONFIGURATION, HUB_NAMES, SUFFIXES, Reader, read
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.os_errors import explain
 
@@ -26,7 +27,9 @@ def open_weights(source: str | Path, base: Mapping[str, Tensor] | None = None) -
     path = locate(source)
     file = _adapter_file(path)
     if file is None:
-        return read(path)
+        weights = read(path)
+        refuse_quantized(weights, folder_of(path))
+        return weights
     if base is None:
         raise UserError(f"{path} is an adapter, not a model; give the model that it belongs to as base")
     return Adapter(file.parent, read(file), base)
@@ -64,7 +67,7 @@ def locate(source: str | Path) -> Path:
         reason = explain(error) if isinstance(error, OSError) else error
         raise UserError(f"{source}: {reason}") from error
     match = HUB_ID.fullmatch(str(source))
-    if not match or path.suffix:
+    if not match or path.suffix in SUFFIXES:
         raise UserError(f"{source}: there is no such file or folder, and it is not a hub id such as owner/name")
     repo, revision = match["repo"], match["revision"]
     with hub.failures(f"model {source}"):

@@ -39,10 +39,10 @@ def check_models(base: Weights, finetuned: Mapping[str, Weights], names: Sequenc
             raise UserError(
                 f"{what}{file_of(model, extra[0])} has a tensor {_listed(extra)} that the base lacks; {remedy}"
             )
-        _check_shapes(base, model, names, what)
+        _check_tensors(base, model, names, keep, what)
 
 
-def _check_shapes(base: Weights, model: Weights, names: Sequence[str], what: str) -> None:
+def _check_tensors(base: Weights, model: Weights, names: Sequence[str], keep: Sequence[str], what: str) -> None:
     odd = []
     for name in names:
         tensor = model[name]
@@ -54,6 +54,15 @@ def _check_shapes(base: Weights, model: Weights, names: Sequence[str], what: str
                 f"tensor {name!r} of {what}{file_of(model, name)} holds integers, the base's does not; "
                 "it may be quantized: give the weights in floating point"
             )
+    for name, codes in base.items():
+        if codes.dim() > 1 and not _number(codes) and name in model and not matches(name, keep):
+            other = model[name]
+            if not _number(other) and codes.dtype != torch.bool and not torch.equal(codes, other.to(codes.device)):
+                remedy = _option("keep", [name], "takes the base's")
+                raise UserError(
+                    f"the integers of tensor {name!r} of {what}{file_of(model, name)} are not the base's; "
+                    f"where the model is quantized, dequantize it first; {remedy}"
+                )
     if odd:
         remedy = _option("keep", odd, "takes the base's")
         found = f"{tuple(model[odd[0]].shape)} in {what}{file_of(model, odd[0])}"
@@ -61,6 +70,10 @@ def _check_shapes(base: Weights, model: Weights, names: Sequence[str], what: str
             f"tensor {_listed(odd)} has shape {found} and {tuple(base[odd[0]].shape)} in the base; "
             f"they must be the same; {remedy}"
         )
+
+
+def _number(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _check_kind(tensor: Tensor, name: str, where: str) -> None:
