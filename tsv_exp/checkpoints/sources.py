@@ -25,7 +25,7 @@ def open_weights(source: str | Path, base: Mapping[str, Tensor] | None = None) -
         UserError: there is no such thing, it is damaged, or it is an adapter and there is no base.
     """
     path = locate(source)
-    file = _adapter_file(path)
+    file = adapter_file(path)
     if file is None:
         weights = read(path)
         refuse_quantized(weights, folder_of(path))
@@ -35,7 +35,7 @@ def open_weights(source: str | Path, base: Mapping[str, Tensor] | None = None) -
     return Adapter(file.parent, read(file), base)
 
 
-def _adapter_file(path: Path) -> Path | None:
+def adapter_file(path: Path) -> Path | None:
     """The adapter that a path stands for, or None where it is a model."""
     if path.name in ADAPTER_FILES and (path.parent / FILE).is_file():
         return path

@@ -43,13 +43,14 @@ class Output:
         stem: of their names: <stem>.safetensors, or <stem>-00001-of-00002.safetensors and an index.
         count: of files.
         recipe: digest of everything that the content depends on.
+        metadata: of every file.
 
     Raises:
         UserError: the folder holds something else.
     """
 
-    def __init__(self, folder: Path, stem: str, count: int, recipe: str) -> None:
-        self.folder, self.stem, self._recipe = folder, stem, recipe
+    def __init__(self, folder: Path, stem: str, count: int, recipe: str, metadata: Mapping[str, str]) -> None:
+        self.folder, self.stem, self._recipe, self._metadata = folder, stem, recipe, metadata
         numbers = [f"-{i + 1:05}-of-{count:05}" for i in range(count)] if count > 1 else [""]
         self.files = [folder / f"{stem}{number}.safetensors" for number in numbers]
 
@@ -110,7 +111,7 @@ class Output:
         """Write one file as its tensors come, then the record that it is finished."""
         with atomic(file) as path, path.open("wb") as opened:
             hashed = _Hashed(opened)
-            stream(hashed, kinds, tensors)
+            stream(hashed, kinds, tensors, self._metadata)
             self._still_ours()
         with atomic(self.folder / STATE / f"{file.name}.sha256") as path:
             path.write_text(hashed.digest.hexdigest())

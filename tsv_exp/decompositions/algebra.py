@@ -37,6 +37,41 @@ def factors_suffice(method: Method) -> Method:
     return method
 
 
+def merges_products(product: Callable[..., LowRank]) -> Callable[[Method], Method]:
+    """Marks a method whose merge of products of thin factors is itself such a product.
+
+    Args:
+        product: gives that merge as factors (m, K), (K,), (K, n). It takes the arguments of the method, and reads its
+            deltas by `algebra.truncated_svd` and `sum_svd` alone.
+    """
+
+    def mark(method: Method) -> Method:
+        method.product = product  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+def sum_svd(deltas: Tensor, k: int, algebra: Algebra) -> LowRank:
+    """The top k singular components (m, K), (K,), (K, n) of Σ_i Δ_i, without null directions."""
+    if isinstance(algebra, FactoredAlgebra) and deltas is algebra.deltas:
+        return algebra.sum_svd(k)
+    found = algebra.truncated_svd(deltas.sum(0, keepdim=True), k)
+    kept = found.s[0].nonzero().flatten()
+    return LowRank(found.u[0].index_select(1, kept), found.s[0][kept], found.vh[0][kept])
+
+
+def product_svd(factors: LowRank, shape: Sequence[int]) -> LowRank:
+    """The singular components in float64 of a product (m, n) of thin factors, without null directions.
+
+    They stand out of the rounding of the factors' own dtype.
+    """
+    left, right = torch.linalg.qr(factors.u.double()), torch.linalg.qr(factors.vh.double().mT)
+    u, s, vh = torch.linalg.svd((left.R * factors.s.double()) @ right.R.mT, full_matrices=False)
+    rank = int(significant(s.to(factors.u), *shape).sum())
+    return LowRank(left.Q @ u[:, :rank], s[:rank], vh[:rank] @ right.Q.mT)
+
+
 @dataclass(frozen=True)
 class TaskwiseAlgebra:
     """Decompositions of `deltas` task by task: `one` returns a task's matrix; of `deltas` only the shape is used."""
@@ -80,14 +115,16 @@ class FactoredAlgebra:
         like = self.factors[0].u
         found = LowRank(*(like.new_zeros(tasks, *shape) for shape in ((m, k), (k,), (k, n))))
         for i, factors in enumerate(self.factors):
-            left, right = torch.linalg.qr(factors.u.double()), torch.linalg.qr(factors.vh.double().mT)
-            u, s, vh = torch.linalg.svd((left.R * factors.s.double()) @ right.R.mT, full_matrices=False)
-            s = s.to(like)
-            rank = min(k, int(significant(s, m, n).sum()))
-            found.u[i, :, :rank] = (left.Q @ u[:, :rank]).to(like)
-            found.s[i, :rank] = s[:rank]
-            found.vh[i, :rank] = (vh[:rank] @ right.Q.mT).to(like)
+            u, s, vh = product_svd(factors, (m, n))
+            rank = min(k, len(s))
+            found.u[i, :, :rank], found.s[i, :rank], found.vh[i, :rank] = u[:, :rank], s[:rank], vh[:rank]
         return found
+
+    def sum_svd(self, k: int) -> LowRank:
+        """The top components of the sum, the product of all factors side by side; as the function `sum_svd`."""
+        u, s, vh = zip(*self.factors, strict=True)
+        found = product_svd(LowRank(torch.cat(u, 1), torch.cat(s), torch.cat(vh)), self.deltas.shape[1:])
+        return LowRank(found.u[:, :k].to(u[0]), found.s[:k].to(u[0]), found.vh[:k].to(u[0]))
 
     def polar(self, matrices: Tensor) -> LowRank:
         """The polar factors, as `polar`."""

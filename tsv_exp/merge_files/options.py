@@ -14,16 +14,17 @@ from yaml import YAMLError
 from tsv_exp.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_TEXTS = ("base", "out", "method", "task", "dtype", "svd", "device")
+FORMS = ("model", "lora")
+_TEXTS = ("base", "out", "method", "task", "dtype", "svd", "device", "form", "push")
 _SWITCHES = ("wait",)
-_NUMBERS = ("alpha", "shard_mb")
+_NUMBERS = ("alpha", "shard_mb", "rank")
 
 
 @dataclass
 class Options:
     """The command line; what it does not know is a parameter of the method."""
 
-    base: str
+    base: str | None
     models: dict[str, str]
     out: Path
     method: str = "tsv_m"
@@ -35,6 +36,13 @@ class Options:
     exclude: list[str] | None = None
     device: str | None = None
     wait: bool = True
+    form: str = "model"
+    rank: int | None = None
+    push: str | None = None
+    layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    search: tuple[Path, ...] = ()
+    command: str = ""
     params: dict[str, Any] = field(default_factory=dict)
 
 
@@ -46,7 +54,7 @@ def parse(arguments: Sequence[str]) -> Options:
     """
     given = _read(arguments)
     for name in ("base", "models", "out"):
-        if not given.get(name):
+        if not given.get(name) and not (name == "base" and given.get("form") == "lora"):
             raise UserError(f"{name} is missing; tsv-merge base=PATH 'models=[PATH,PATH]' out=FOLDER")
     models = given.pop("models")
     if not isinstance(models, Mapping):
@@ -69,9 +77,16 @@ def parse(arguments: Sequence[str]) -> Options:
         raise UserError(f"shard_mb={known['shard_mb']}: give a size above 0")
     if known.get("dtype", "float32") not in DTYPES:
         raise UserError(f"dtype={known['dtype']}: choose from: {', '.join(DTYPES)}")
+    if known.get("form", FORMS[0]) not in FORMS:
+        raise UserError(f"form={known['form']}: choose from: {', '.join(FORMS)}")
+    if "rank" in known and (known["rank"] != int(known["rank"]) or known["rank"] < 1):
+        raise UserError(f"rank={known['rank']}: give a whole number above 0")
+    if "rank" in known and known.get("form") != "lora":
+        raise UserError("rank= is that of an adapter; give form=lora, or rank_fraction= for the share a method keeps")
     if "exclude" in known:
         known["exclude"] = _patterns(known["exclude"])
     tasks = {str(task): str(path) for task, path in models.items()}
+    known.setdefault("base", None)
     return Options(**known | {"out": Path(known["out"])}, models=tasks, params=given)
 
 

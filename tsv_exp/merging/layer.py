@@ -101,6 +101,8 @@ class Layer:
 def finite(tensor: Tensor) -> bool:
     """Whether no entry is NaN or infinite."""
     # A sum is not finite if an entry is not; the exact check, which takes memory, is needed only then.
+    if tensor.numel() and not any(tensor.stride()):  # one number that stands for all entries
+        tensor = tensor.as_strided((1,), (1,))
     wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
     if tensor.dtype.itemsize == 1:  # eight bits: torch adds none of them up
         tensor = tensor.float()

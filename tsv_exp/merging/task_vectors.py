@@ -37,6 +37,7 @@ class TaskVectors:
         description: of the progress bar; None shows none.
         keep: patterns of parameters that stay the base's; models need not have them.
         stacks: patterns of 3-D parameters (E, m, n) that are E matrices, as the experts of a layer.
+        only: the floating-point parameters that take part; None are all.
 
     Raises:
         UserError: no model, or a parameter that is missing, unknown, of another shape or of a kind that cannot be
@@ -50,6 +51,7 @@ class TaskVectors:
     description: str | None = None
     keep: Sequence[str] = ()
     stacks: Sequence[str] = ()
+    only: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check_models(self.base, self.finetuned, self.names, self.keep)
@@ -81,7 +83,7 @@ class TaskVectors:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The floating-point parameters that are merged, in the order of the base."""
-        return tuple(
+        return self.only or tuple(
             name for name, weight in self.base.items() if weight.is_floating_point() and not matches(name, self.keep)
         )
 

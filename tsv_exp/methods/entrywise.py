@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsv_exp.decompositions.algebra import Algebra, merges_products, sum_svd
 from tsv_exp.errors import UserError
+from tsv_exp.layers import LowRank
 from tsv_exp.merging.layer import Layer, entrywise
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.sign_election import Majority, ties, ties_statistics
@@ -24,12 +26,25 @@ def individual(deltas: Tensor) -> Tensor:
     return deltas
 
 
+def _sum_product(deltas: Tensor, *, algebra: Algebra) -> LowRank:
+    """Σ_i τ_i as factors (m, K), (K,), (K, n)."""
+    return sum_svd(deltas, min(deltas.shape[1:]), algebra)
+
+
+def _mean_product(deltas: Tensor, *, algebra: Algebra) -> LowRank:
+    """1/T · Σ_i τ_i as factors (m, K), (K,), (K, n)."""
+    u, s, vh = _sum_product(deltas, algebra=algebra)
+    return LowRank(u, s / len(deltas), vh)
+
+
+@merges_products(_mean_product)
 @entrywise
 def weight_average(deltas: Tensor) -> Tensor:
     """The mean of the models (arXiv 2203.05482): 1/T · Σ_i τ_i."""
     return deltas.mean(0)
 
 
+@merges_products(_sum_product)
 @entrywise
 def task_arithmetic(deltas: Tensor) -> Tensor:
     """Task arithmetic (arXiv 2212.04089): τ_mtl = Σ_i τ_i."""

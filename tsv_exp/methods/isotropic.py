@@ -5,13 +5,20 @@ import math
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.algebra import Algebra
+from tsv_exp.decompositions.algebra import Algebra, merges_products, sum_svd
 from tsv_exp.decompositions.exact import ExactAlgebra
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 from tsv_exp.methods.singular_vectors import concatenate_factors, decorrelate
 
 
+def iso_c_product(deltas: Tensor, *, algebra: Algebra) -> LowRank:
+    """`iso_c` as factors (m, K), (K,), (K, n): of T task matrices of rank r at most T · r components."""
+    u, s, vh = sum_svd(deltas, min(deltas.shape[1:]), algebra)
+    return LowRank(u, s.mean().expand_as(s), vh)
+
+
+@merges_products(iso_c_product)
 def iso_c(deltas: Tensor, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
     """Iso-C (arXiv 2502.04959, algorithm 1): Σ_i Δ_i with its singular values replaced by their mean.
 

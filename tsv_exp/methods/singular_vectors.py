@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.algebra import Algebra, factors_suffice
+from tsv_exp.decompositions.algebra import Algebra, factors_suffice, merges_products
 from tsv_exp.decompositions.exact import ExactAlgebra
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
@@ -36,6 +36,15 @@ def tsv_c(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebr
     return algebra.truncated_svd(deltas, components_per_task(deltas.shape[1:], len(deltas), rank_fraction))
 
 
+def tsv_m_product(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra) -> LowRank:
+    """`tsv_m` as factors (m, K), (K,), (K, n), K ≤ T · k: of low-rank task matrices the merge is of low rank."""
+    factors = concatenate_factors(tsv_c(deltas, rank_fraction, algebra=algebra))
+    left, right = algebra.polar(factors.u), algebra.polar(factors.vh)
+    inner = (left.s.unsqueeze(1) * left.vh * factors.s) @ (right.u * right.s)
+    return LowRank(left.u @ inner, inner.new_ones(inner.shape[1]), right.vh)
+
+
+@merges_products(tsv_m_product)
 @factors_suffice
 def tsv_m(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
     """TSV-Merge (arXiv 2412.00081, algorithm 1): truncate, concatenate, orthogonalize both sides, multiply.

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
+from pathlib import Path
 from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
@@ -25,6 +26,12 @@ Function = Callable[..., Any]
 log = logging.getLogger(__name__)
 
 _PLAIN: Mapping[Any, type] = {float: Real, int: Integral, str: str, NoneType: NoneType}
+
+
+def method_files(search: Sequence[Path] = ()) -> dict[str, Path]:
+    """The YAML of every method: those of the folders `search`, the first before the others, and those of conf."""
+    folders = [*search, conf_dir()]
+    return {path.stem: path for folder in reversed(folders) for path in sorted((folder / "method").glob("[!_]*.yaml"))}
 
 
 @dataclass(frozen=True)
@@ -73,17 +80,16 @@ class Method:
     params: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, name: str) -> "Method":
-        """The method of conf/method/<name>.yaml.
+    def load(cls, name: str, search: Sequence[Path] = ()) -> "Method":
+        """The method of method/<name>.yaml in the first of the folders `search` that has one, else in conf.
 
         Raises:
             UserError: unknown name.
         """
-        folder = conf_dir() / "method"
-        known = sorted(path.stem for path in folder.glob("[!_]*.yaml"))
+        known = method_files(search)
         if name not in known:
-            raise UserError(f"unknown method {name!r}; choose from: {', '.join(known)}")
-        return cls.from_config(OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"), resolve=True))
+            raise UserError(f"unknown method {name!r}; choose from: {', '.join(sorted(known))}")
+        return cls.from_config(OmegaConf.to_container(OmegaConf.load(known[name]), resolve=True))
 
     @classmethod
     def from_config(cls, config: Any) -> "Method":
@@ -207,6 +213,30 @@ class Method:
             came = f"its prepare returned {type(found).__name__}"
             raise UserError(f"method {self.name}: {came}; it may return a mapping of keyword arguments of the function")
         return dict(found)
+
+    def name_for(self, layer: Layer) -> str:
+        """By what a layer is merged: this method, or the function for layers that are not matrices."""
+        mine = layer.matrix or self.others is self.function
+        return self.name if mine else getattr(self.others, "__name__", "others")
+
+    @property
+    def merges_products(self) -> bool:
+        """Whether its merge of task matrices that are products of thin factors is such a product."""
+        return self.prepare is None and hasattr(self.function, "product")
+
+    def bind_products(self, stream: TaskVectors, algebra: Algebra) -> Callable[[Layer], Representation]:
+        """As `bind`; of layers whose deltas are products the merge is given as a product where the method has one."""
+        bound = self.bind(stream, algebra)
+
+        def merged(layer: Layer) -> Representation:
+            mine = layer.matrix or self.others is self.function
+            product = getattr(self.function if mine else self.others, "product", None)
+            if product is None or layer.factors is None:
+                return bound(layer)
+            deltas, known = layer.to_decompose(algebra)
+            return product(deltas, **(self.params if mine else {}), algebra=known)
+
+        return merged
 
 
 def _accepts(function: Function, parameter: str) -> bool:

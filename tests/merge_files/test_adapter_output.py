@@ -1,0 +1,125 @@
+"""form=lora, with adapters and models that PEFT and transformers write and read."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from adapters import adapter, llama, logits
+from safetensors.torch import load_file
+
+from tsv_exp import UserError
+from tsv_exp.commands.merge import run
+from tsv_exp.merge_files.options import parse
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning:peft", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base model and three adapters: unequal ranks, scales by pattern, rank-stabilized, other modules."""
+    place = tmp_path_factory.mktemp("adapters")
+    llama(place / "base")
+    adapter(place / "base", place / "a", 1)
+    adapter(place / "base", place / "b", 2, rank=2, use_rslora=True, rank_pattern={"layers.1.self_attn.q_proj": 4})
+    adapter(place / "base", place / "c", 3, alpha_pattern={"v_proj": 1}, target_modules=["q_proj", "v_proj", "up_proj"])
+    return place
+
+
+def models(folder):
+    return f"models=[{','.join(str(folder / name) for name in 'abc')}]"
+
+
+def opened(folder, out):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder / "base"), out)
+
+
+@pytest.mark.parametrize("words", [["method=tsv_m"], ["method=iso_c", "alpha=0.5"], ["method=task_arithmetic"]])
+def test_the_adapter_answers_as_the_dense_merge(folder, tmp_path, words):
+    from transformers import AutoModelForCausalLM
+
+    run(parse([models(folder), f"out={tmp_path / 'lora'}", "form=lora", *words]))
+    run(parse([f"base={folder / 'base'}", models(folder), f"out={tmp_path / 'dense'}", *words]))
+    dense = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "dense"))
+    base = logits(AutoModelForCausalLM.from_pretrained(folder / "base"))
+    error = (logits(opened(folder, tmp_path / "lora")) - dense).norm() / (dense - base).norm()
+    assert error < 1e-4
+    assert (dense - base).norm() > 1e-2 * base.norm()
+
+
+def test_ranks_add_up_and_the_base_is_that_of_the_adapters(folder, tmp_path):
+    run(parse([models(folder), f"out={tmp_path / 'out'}", "form=lora"]))
+    tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    ranks = {name: len(tensor) for name, tensor in tensors.items() if "lora_A" in name}
+    prefix = "base_model.model.model.layers"
+    assert ranks[f"{prefix}.0.self_attn.q_proj.lora_A.weight"] == 3 + 2 + 3
+    assert ranks[f"{prefix}.1.self_attn.q_proj.lora_A.weight"] == 3 + 4 + 3
+    assert ranks[f"{prefix}.0.mlp.up_proj.lora_A.weight"] == 3
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(folder / "base")
+
+
+def test_the_energy_that_a_smaller_rank_loses_is_printed(folder, tmp_path, capsys):
+    run(parse([models(folder), f"out={tmp_path / 'whole'}", "form=lora"]))
+    run(parse([models(folder), f"out={tmp_path / 'cut'}", "form=lora", "rank=4"]))
+    said = capsys.readouterr().err
+    whole, cut = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "cut"))
+    total = lost = 0.0
+    for name in whole:
+        if "lora_A" in name:
+            other = name.replace("lora_A", "lora_B")
+            product = whole[other].double() @ whole[name].double()
+            u, s, vh = torch.linalg.svd(product)
+            best = (u[:, :4] * s[:4]) @ vh[:4]
+            assert (cut[other].double() @ cut[name].double() - best).norm() < 1e-5 * best.norm()
+            total, lost = total + float(s.square().sum()), lost + float(s[4:].square().sum())
+    assert lost > 0
+    assert f"adapter of rank 4: {100 * lost / total:.2g} % of the merge's energy is lost" in said
+
+
+def test_extraction_from_full_checkpoints(folder, tmp_path):
+    """Of one fine-tuned model whose change has rank 5, an adapter of rank 5 is that model again."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "base")
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "proj" in name:
+                weight += 0.1 * torch.randn(weight.shape[0], 5) @ torch.randn(5, weight.shape[1])
+    model.save_pretrained(tmp_path / "tuned")
+    words = [f"base={folder / 'base'}", f"models={tmp_path / 'tuned'}", "method=weight_average", "form=lora"]
+    run(parse([*words, f"out={tmp_path / 'lora'}", "rank=5"]))
+    expected = logits(model)
+    assert (logits(opened(folder, tmp_path / "lora")) - expected).norm() < 1e-4 * expected.norm()
+    with pytest.raises(UserError, match="give rank=R"):
+        run(parse([*words, f"out={tmp_path / 'none'}"]))
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method=ties"], "ties is not of low rank; give rank=R"),
+        (["rank=0"], "rank=0"),
+        (["rank=1.5"], "rank=1.5"),
+        (["method=tsv_c"], "one model for all tasks"),
+    ],
+)
+def test_what_cannot_be_an_adapter_is_one_line(folder, tmp_path, words, message):
+    with pytest.raises(UserError, match=message):
+        run(parse([models(folder), f"out={tmp_path / 'out'}", "form=lora", *words]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_adapters_that_change_the_base_are_refused(folder, tmp_path):
+    config = json.loads((folder / "a" / "adapter_config.json").read_text())
+    shutil.copytree(folder / "a", tmp_path / "pissa")
+    (tmp_path / "pissa" / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "pissa"}))
+    with pytest.raises(UserError, match=r"initialization \(pissa\) was taken from the base"):
+        run(parse([f"models={tmp_path / 'pissa'}", f"out={tmp_path / 'out'}", "form=lora"]))

@@ -1,0 +1,115 @@
+"""LoRA adapters by themselves: their factors, read without the model that they belong to."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsv_exp.checkpoints.lora_config import FILE, LoraConfig
+from tsv_exp.checkpoints.readers import read
+from tsv_exp.errors import UserError
+from tsv_exp.layers import LowRank
+
+PREFIX = "base_model.model."  # before a module's name in PEFT's files
+_KEY = re.compile(rf"({re.escape(PREFIX)})?(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter: its configuration, and per module B (m, r), A (r, n) and the scale s of s · B A."""
+
+    path: Path
+    config: Mapping[str, Any]
+    modules: Mapping[str, tuple[Tensor, Tensor, float]]
+
+    @classmethod
+    def open(cls, file: Path) -> "Adapter":
+        """The adapter of a file that PEFT wrote, with its configuration beside it.
+
+        Raises:
+            UserError: it is damaged, or it holds more than low-rank changes of matrices.
+        """
+        path = file.parent
+        lora = LoraConfig.load(path)
+        if lora.initialization != "none":
+            raise UserError(
+                f"{path}: its initialization ({lora.initialization}) was taken from the base; form=lora takes plain "
+                "LoRA adapters: save it again in PEFT with path_initial_model_for_weight_conversion"
+            )
+        config = json.loads((path / FILE).read_text(encoding="utf-8"))
+        tensors, sides = read(file), dict[str, dict[str, Tensor]]()
+        for key in tensors:
+            match = _KEY.fullmatch(key)
+            if not match:
+                raise UserError(f"{path}: the tensor {key!r} is not a LoRA factor; form=lora takes plain LoRA adapters")
+            sides.setdefault(match["module"], {})[match["side"]] = tensors[key]
+        modules = {}
+        for module, pair in sides.items():
+            if set(pair) != {"A", "B"} or any(factor.dim() != 2 for factor in pair.values()):
+                raise UserError(f"{path}: {module!r} needs two matrices, lora_A and lora_B; leave this adapter out")
+            modules[module] = pair["B"], pair["A"], lora.scale(module)
+        return cls(path, config, modules)
+
+
+class FactoredModel(Mapping[str, Tensor]):
+    """An adapter as task vectors see a model: zeros of the shapes of `base` plus its products."""
+
+    def __init__(self, adapter: Adapter, base: Mapping[str, Tensor]) -> None:
+        self.adapter, self._base = adapter, base
+
+    def file_of(self, name: str) -> Path:
+        """The adapter's folder, for errors."""
+        return self.adapter.path
+
+    def factors(self, name: str, dtype: torch.dtype) -> LowRank:
+        """The change of a weight as u (m, r), s (r,), vh (r, n), not orthonormal; r = 0 where there is none."""
+        found = self.adapter.modules.get(name.removesuffix(".weight"))
+        if found is None:
+            m, n = self._base[name].shape
+            return LowRank(*(torch.zeros(shape, dtype=dtype) for shape in ((m, 0), (0,), (0, n))))
+        b, a, scale = found
+        return LowRank(b.to(dtype), torch.full((b.shape[1],), scale, dtype=dtype), a.to(dtype))
+
+    def delta(self, name: str, dtype: torch.dtype) -> Tensor | None:
+        """The change of a weight in `dtype`, or None where there is none."""
+        return self.factors(name, dtype).dense() if name.removesuffix(".weight") in self.adapter.modules else None
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.factors(name, torch.float32).dense()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._base)
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._base
+
+
+def stand_in(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
+    """Zeros without memory in place of the weights (out, in) that the adapters change, <module>.weight each.
+
+    Raises:
+        UserError: two adapters change a module of different shapes, or have no module in common.
+    """
+    base: dict[str, Tensor] = {}
+    for task, adapter in adapters.items():
+        if base and not any(f"{module}.weight" in base for module in adapter.modules):
+            raise UserError(
+                f"model {task!r} ({adapter.path}) changes no module that the adapters before it change "
+                f"({next(iter(adapter.modules))}, ...); they belong to different models"
+            )
+        for module, (b, a, _) in adapter.modules.items():
+            shape, name = torch.Size((b.shape[0], a.shape[1])), f"{module}.weight"
+            if base.setdefault(name, torch.zeros(()).expand(shape)).shape != shape:
+                raise UserError(
+                    f"model {task!r} ({adapter.path}) changes {module!r} of shape {tuple(shape)}, the adapters before "
+                    f"it {tuple(base[name].shape)}; they belong to different models"
+                )
+    return base

@@ -1,0 +1,155 @@
+"""form=lora: the merge as one LoRA adapter that PEFT loads, with B A of every module as its task vector."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsv_exp.checkpoints.adapter_factors import PREFIX
+from tsv_exp.decompositions.algebra import product_svd
+from tsv_exp.errors import UserError
+from tsv_exp.layers import LowRank, Representation
+from tsv_exp.merge_files.measures import Measured, square
+from tsv_exp.merge_files.options import DTYPES
+from tsv_exp.merge_files.work import Advance, Content, Work, checked
+from tsv_exp.storage.files import atomic
+
+# 2-D weights that are looked up, not multiplied by: PEFT's LoRA of a linear layer does not fit them
+_EMBEDDINGS = ("*embed*", "*wte.weight", "*wpe.weight", "*shared.weight", "*relative_attention_bias*")
+_STORED_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their layers are Conv1D
+
+
+@dataclass
+class LoraAdapter:
+    """An adapter of rank Σ r_i per module, which is exact, or of the rank that was asked for.
+
+    Raises:
+        UserError: the rank is missing where the merge has no small one, or the base's layers are stored transposed.
+    """
+
+    work: Work
+
+    def __post_init__(self) -> None:
+        self.stem, self.limit = "adapter_model", math.inf
+        self.source: Path | None = None
+        work, stream = self.work, self.work.stream
+        self.names = [name for name in stream.names if self._adaptable(name)]
+        if not self.names:
+            raise UserError("form=lora: the base has no 2-D weight of a linear layer (<module>.weight)")
+        for rule in {work.plan.rule(name) for name in self.names}:
+            if rule.rank is None and not (work.inputs.adapters and rule.method.merges_products):
+                reason = f"a merge by {rule.method.name}" if work.inputs.adapters else "a merge of whole models"
+                raise UserError(f"form=lora: {reason} is not of low rank; give rank=R, such as rank=32")
+        if not work.inputs.adapters and self._model_type() in _STORED_TRANSPOSED:
+            raise UserError(f"form=lora: layers of {self._model_type()} are stored transposed, which is not supported")
+        self.ranks = {name: self._rank(name) for name in self.names}
+        self.sizes = {name: self._bytes(name) for name in self.names}
+
+    def _adaptable(self, name: str) -> bool:
+        is_weight = self.work.stream.base[name].dim() == 2 and name.endswith(".weight")
+        return is_weight and not any(fnmatchcase(name, pattern) for pattern in _EMBEDDINGS)
+
+    def _model_type(self) -> str:
+        folder = self.work.inputs.base_folder
+        config = folder / "config.json" if folder else None
+        return str(json.loads(config.read_text()).get("model_type")) if config and config.is_file() else ""
+
+    def _rank(self, name: str) -> int:
+        module = name.removesuffix(".weight")
+        adapters = self.work.inputs.adapters.values()
+        own = sum(adapter.modules[module][0].shape[1] for adapter in adapters if module in adapter.modules)
+        wanted = self.work.plan.rule(name).rank
+        full = min(self.work.stream.base[name].shape)
+        return min(full, *(rank for rank in (own if adapters else None, wanted) if rank is not None))
+
+    def dtype(self, name: str) -> torch.dtype:
+        """In which a module's factors are written: as asked for, or as the adapters have them."""
+        module = name.removesuffix(".weight")
+        theirs = [a.modules[module][0].dtype for a in self.work.inputs.adapters.values() if module in a.modules]
+        own = reduce(torch.promote_types, theirs) if theirs else self.work.stream.base[name].dtype
+        return DTYPES[self.work.options.dtype] if self.work.options.dtype else own
+
+    def _bytes(self, name: str) -> int:
+        return self.ranks[name] * sum(self.work.stream.base[name].shape) * self.dtype(name).itemsize
+
+    def content(self, names: Sequence[str], advance: Advance) -> Content:
+        """lora_A (r, n) and lora_B (m, r) of every module."""
+        announced: dict[str, tuple[torch.dtype, tuple[int, int]]] = {}
+        for name in names:
+            (m, n), r = self.work.stream.base[name].shape, self.ranks[name]
+            announced |= {_key(name, "A"): (self.dtype(name), (r, n)), _key(name, "B"): (self.dtype(name), (m, r))}
+
+        def tensors() -> Iterator[Tensor]:
+            for a, b in self.work.made(self._factored, names, advance):
+                yield a
+                yield b
+
+        return announced, tensors()
+
+    def _factored(self, name: str, merged: Representation, found: Measured) -> tuple[Tensor, Tensor]:
+        """A and B with B A = α · the merge, cut to the module's rank; both sides get the root of every σ."""
+        shape, rank = self.work.stream.base[name].shape, self.ranks[name]
+        if isinstance(merged, LowRank):
+            u, s, vh = product_svd(merged, shape)
+            found.merged = float(s.square().sum())
+        else:
+            assert isinstance(merged, Tensor)
+            u, s, vh = (part[0].double() for part in self.work.algebra.truncated_svd(merged.unsqueeze(0), rank))
+            found.merged = square(merged)
+        kept = min(rank, len(s))
+        found.lost = max(0.0, found.merged - float(s[:kept].square().sum()))
+        found.rank = rank
+        roots = (abs(found.alpha) * s[:kept]).sqrt()
+        a, b = vh.new_zeros(rank, shape[1]), u.new_zeros(shape[0], rank)
+        a[:kept], b[:, :kept] = roots.unsqueeze(1) * vh[:kept], math.copysign(1, found.alpha) * u[:, :kept] * roots
+        return checked(name, a.to("cpu", self.dtype(name))), checked(name, b.to("cpu", self.dtype(name)))
+
+    def describe(self, folder: Path, _: Mapping[str, str]) -> None:
+        """PEFT's adapter_config.json; scales are in the factors, so every module has α = r."""
+        with atomic(folder / "adapter_config.json") as path:
+            path.write_text(json.dumps(self._config(), indent=2, sort_keys=True))
+
+    def _config(self) -> dict[str, Any]:
+        modules = {name.removesuffix(".weight"): rank for name, rank in self.ranks.items()}
+        configs = [dict(adapter.config) for adapter in self.work.inputs.adapters.values()]
+        most = max(modules.values())
+        others = {module: rank for module, rank in modules.items() if rank != most}
+        return {
+            "peft_type": "LORA",
+            "task_type": _common(configs, "task_type"),
+            "base_model_name_or_path": self.work.options.base or _common(configs, "base_model_name_or_path"),
+            "target_modules": _targets(configs, modules),
+            "r": most,
+            "lora_alpha": most,
+            "rank_pattern": others,
+            "alpha_pattern": others,
+            "fan_in_fan_out": bool(_common(configs, "fan_in_fan_out")),
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "inference_mode": True,
+        }
+
+
+def _targets(configs: Sequence[dict[str, Any]], modules: dict[str, int]) -> list[str]:
+    """The adapters' own lists of module names where they have them; else every module by its whole name."""
+    lists = [config.get("target_modules") for config in configs]
+    if lists and all(isinstance(names, list) for names in lists):
+        return sorted({name for names in lists for name in names or ()})
+    return sorted(modules)
+
+
+def _common(configs: Sequence[dict[str, Any]], key: str) -> Any:
+    """The value that all adapters share; None where they differ."""
+    values = [config.get(key) for config in configs]
+    return values[0] if values and all(value == values[0] for value in values) else None
+
+
+def _key(name: str, side: str) -> str:
+    return f"{PREFIX}{name.removesuffix('.weight')}.lora_{side}.weight"

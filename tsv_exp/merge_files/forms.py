@@ -1,0 +1,118 @@
+"""What a merge is written as: one model, the parts of a model per task, or an adapter (adapter_output.py)."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tsv_exp import layers
+from tsv_exp.checkpoints import store
+from tsv_exp.checkpoints.description import DESCRIPTION, describe
+from tsv_exp.errors import UserError
+from tsv_exp.layers import Representation
+from tsv_exp.merge_files.measures import Measured, square
+from tsv_exp.merge_files.work import Advance, Content, Work, checked
+from tsv_exp.storage.files import atomic
+from tsv_exp.storage.tensor_files import Kinds, kinds
+
+
+class Form(Protocol):
+    """Names and content of the files of an output."""
+
+    work: Work
+    stem: str
+    limit: float
+    """The largest size of a file in bytes."""
+    sizes: dict[str, int]
+    """The tensors of the base that are written in some form, and their bytes."""
+    source: Path | None
+    """The folder whose configuration files are copied."""
+
+    def content(self, names: Sequence[str], advance: Advance) -> Content:
+        """What tensors one file has, and the tensors, which are made as they are taken."""
+        ...
+
+    def describe(self, folder: Path, digests: Mapping[str, str]) -> None:
+        """Write what lies beside the weights, whose files have these digests."""
+        ...
+
+
+@dataclass
+class WholeModel:
+    """One model in the base's layout: the merge, or with task=NAME that task's own."""
+
+    work: Work
+
+    def __post_init__(self) -> None:
+        self.sizes = _sizes(self.work)
+        self.source = self.work.inputs.base_folder
+        self.stem, self.limit = "model", self.work.options.shard_mb * 2**20
+        if self.source is not None and (self.source / "open_clip_config.json").is_file():
+            own = self.work.stream.base.path.name  # type: ignore[attr-defined]
+            self.stem = "open_clip_model" if own.startswith("open_clip") else "model"
+            self.limit = math.inf  # open_clip opens one file
+
+    def content(self, names: Sequence[str], advance: Advance) -> Content:
+        """The merged weights, and the buffers of the base."""
+        work, base, floating = self.work, self.work.stream.base, set(self.work.stream.names)
+        task = work.options.task
+        index = None if task is None else work.stream.tasks.index(task)
+
+        def whole(name: str, merged: Representation, found: Measured) -> Tensor:
+            weight = base[name]
+            tau = layers.delta(merged, weight.shape, index)
+            found.merged = square(tau)
+            result = torch.add(weight.to(tau), tau, alpha=found.alpha).to("cpu", work.dtype(name))
+            return checked(name, result)
+
+        results = work.made(whole, names, advance)
+        announced = {name: (work.dtype(name), base[name].shape) for name in names}
+        return announced, (next(results) if name in floating else base[name] for name in names)
+
+    def describe(self, folder: Path, digests: Mapping[str, str]) -> None:
+        """Nothing: the base's configuration files say it."""
+
+
+@dataclass
+class ByTask:
+    """The parts that a method with a model per task keeps of each layer, before α."""
+
+    work: Work
+
+    def __post_init__(self) -> None:
+        if len(self.work.plan.rules) > 1:
+            raise UserError("layers: methods with a model per task take no layers of their own; give task=NAME")
+        self.stem = store.STEM
+        self.source: Path | None = None
+        self.sizes = _sizes(self.work)
+        self.limit = self.work.options.shard_mb * 2**20
+
+    def content(self, names: Sequence[str], advance: Advance) -> Content:
+        """Factors, masks or deltas; which of them a layer has is known when they are there."""
+        work, stream = self.work, self.work.stream
+
+        def encoded(name: str, merged: Representation, found: Measured) -> dict[str, Tensor]:
+            found.by_task = True
+            parts = store.encode(name, merged, stream.base[name].shape, stream.tasks, work.dtype(name))
+            return {key: checked(name, part) for key, part in parts.items()}
+
+        parts = {key: tensor for part in work.made(encoded, names, advance) for key, tensor in part.items()}
+        return _announced(parts)
+
+    def describe(self, folder: Path, digests: Mapping[str, str]) -> None:
+        """Method, tasks and shapes, for `store.load_merged`."""
+        rest, stream = self.work.plan.rules[-1], self.work.stream
+        with atomic(folder / DESCRIPTION) as path:
+            path.write_text(describe(rest.method, stream.tasks, stream.base, rest.alpha, digests))
+
+
+def _sizes(work: Work) -> dict[str, int]:
+    return {name: weight.numel() * work.dtype(name).itemsize for name, weight in work.stream.base.items()}
+
+
+def _announced(parts: dict[str, Tensor]) -> tuple[Kinds, Iterable[Tensor]]:
+    return kinds(parts), parts.values()

@@ -1,0 +1,88 @@
+"""The inputs of a merge, opened: base, models, and where they lie."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from tsv_exp.checkpoints import adapter_factors
+from tsv_exp.checkpoints.sources import adapter_file, folder_of, locate, open_weights
+from tsv_exp.config import Engine
+from tsv_exp.errors import UserError
+from tsv_exp.merge_files.options import Options
+from tsv_exp.merging.layer import Weights
+from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.runtime.distributed import rank_device
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is merged.
+
+    Args:
+        stream: the task vectors.
+        places: the file or folder of the base and of each model.
+        adapters: the models, where all of them are adapters and the base was not opened; else none.
+    """
+
+    stream: TaskVectors
+    places: Mapping[str, Path]
+    adapters: Mapping[str, adapter_factors.Adapter]
+
+    @classmethod
+    def open(cls, options: Options, engine: Engine) -> "Inputs":
+        """Open what the options name.
+
+        Raises:
+            UserError: something is not there, is damaged, or does not fit the rest.
+        """
+        device = rank_device(options.device) if options.device else None
+        found = {f"model {task}": locate(path) for task, path in options.models.items()}
+        adapters: dict[str, adapter_factors.Adapter] = {}
+        base: Weights
+        models: dict[str, Weights]
+        files = {task: adapter_file(found[f"model {task}"]) for task in options.models}
+        if options.form == "lora" and None not in files.values():
+            adapters = {task: adapter_factors.Adapter.open(file) for task, file in files.items() if file}
+            base = adapter_factors.stand_in(adapters)
+            models = {task: adapter_factors.FactoredModel(adapter, base) for task, adapter in adapters.items()}
+        else:
+            if options.base is None:
+                raise UserError("base is missing; only form=lora of adapters does without")
+            found = {"base": locate(options.base)} | found
+            base = open_weights(options.base)
+            models = {task: open_weights(path, base) for task, path in options.models.items()}
+        stream = TaskVectors.of(base, models, engine, device)
+        matrices = [name for name in stream.names if stream.base[name].dim() == 2]
+        _all_match(options.exclude or (), matrices)
+        if options.task is not None and options.task not in stream.tasks:
+            raise UserError(f"task={options.task}: choose from: {', '.join(stream.tasks)}")
+        return cls(stream, found, adapters)
+
+    @property
+    def base_folder(self) -> Path | None:
+        """The folder of the base model, if it has one."""
+        return folder_of(self.places["base"]) if "base" in self.places else None
+
+    def fingerprints(self) -> dict[str, list[tuple[str, int, int]]]:
+        """Names, sizes and times of all files: what says that an interrupted merge may go on."""
+        return {name: _fingerprint(path) for name, path in self.places.items()}
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files of a source."""
+    folder = folder_of(path)
+    return sorted(file for file in folder.iterdir() if file.is_file()) if folder else [path]
+
+
+def _fingerprint(path: Path) -> list[tuple[str, int, int]]:
+    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files_of(path)]
+
+
+def _all_match(patterns: Iterable[str], matrices: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in matrices):
+            some = ", ".join(matrices[:3])
+            raise UserError(
+                f"exclude={pattern!r} matches none of the base's 2-D weights ({some}, ...); * is any part of a name"
+            )

@@ -1,0 +1,123 @@
+"""What is learnt of a layer while it is merged: norms of task vectors and of their merge."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsv_exp.layers import LowRank
+from tsv_exp.merging.layer import Layer
+from tsv_exp.storage.files import atomic, clear_partial_files
+
+_SAMPLE = 1024  # entries of a block that tell two task vectors of one norm apart
+
+
+@dataclass
+class Measured:
+    """Of one layer: who merged it, as what, the squared norms of its deltas and of its merge before α.
+
+    `marks` are sums of some entries of each delta: two equal deltas have equal squares and marks. `lost` is the part of
+    `merged` that an adapter of smaller rank leaves out. `by_task`: every task has a merge of its own, which is
+    not measured.
+    """
+
+    method: str
+    alpha: float
+    matrix: bool
+    entries: int
+    squares: list[float]
+    marks: list[float]
+    merged: float = 0.0
+    lost: float = 0.0
+    rank: int = 0
+    by_task: bool = False
+
+
+def watch(layer: Layer, method: str, alpha: float) -> tuple[Layer, Measured]:
+    """The layer, and what will be known of it once its deltas have been used."""
+    tasks = layer.shape[0]
+    entries = layer.shape[1:].numel()
+    found = Measured(method, alpha, layer.matrix, entries, [0.0] * tasks, [0.0] * tasks)
+    if layer.factors is not None:
+        for task, factors in enumerate(layer.factors):
+            found.squares[task], found.marks[task] = _of_product(factors)
+        return replace(layer, form=lambda: layer.deltas), found
+
+    def whole() -> Tensor:
+        deltas = layer.deltas
+        found.squares, found.marks = (values.tolist() for values in _of_rows(deltas.reshape(tasks, entries)))
+        return deltas
+
+    def one(give: Callable[[int], Tensor], task: int) -> Tensor:
+        delta = give(task)
+        square, mark = _of_rows(delta.reshape(1, entries))
+        found.squares[task], found.marks[task] = float(square), float(mark)
+        return delta
+
+    def parts(give: Callable[[int], Iterator[Tensor]], stride: int) -> Iterator[Tensor]:
+        total = torch.zeros(2, tasks, dtype=torch.float64)
+        for block in give(stride):
+            total += torch.stack(_of_rows(block))
+            yield block
+        if stride == 1:
+            found.squares, found.marks = total.tolist()
+
+    def matrices(give: Callable[[], Iterator[Layer]]) -> Iterator[Layer]:
+        total = torch.zeros(2, tasks, dtype=torch.float64)
+        for matrix in give():
+            watched, its = watch(matrix, method, alpha)
+            yield watched
+            total += torch.tensor([its.squares, its.marks], dtype=torch.float64)
+        found.squares, found.marks = total.tolist()
+
+    blocks, single, slices = layer.parts, layer.one, layer.slices
+    return (
+        replace(
+            layer,
+            form=whole,
+            parts=blocks and (lambda stride: parts(blocks, stride)),
+            one=single and (lambda task: one(single, task)),
+            slices=slices and (lambda: matrices(slices)),
+        ),
+        found,
+    )
+
+
+def square(values: Tensor) -> float:
+    """The sum of the squares of a tensor's entries."""
+    return float(torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32))) ** 2
+
+
+def _of_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    squares = torch.linalg.vecdot(rows, rows).to("cpu", torch.float64)
+    return squares, rows[:, :_SAMPLE].sum(1).to("cpu", torch.float64)
+
+
+def _of_product(factors: LowRank) -> tuple[float, float]:
+    u, vh = (factors.u * factors.s).double(), factors.vh.double()
+    return float(((u.mT @ u) * (vh @ vh.mT)).sum()), float(u.sum(0) @ vh.sum(1))
+
+
+class Record:
+    """The measures of all layers, kept file by file in `folder`, so that a merge that goes on still has them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, file: Path, measured: dict[str, Measured]) -> None:
+        """Keep what was measured while a file, or a part of one, was written; nothing is left in `measured`."""
+        with atomic(self._folder / f"{file.stem}.layers.json") as path:
+            path.write_text(json.dumps({name: asdict(found) for name, found in measured.items()}))
+        measured.clear()
+
+    def load(self) -> dict[str, Measured]:
+        """All that was kept, by layer; to be called when nobody writes any more."""
+        clear_partial_files(self._folder, "*.layers.json")
+        found: dict[str, Any] = {}
+        for path in sorted(self._folder.glob("*.layers.json")):
+            found |= json.loads(path.read_text())
+        return {name: Measured(**values) for name, values in found.items()}

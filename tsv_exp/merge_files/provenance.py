@@ -1,0 +1,19 @@
+"""Where a merged model comes from: the short form in its files, the whole in README.md and merge.json."""
+
+import json
+
+import tsv_exp
+from tsv_exp.merge_files.options import Options
+from tsv_exp.merge_files.rules import Plan
+
+
+def short_form(options: Options, plan: Plan) -> dict[str, str]:
+    """What every file says in its metadata; the same for the same inputs and options."""
+    told = {
+        "version": tsv_exp.__version__,
+        "base": options.base,
+        "models": options.models,
+        "rules": plan.description,
+        "task": options.task,
+    }
+    return {"tsv_exp": json.dumps({key: value for key, value in told.items() if value is not None})}

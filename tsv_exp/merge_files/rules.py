@@ -1,0 +1,109 @@
+"""Which method, scaling and rank each layer of a merge has."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+from tsv_exp import layers
+from tsv_exp.decompositions.algebra import Algebra
+from tsv_exp.errors import UserError
+from tsv_exp.layers import Representation
+from tsv_exp.merge_files.options import Options
+from tsv_exp.merging.layer import Layer
+from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.methods.specification import Method
+
+Bound = Callable[[Layer], Representation]
+
+
+@dataclass(frozen=True, eq=False)  # told apart by identity
+class Rule:
+    """How the layers whose names match `pattern` are merged; `rank` is that of an adapter's matrices."""
+
+    pattern: str
+    method: Method
+    alpha: float
+    rank: int | None
+
+    @classmethod
+    def read(cls, pattern: str, given: Mapping[str, Any], options: Options) -> "Rule":
+        """The rule that `method`, `alpha`, `rank` and the parameters of the method describe."""
+        keys = dict(given)
+        method = Method.load(str(keys.pop("method", options.method)), options.search)
+        alpha, rank = keys.pop("alpha", None), keys.pop("rank", None)
+        own = method.name == options.method and "method" not in given
+        method = method.with_params(**(options.params if own else {}) | keys)
+        shared = options.alpha if own else None
+        chosen = next((value for value in (alpha, shared) if value is not None), method.alpha.default)
+        return cls(pattern, method, float(chosen), options.rank if rank is None else rank)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rules in order; of those that match a layer's name the first holds, and the last matches all."""
+
+    rules: tuple[Rule, ...]
+
+    @classmethod
+    def of(cls, options: Options) -> "Plan":
+        """The rules of `layers`, then the command's own method for the rest."""
+        rest = Rule.read("*", {"method": options.method, "alpha": options.alpha} | options.params, options)
+        return cls((*(Rule.read(pattern, given, options) for pattern, given in options.layers.items()), rest))
+
+    def rule(self, name: str) -> Rule:
+        """The rule of a layer."""
+        return next(rule for rule in self.rules if fnmatchcase(name, rule.pattern))
+
+    @cached_property
+    def description(self) -> list[dict[str, Any]]:
+        """The rules as plain values."""
+        return [
+            {"layers": rule.pattern, "method": rule.method.name, "alpha": rule.alpha}
+            | ({} if rule.rank is None else {"rank": rule.rank})
+            | {"parameters": dict(rule.method.params)}
+            for rule in self.rules
+        ]
+
+    def bind(self, stream: TaskVectors, algebra: Algebra, products: bool) -> Bound:
+        """The function of one layer. A method that looks at all layers first sees those that it merges.
+
+        Args:
+            stream: the task vectors.
+            algebra: how decompositions are computed.
+            products: whether merges of products are given as products.
+
+        Raises:
+            UserError: a pattern matches no layer.
+        """
+        names: dict[Rule, list[str]] = {rule: [] for rule in self.rules}
+        for name in stream.names:
+            names[self.rule(name)].append(name)
+        functions: dict[Rule, Bound] = {}
+        for rule in self.rules:
+            if not names[rule] and rule is not self.rules[-1]:
+                some = ", ".join(stream.names[:3])
+                raise UserError(f"layers: {rule.pattern!r} is the first match of no layer ({some}, ...)")
+            its = stream if len(self.rules) == 1 else replace(stream, only=tuple(names[rule]))
+            if names[rule]:
+                functions[rule] = (rule.method.bind_products if products else rule.method.bind)(its, algebra)
+        return lambda layer: functions[self.rule(layer.name)](layer)
+
+    def per_task(self, stream: TaskVectors, bound: Bound) -> bool:
+        """Whether there is a model per task, seen on each rule's smallest matrix and its smallest other layer.
+
+        Raises:
+            UserError: some rules have one and others have not.
+        """
+        smallest: dict[tuple[Rule, bool], str] = {}
+        for name in sorted(stream.names, key=lambda name: stream.base[name].numel()):
+            smallest.setdefault((self.rule(name), stream.is_matrix(name)), name)
+        found: dict[Rule, bool] = {}
+        for (rule, _), name in smallest.items():
+            by_task = layers.per_task(bound(stream.layer(name)), stream.base[name].shape)
+            found[rule] = found.get(rule, False) or by_task
+        if len(set(found.values())) > 1:
+            several = ", ".join(sorted({rule.method.name for rule, by_task in found.items() if by_task}))
+            raise UserError(f"layers: {several} gives a model per task and the other methods one model; give task=NAME")
+        return any(found.values())

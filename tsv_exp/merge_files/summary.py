@@ -1,0 +1,88 @@
+"""What a finished merge says: a table of what was merged, and warnings where the result is not what one hopes for."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+from rich.table import Table
+
+from tsv_exp.merge_files.measures import Measured
+from tsv_exp.merge_files.options import Options
+from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.runtime.console import console
+
+_CANCELS = 0.1  # of the norm that the mean of unrelated task vectors has
+
+
+def show(options: Options, stream: TaskVectors, layers: Mapping[str, Measured], size: str) -> None:
+    """Print the table and the warnings."""
+    for line in warnings(stream.tasks, layers):
+        console.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(_tasks(stream.tasks, layers))
+    for line in (*_counts(stream, layers), *_lost(layers)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{options.out}: {size}", markup=False, highlight=False, soft_wrap=True)
+
+
+def norms(tasks: Sequence[str], layers: Mapping[str, Measured]) -> tuple[list[float], float, float]:
+    """The norm of every task vector, of their merge, and of the merge times α (each layer's own)."""
+    own = [math.sqrt(sum(found.squares[i] for found in layers.values())) for i in range(len(tasks))]
+    merged = math.sqrt(sum(found.merged for found in layers.values()))
+    return own, merged, math.sqrt(sum(found.alpha**2 * found.merged for found in layers.values()))
+
+
+def warnings(tasks: Sequence[str], layers: Mapping[str, Measured]) -> list[str]:
+    """What looks wrong: models equal to the base or to each other, task vectors that cancel."""
+    own, merged, _ = norms(tasks, layers)
+    found = [f"model {task!r} is equal to the base" for task, norm in zip(tasks, own, strict=True) if norm == 0]
+    if not any(own):
+        return ["all models are equal to the base, so the merged model is the base; check the paths"]
+    for first, second in combinations(range(len(tasks)), 2):
+        if own[first] and all(_equal(layer, first, second) for layer in layers.values()):
+            found.append(f"models {tasks[first]!r} and {tasks[second]!r} are equal to each other")
+    unrelated = math.sqrt(sum(norm**2 for norm in own)) / len(tasks)
+    if not any(layer.by_task for layer in layers.values()) and merged < _CANCELS * unrelated:
+        found.append(
+            f"the merged task vector nearly cancels: its norm is {merged:.3g}, the models' are "
+            f"{min(own):.3g} to {max(own):.3g}; the merged model is close to the base"
+        )
+    return found
+
+
+def _equal(layer: Measured, first: int, second: int) -> bool:
+    return layer.squares[first] == layer.squares[second] and layer.marks[first] == layer.marks[second]
+
+
+def _tasks(tasks: Sequence[str], layers: Mapping[str, Measured]) -> Table:
+    own, merged, scaled = norms(tasks, layers)
+    table = Table(box=None, pad_edge=False, header_style="")
+    for title in ("model", "norm of its task vector", "α · merge / it"):
+        table.add_column(title, justify="left" if title == "model" else "right", overflow="fold")
+    for task, norm in zip(tasks, own, strict=True):
+        table.add_row(task, f"{norm:.4g}", f"{scaled / norm:.3f}" if norm and merged else "–")
+    if merged:
+        table.add_row("merge, α · merge", f"{merged:.4g}", f"{scaled:.4g}")
+    return table
+
+
+def _counts(stream: TaskVectors, layers: Mapping[str, Measured]) -> list[str]:
+    changed = [found for found in layers.values() if any(found.squares)]
+    kinds = Counter((found.method, found.alpha, "matrices" if found.matrix else "other layers") for found in changed)
+    lines = [
+        f"{count} {kind} merged by {method}, α = {alpha:g}" for (method, alpha, kind), count in sorted(kinds.items())
+    ]
+    kept = len(stream.base) - len(changed)
+    return [*lines, f"{kept} tensors kept as the base has them"] if kept else lines
+
+
+def _lost(layers: Mapping[str, Measured]) -> list[str]:
+    total = sum(found.merged for found in layers.values())
+    lost = sum(found.lost for found in layers.values())
+    ranks = {found.rank for found in layers.values() if found.rank}
+    if not ranks:
+        return []
+    line = f"adapter of rank {max(ranks)}: {100 * lost / total if total else 0:.2g} % of the merge's energy is lost"
+    worst = max(layers, key=lambda name: layers[name].lost / layers[name].merged if layers[name].merged else 0)
+    part = layers[worst].lost / layers[worst].merged if layers[worst].merged else 0
+    return [f"{line}, at most {100 * part:.2g} % of a layer's ({worst})" if part > 1e-9 else line]

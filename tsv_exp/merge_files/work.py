@@ -1,0 +1,72 @@
+"""The layers of a merge, made one file at a time; what the forms of the output share."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from tsv_exp.decompositions.algebra import Algebra
+from tsv_exp.errors import UserError
+from tsv_exp.layers import Representation
+from tsv_exp.merge_files.inputs import Inputs
+from tsv_exp.merge_files.measures import Measured, watch
+from tsv_exp.merge_files.options import DTYPES, Options
+from tsv_exp.merge_files.rules import Bound, Plan
+from tsv_exp.merging.layer import Layer, finite
+from tsv_exp.merging.layer_map import map_layers
+from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.storage.tensor_files import Kinds
+
+Result = TypeVar("Result")
+Advance = Callable[[], object]
+Content = tuple[Kinds, Iterable[Tensor]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that making a layer takes."""
+
+    options: Options
+    inputs: Inputs
+    plan: Plan
+    bound: Bound
+    algebra: Algebra
+    measured: dict[str, Measured]
+
+    @property
+    def stream(self) -> TaskVectors:
+        """The task vectors."""
+        return self.inputs.stream
+
+    def made(
+        self, finish: Callable[[str, Representation, Measured], Result], names: Sequence[str], advance: Advance
+    ) -> Iterator[Result]:
+        """`finish` of every floating-point layer and its merge before α, in order, as they are taken."""
+        floating = set(self.stream.names)
+
+        def one(layer: Layer) -> tuple[str, Measured, Result]:
+            rule = self.plan.rule(layer.name)
+            watched, found = watch(layer, rule.method.name_for(layer), rule.alpha)
+            return layer.name, found, finish(layer.name, self.bound(watched), found)
+
+        for name, found, result in map_layers(one, self.stream, self.algebra, [n for n in names if n in floating]):
+            self.measured[name] = found
+            yield result
+            advance()
+
+    def dtype(self, name: str) -> torch.dtype:
+        """In which a weight is written; buffers stay as they are."""
+        weight, wanted = self.stream.base[name], self.options.dtype
+        return DTYPES[wanted] if wanted and weight.is_floating_point() else weight.dtype
+
+
+def checked(name: str, made: Tensor) -> Tensor:
+    """What is written of a layer, if all of it is finite; its inputs are."""
+    if made.is_floating_point() and not finite(made):
+        raise UserError(
+            f"tensor {name!r} of the result is too large for {str(made.dtype).removeprefix('torch.')}; "
+            "give dtype=bfloat16 or a smaller alpha"
+        )
+    return made
