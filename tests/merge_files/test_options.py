@@ -1,7 +1,7 @@
 import pytest
 
 from tsv_exp import UserError
-from tsv_exp.merge_files.options import named, parse
+from tsv_exp.merge_files.options import parse
 
 WORDS = ["base=b", "models=[x/a.pt, y/a.pt]", "out=o"]
 
@@ -33,11 +33,6 @@ def test_numbers_are_names_of_tasks():
     assert options.task in options.models
 
 
-def test_the_same_path_twice():
-    with pytest.raises(UserError, match="given twice"):
-        named(["a.pt", "a.pt"])
-
-
 @pytest.mark.parametrize(
     ("word", "message"),
     [
@@ -56,6 +51,7 @@ def test_the_same_path_twice():
         ("exclude=3", "exclude=3"),
         ("exclude=[3]", "exclude="),
         ("exclude=*emb*", r"cannot read exclude=\*emb\*.*quote"),
+        ("keep=3", "keep=3"),
         ("exclude=[*emb*]", "cannot read exclude=.*quote"),
         ("models={a: b", "cannot read models=.*quote"),
     ],

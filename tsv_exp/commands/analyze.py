@@ -17,7 +17,7 @@ from tsv_exp.commands.guard import error_guard, run_command
 from tsv_exp.commands.hydra_app import hydra_app
 from tsv_exp.config import EXCLUDE, Engine
 from tsv_exp.errors import UserError
-from tsv_exp.merge_files.options import named
+from tsv_exp.merge_files.paths import named
 from tsv_exp.merging.layer import Weights
 from tsv_exp.models.protocol import Model
 from tsv_exp.report.write import Report

@@ -4,9 +4,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from tsv_exp.merge_files.paths import paths
 from tsv_exp.runtime.console import fail
 from tsv_exp.runtime.failures import error_message, expected
 from tsv_exp.runtime.interrupts import describe, exit_code
+
+_PATHS = {
+    *("paths.outputs", "paths.cache", "hydra.run.dir", "hydra.sweep.dir", "output", "base", "models"),
+    *("model.base", "model.pretrained", "model.checkpoints"),
+}
 
 
 def run_command(command: str, app: Callable[[], object], kept: Callable[[], str] = str) -> int:
@@ -37,6 +43,30 @@ def error_guard(command: str, kept: Callable[[], str] = str) -> Iterator[None]:
         if not expected(error):
             raise
         raise SystemExit(fail(command, error_message(error), 1)) from error
+
+
+def text_paths(argument: str) -> str:
+    """A path as quoted text, as Hydra reads it: `paths.outputs=2024_01` is no number, `run #2` no comment."""
+    key, equals, value = argument.partition("=")
+    plain = key.lstrip("+")
+    if not equals or not (plain in _PATHS or plain.startswith("model.local_data.")):
+        return argument
+    if plain == "models" and value[:1] in "[{":
+        given = paths(value)
+        words = (
+            [f"{_quoted(task)}:{_quoted(path)}" for task, path in given.items()] if isinstance(given, dict) else None
+        )
+        return f"{key}={{{','.join(words)}}}" if words is not None else f"{key}=[{','.join(map(_quoted, given))}]"
+    if (
+        value in ("", "null") or value[0] in "'\"[{" or "${" in value or "," in value
+    ):  # a list, a sweep, an interpolation
+        return argument
+    return f"{key}={_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def local_data(argument: str) -> str:

@@ -12,12 +12,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tsv_exp.errors import UserError
+from tsv_exp.merge_files.paths import named, paths, text
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 FORMS = ("model", "lora")
 _TEXTS = ("base", "out", "method", "task", "dtype", "svd", "device", "form", "push")
 _SWITCHES = ("wait",)
 _NUMBERS = ("alpha", "shard_mb", "rank")
+_PATTERNS = ("exclude", "stacks", "keep", "ignore")
 
 
 @dataclass
@@ -34,6 +36,9 @@ class Options:
     shard_mb: float = 512
     svd: str = "auto"
     exclude: list[str] | None = None
+    stacks: list[str] | None = None
+    keep: list[str] = field(default_factory=list)
+    ignore: list[str] = field(default_factory=list)
     device: str | None = None
     wait: bool = True
     form: str = "model"
@@ -58,15 +63,12 @@ def parse(arguments: Sequence[str]) -> Options:
             raise UserError(f"{name} is missing; tsv-merge base=PATH 'models=[PATH,PATH]' out=FOLDER")
     models = given.pop("models")
     if not isinstance(models, Mapping):
-        models = named([str(model) for model in (models if isinstance(models, list) else [models])])
+        models = named(models)
     known = {
         name: value
-        for name in (*_TEXTS, *_NUMBERS, *_SWITCHES, "exclude")
+        for name in (*_TEXTS, *_NUMBERS, *_SWITCHES, *_PATTERNS)
         if (value := given.pop(name, None)) is not None
     }
-    for name in _TEXTS:
-        if name in known:
-            known[name] = str(known[name])
     for name in _NUMBERS:
         if name in known and not _finite(known[name]):
             raise UserError(f"{name}={known[name]}: give a finite number")
@@ -83,42 +85,41 @@ def parse(arguments: Sequence[str]) -> Options:
         raise UserError(f"rank={known['rank']}: give a whole number above 0")
     if "rank" in known and known.get("form") != "lora":
         raise UserError("rank= is that of an adapter; give form=lora, or rank_fraction= for the share a method keeps")
-    if "exclude" in known:
-        known["exclude"] = _patterns(known["exclude"])
-    tasks = {str(task): str(path) for task, path in models.items()}
+    for name in _PATTERNS:
+        if name in known:
+            known[name] = _patterns(name, known[name])
     known.setdefault("base", None)
-    return Options(**known | {"out": Path(known["out"])}, models=tasks, params=given)
+    return Options(**known | {"out": Path(known["out"])}, models=dict(models), params=given)
 
 
 def _read(arguments: Sequence[str]) -> dict[str, Any]:
     config = OmegaConf.create()
+    texts: dict[str, Any] = {}
     for word in arguments:
-        if "=" not in word:
+        name, equals, value = word.partition("=")
+        if not equals:
             raise UserError(f"{word!r}: give options as name=value; tsv-merge --help lists them")
+        if name in _TEXTS:
+            texts[name] = text(value)
+            continue
+        if name == "models":
+            texts[name] = paths(value)
+            continue
         try:
             config.merge_with_dotlist([word])
         except (OmegaConfBaseException, ValueError, YAMLError) as error:
             remedy = "put quotes around the value inside the shell's, as in \"exclude='*emb*'\""
             raise UserError(f"cannot read {word} ({str(error).splitlines()[0]}); {remedy}") from error
     given: Any = OmegaConf.to_container(config)
-    return dict(given)
+    return dict(given) | texts
 
 
 def _finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _patterns(value: Any) -> list[str]:
+def _patterns(name: str, value: Any) -> list[str]:
     patterns = [value] if isinstance(value, str) else value
     if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise UserError(f"exclude={value}: give patterns of names, as in \"exclude=['*emb*', 'head.*']\"")
+        raise UserError(f"{name}={value}: give patterns of names, as in \"{name}=['*emb*', 'head.*']\"")
     return patterns
-
-
-def named(paths: list[str]) -> dict[str, str]:
-    """Tasks named after the last part of their path that tells them apart."""
-    for depth in range(1, 1 + max(len(Path(path).parts) for path in paths)):
-        names = ["-".join(Path(path).with_suffix("").parts[-depth:]) for path in paths]
-        if len(set(names)) == len(paths):
-            return dict(zip(names, paths, strict=True))
-    raise UserError("models: the same path is given twice; name each model once")

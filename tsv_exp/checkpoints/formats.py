@@ -1,0 +1,3 @@
+"""What checkpoint files are called."""
+
+SUFFIXES = (".safetensors", ".safetensors.index.json", ".pt", ".pth", ".bin", ".ckpt")
