@@ -2,7 +2,7 @@
 
     tsv-merge base=PATH 'models=[PATH,...]' out=FOLDER [method=tsv_m] [alpha=1.0] [rank_fraction=0.1] ...
 
-base, models   .safetensors or .pt files, folders in the hub's layout, hub ids (owner/name[@revision]), and for
+base, models   .safetensors, .pt or .ckpt files, folders in the hub's layout, hub ids (owner/name[@revision]), and for
                models also LoRA adapters. models may name its tasks: 'models={cars: PATH, digits: PATH}'.
 out            the folder to write: sharded safetensors with an index, and the base's configuration files. Methods
                with a model per task (tsv_c, tall_mask, ...) write their factors and masks, for tsv_exp.apply; with
@@ -14,12 +14,16 @@ shard_mb       largest size of a file, default 512; it is held in memory where a
 wait           whether to wait while another tsv-merge writes into the folder, default true; false: refuse at once.
 svd, exclude, device   as in the engine: auto or exact; patterns of 2-D weights that are no matrices; cpu, cuda.
                * needs quotes inside quotes: "exclude='*embed*'" or "exclude=['*embed*', 'head.*']".
+keep, ignore   patterns of the base's tensors that stay as they are, and of the models' that are left out: heads of
+               another size, extra buffers.
+stacks         patterns of 3-D weights that are stacks of matrices; default: the experts of known models; [] for none.
 
 Stopped at any moment, the same command goes on where it was. Under torchrun the layers are shared out over the ranks,
 each with its own GPU where device=cuda.
 """
 
 import logging
+import os
 import sys
 
 from tsv_exp.commands.guard import run_command
@@ -36,6 +40,9 @@ def main() -> None:
     summary = logging.getLogger("tsv_exp.decompositions.build")  # how many decompositions were exact, not which
     summary.addHandler(ConsoleHandler())
     summary.setLevel(logging.INFO)
+    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun one speaks for all
+        warnings = ConsoleHandler(logging.WARNING)
+        logging.getLogger("tsv_exp").addHandler(warnings)
     ended = run_command("tsv-merge", lambda: run(parse(sys.argv[1:])), lambda: "the same command goes on from here")
     if ended:
         raise SystemExit(ended)

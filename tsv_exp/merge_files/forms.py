@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from tsv_exp import layers
@@ -16,6 +15,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
 from tsv_exp.merge_files.measures import Measured, square
 from tsv_exp.merge_files.work import Advance, Content, Work, checked
+from tsv_exp.merging.result import merged_weight
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.tensor_files import Kinds, kinds
 
@@ -66,8 +66,8 @@ class WholeModel:
             weight = base[name]
             tau = layers.delta(merged, weight.shape, index)
             found.merged = square(tau)
-            result = torch.add(weight.to(tau), tau, alpha=found.alpha).to("cpu", work.dtype(name))
-            return checked(name, result)
+            result, found.kept_entries = merged_weight(name, weight, tau, found.alpha)
+            return checked(name, result.to("cpu", work.dtype(name)), weight)
 
         results = work.made(whole, names, advance)
         announced = {name: (work.dtype(name), base[name].shape) for name in names}

@@ -52,9 +52,12 @@ class Inputs:
             found = {"base": locate(options.base)} | found
             base = open_weights(options.base)
             models = {task: open_weights(path, base) for task, path in options.models.items()}
+        _all_match("keep", options.keep, list(base), "base's tensors")
+        _all_match("ignore", options.ignore, [name for model in models.values() for name in model], "models' tensors")
         stream = TaskVectors.of(base, models, engine, device)
-        matrices = [name for name in stream.names if stream.base[name].dim() == 2]
-        _all_match(options.exclude or (), matrices)
+        shapes = {name: stream.base[name].dim() for name in stream.names}
+        _all_match("exclude", options.exclude, [n for n in shapes if shapes[n] in (2, 3)], "base's 2-D weights")
+        _all_match("stacks", options.stacks, [n for n in shapes if shapes[n] == 3], "base's 3-D weights")
         if options.task is not None and options.task not in stream.tasks:
             raise UserError(f"task={options.task}: choose from: {', '.join(stream.tasks)}")
         return cls(stream, found, adapters)
@@ -79,10 +82,8 @@ def _fingerprint(path: Path) -> list[tuple[str, int, int]]:
     return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files_of(path)]
 
 
-def _all_match(patterns: Iterable[str], matrices: Sequence[str]) -> None:
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in matrices):
-            some = ", ".join(matrices[:3])
-            raise UserError(
-                f"exclude={pattern!r} matches none of the base's 2-D weights ({some}, ...); * is any part of a name"
-            )
+def _all_match(option: str, patterns: Iterable[str] | None, names: Sequence[str], what: str) -> None:
+    for pattern in patterns or ():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            some = f" ({', '.join(names[:3])}, ...)" if names else ""
+            raise UserError(f"{option}={pattern!r} matches none of the {what}{some}; * is any part of a name")

@@ -22,7 +22,7 @@ class Measured:
 
     `marks` are sums of some entries of each delta: two equal deltas have equal squares and marks. `lost` is the part of
     `merged` that an adapter of smaller rank leaves out. `by_task`: every task has a merge of its own, which is
-    not measured.
+    not measured. `kept_entries` stay the base's because the result would be no number.
     """
 
     method: str
@@ -35,6 +35,7 @@ class Measured:
     lost: float = 0.0
     rank: int = 0
     by_task: bool = False
+    kept_entries: int = 0
 
 
 def watch(layer: Layer, method: str, alpha: float) -> tuple[Layer, Measured]:

@@ -23,7 +23,9 @@ from tsv_exp.versions import program
 
 def run(options: Options) -> None:
     """Merge; raises UserError for whatever the user can mend."""
-    engine = Engine(svd=options.svd, exclude=options.exclude)
+    engine = Engine(svd=options.svd, exclude=options.exclude, keep=options.keep, ignore=options.ignore)
+    if options.stacks is not None:
+        engine.stacks = options.stacks
     plan = Plan.of(options)
     inputs = Inputs.open(options, engine)
     settings = [
@@ -33,7 +35,7 @@ def run(options: Options) -> None:
         options.form,
         options.weights,
         engine.svd,
-        list(engine.excluded),
+        [list(engine.excluded), engine.stacks, engine.keep, engine.ignore],
     ]
     recipe = digest(program(), plan.description, settings, inputs.fingerprints())
     with process_group() as (rank, world, wait), ExitStack() as held:

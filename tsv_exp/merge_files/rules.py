@@ -12,6 +12,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
 from tsv_exp.merge_files.options import Options
 from tsv_exp.merging.layer import Layer
+from tsv_exp.merging.result import check_alpha
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification import Method
 
@@ -37,6 +38,7 @@ class Rule:
         method = method.with_params(**(options.params if own else {}) | keys)
         shared = options.alpha if own else None
         chosen = next((value for value in (alpha, shared) if value is not None), method.alpha.default)
+        check_alpha(chosen)
         return cls(pattern, method, float(chosen), options.rank if rank is None else rank)
 
 

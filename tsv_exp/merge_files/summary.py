@@ -9,6 +9,7 @@ from rich.table import Table
 
 from tsv_exp.merge_files.measures import Measured
 from tsv_exp.merge_files.options import Options
+from tsv_exp.merging.result import kept_variances
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.runtime.console import console
 
@@ -41,6 +42,8 @@ def warnings(tasks: Sequence[str], layers: Mapping[str, Measured]) -> list[str]:
     for first, second in combinations(range(len(tasks)), 2):
         if own[first] and all(_equal(layer, first, second) for layer in layers.values()):
             found.append(f"models {tasks[first]!r} and {tasks[second]!r} are equal to each other")
+    if kept := sum(layer.kept_entries for layer in layers.values()):
+        found.append(kept_variances(kept))
     unrelated = math.sqrt(sum(norm**2 for norm in own)) / len(tasks)
     if not any(layer.by_task for layer in layers.values()) and merged < _CANCELS * unrelated:
         found.append(

@@ -62,11 +62,16 @@ class Work:
         return DTYPES[wanted] if wanted and weight.is_floating_point() else weight.dtype
 
 
-def checked(name: str, made: Tensor) -> Tensor:
-    """What is written of a layer, if all of it is finite; its inputs are."""
-    if made.is_floating_point() and not finite(made):
+def checked(name: str, made: Tensor, base: Tensor | None = None) -> Tensor:
+    """What is written of a layer, if all of it is finite, as its inputs are, or as infinite as the base's entries."""
+    if made.is_floating_point() and not finite(made) and not (base is not None and _as_infinite(made, base)):
         raise UserError(
             f"tensor {name!r} of the result is too large for {str(made.dtype).removeprefix('torch.')}; "
             "give dtype=bfloat16 or a smaller alpha"
         )
     return made
+
+
+def _as_infinite(made: Tensor, base: Tensor) -> bool:
+    base = base.to("cpu", made.dtype)
+    return bool((made.isfinite() | (base.isinf() & (made == base))).all())
