@@ -1,6 +1,5 @@
 """What real checkpoints look like, merged from files to a file: the same as in memory, or one line."""
 
-import logging
 import re
 import sys
 
@@ -99,7 +98,6 @@ def test_infinite_entries_and_negative_variances(tmp_path, words, monkeypatch, c
 
 def test_layers_that_keep_nothing_are_named(tmp_path, words, monkeypatch, capsys):
     base, finetuned = zoo(4, torch.float32)
-    monkeypatch.setattr(logging.getLogger("tsv_exp"), "handlers", [])
     monkeypatch.setattr(sys, "argv", ["tsv-merge", *words(base, finetuned)])
     main()
     assert capsys.readouterr().err.count("1 layers have fewer rows or columns than the 4 tasks") == 1

@@ -25,6 +25,8 @@ each with its own GPU where device=cuda.
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tsv_exp.commands.guard import run_command
 from tsv_exp.merge_files.merge import run
@@ -37,12 +39,24 @@ def main() -> None:
     if len(sys.argv) < 2 or {"-h", "--help"} & set(sys.argv[1:]):
         console.print(__doc__, markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(len(sys.argv) < 2)
-    summary = logging.getLogger("tsv_exp.decompositions.build")  # how many decompositions were exact, not which
-    summary.addHandler(ConsoleHandler())
-    summary.setLevel(logging.INFO)
-    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun one speaks for all
-        warnings = ConsoleHandler(logging.WARNING)
-        logging.getLogger("tsv_exp").addHandler(warnings)
-    ended = run_command("tsv-merge", lambda: run(parse(sys.argv[1:])), lambda: "the same command goes on from here")
+    with _told("tsv_exp.decompositions.build", logging.INFO), _told("tsv_exp", logging.WARNING):
+        ended = run_command("tsv-merge", lambda: run(parse(sys.argv[1:])), lambda: "the same command goes on from here")
     if ended:
         raise SystemExit(ended)
+
+
+@contextmanager
+def _told(name: str, level: int) -> Iterator[None]:
+    """Log records of a part of the package on the console, from one of the processes of torchrun."""
+    logger, handler = logging.getLogger(name), ConsoleHandler(level)
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)

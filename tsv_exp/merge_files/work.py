@@ -73,5 +73,5 @@ def checked(name: str, made: Tensor, base: Tensor | None = None) -> Tensor:
 
 
 def _as_infinite(made: Tensor, base: Tensor) -> bool:
-    base = base.to("cpu", made.dtype)
-    return bool((made.isfinite() | (base.isinf() & (made == base))).all())
+    base = base.cpu()
+    return bool((made.isfinite() | (base.isinf() & (made == base.to(made.dtype)))).all())
