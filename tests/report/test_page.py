@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 import subprocess
+from base64 import b64encode
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -68,7 +70,7 @@ def test_the_page_is_whole_and_self_contained(sweep: Path, report: Report) -> No
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.identifiers)
     assert len(page.identifiers) == len(set(page.identifiers))
     assert "@import" not in text
-    assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
+    assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", text).replace('http-equiv="Content-Security-Policy"', "")
     for expected in ("75.00 ± 1.23", "failed: no <memory> left", "missing", str(sweep / "4")):
         assert expected in page.cells
     assert any("results.json cannot be read" in cell for cell in page.cells)
@@ -144,11 +146,31 @@ def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+def with_script(report: Report, script: str, allowed: bool) -> str:
+    """The page with one more script, which its policy allows or not."""
+    text = report.paths[0].read_text(encoding="utf-8").replace("</body>", f"<script>{script}</script></body>")
+    own = b64encode(sha256(script.encode()).digest()).decode()
+    assert "script-src " in text
+    return text.replace("script-src ", f"script-src &#39;sha256-{own}&#39; ") if allowed else text
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium (Debian's package chromium) to open the page with")
+def test_a_browser_runs_no_script_but_the_page_s_own(report: Report, tmp_path: Path) -> None:
+    titles = []
+    for allowed in (True, False):
+        page = tmp_path / f"{allowed}.html"
+        page.write_text(with_script(report, "document.title = 'ran';", allowed), encoding="utf-8")
+        command = [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+        command += [f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        titles += re.findall(r"<title>(.*?)</title>", done.stdout)[:1]
+    assert titles == ["ran", "Merging results: tiny"]
+
+
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium (Debian's package chromium) to open the page with")
 def test_a_browser_shows_the_page_and_sorts_its_tables(report: Report, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     probe = """
-    <script>
     const shown = {};
     const table = [...document.querySelectorAll("table.sortable")].find(t => t.tHead.textContent.includes("Clock"));
     const head = [...table.tHead.rows[0].cells].find(th => th.textContent === "Clock");
@@ -164,9 +186,8 @@ def test_a_browser_shows_the_page_and_sorts_its_tables(report: Report, tmp_path:
     shown.pictures = Math.min(...[...document.querySelectorAll("svg")].map(s => s.getBoundingClientRect().height));
     shown.paper = getComputedStyle(document.body).backgroundColor;
     document.title = JSON.stringify(shown);
-    </script>
     """
-    page.write_text(report.paths[0].read_text(encoding="utf-8").replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    page.write_text(with_script(report, probe, allowed=True), encoding="utf-8")
     shown = {}
     for scheme, paper in (("light", 1), ("dark", 0)):
         command = [

@@ -29,14 +29,14 @@ def test_reads_any_set_of_folders_in_natural_order(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         ("{", "Expecting property name"),
-        ("[]", "list indices"),
+        ("[]", "expected an object, not list"),
         ('{"error": null}', "'status' is missing"),
         (json.dumps(results() | {"status": "perhaps"}), "status is 'perhaps'"),
         (json.dumps(results() | {"test": {}}), "'mean_accuracy' is missing"),
         (json.dumps(results() | {"tasks": 4}), "tasks is 4, not a list of names"),
         (json.dumps(results(alpha="1")), "alpha is '1', not a number"),
         (json.dumps(results() | {"validation": [{"alpha": 1.0}]}), "'mean_normalized' is missing"),
-        (json.dumps(results() | {"params": 3}), "'int' object is not iterable"),
+        (json.dumps(results() | {"params": 3}), "params is 3, not a table of values"),
         (
             json.dumps(results(accuracy=(0.1, 0.2, float("nan"), 0.3))),
             "test.mean_accuracy is nan, not a number from 0 up",

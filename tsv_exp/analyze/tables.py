@@ -1,7 +1,5 @@
 """An analysis as tables: sheets for people, rows for programs."""
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,6 +7,7 @@ from torch import Tensor
 
 from tsv_exp.analyze.analysis import Analysis, Proposal
 from tsv_exp.analyze.measures import LayerMeasures
+from tsv_exp.report.tables.csv_text import csv_text
 from tsv_exp.report.tables.sheets import Entry, Line, Sheet
 
 SECTION = "Interference"
@@ -90,7 +89,7 @@ def pairs(analysis: Analysis) -> Iterator[tuple[Any, ...]]:
 
 def layers_csv(analysis: Analysis) -> str:
     """One row per layer."""
-    return _csv(
+    return csv_text(
         ("layer", "type", "rows", "columns", "k", *(heading for heading, _ in COLUMNS)),
         (
             (layer.name, layer.kind, *layer.shape, layer.k, *(value([layer]) for _, value in COLUMNS))
@@ -101,7 +100,7 @@ def layers_csv(analysis: Analysis) -> str:
 
 def tasks_csv(analysis: Analysis) -> str:
     """One row per layer and task."""
-    return _csv(
+    return csv_text(
         ("layer", "task", "norm", "largest singular value", "energy at k", "stable rank", "sum at k"),
         (
             (layer.name, task, float(layer.spectra[i].norm()), float(layer.spectra[i, 0]), *figures)
@@ -121,7 +120,7 @@ def tasks_csv(analysis: Analysis) -> str:
 
 def spectra_csv(analysis: Analysis) -> str:
     """One row per layer, task and singular value."""
-    return _csv(
+    return csv_text(
         ("layer", "task", "index", "singular value"),
         (
             (layer.name, task, index, value)
@@ -134,15 +133,7 @@ def spectra_csv(analysis: Analysis) -> str:
 
 def pairs_csv(analysis: Analysis) -> str:
     """One row per pair of tasks."""
-    return _csv(("task", "other task", *PAIR_HEADINGS), pairs(analysis))
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(("task", "other task", *PAIR_HEADINGS), pairs(analysis))
 
 
 def mean(values: Iterable[float]) -> float:

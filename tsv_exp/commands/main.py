@@ -5,6 +5,7 @@ Imports nothing that takes time: before this module is loaded Python itself answ
 
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 
 from tsv_exp.runtime.imports import import_frozen
 from tsv_exp.runtime.interrupts import catch_signals, end
@@ -14,6 +15,9 @@ def _command(name: str, module: str) -> Callable[[], int]:
     def run() -> int:
         try:
             catch_signals()
+            for stream in (sys.stdout, sys.stderr):  # names of files may be of another encoding
+                if isinstance(stream, TextIOWrapper):
+                    stream.reconfigure(errors="backslashreplace")
             if "--version" in sys.argv[1:]:  # Hydra would print its own
                 from importlib.metadata import version
 

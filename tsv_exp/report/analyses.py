@@ -1,16 +1,21 @@
 """What tsv-analyze left in its folders, as sections of a report."""
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsv_exp.report.plots.pictures import Picture
+from tsv_exp.report.plots.pictures import ForeignPicture, Picture
+from tsv_exp.report.results.checks import line_of, name_of, number, whole
 from tsv_exp.report.results.runs import ANALYSIS
 from tsv_exp.report.tables.sheets import Entry, Line, Sheet
+from tsv_exp.storage.json_files import read_object
 
 KINDS = ("png", "svg")
+_FILE = re.compile(r"[A-Za-z0-9][\w-]{0,200}")  # a picture's name in plots/, without its kind
+_LARGEST = 50 << 20  # bytes of a picture
+_MOST = 100_000  # lines of a table, or columns
 
 
 @dataclass(frozen=True)
@@ -37,30 +42,61 @@ def plain(shown: Shown) -> dict[str, Any]:
 def read_analysis(folder: Path) -> Shown:
     """The analysis in a folder that tsv-analyze wrote, in a section that the folder names: several stand side by side.
 
+    Its pictures are not trusted: anybody may have drawn them.
+
     Raises:
-        OSError, ValueError, TypeError, KeyError: a file is missing, or is not what tsv-analyze writes.
+        OSError, ValueError, TypeError, KeyError, AttributeError: a file is missing, or is not what tsv-analyze writes.
     """
-    page = json.loads((folder / ANALYSIS).read_text(encoding="utf-8"))["page"]
-    section = f"Interference: {page['name']} ({folder.name})"
-    pictures = []
-    for picture in page["pictures"]:
-        paths = tuple(folder / "plots" / f"{picture['name']}.{kind}" for kind in KINDS)
-        for path in paths:
-            path.stat()
-        pictures.append(Picture(section, picture["title"], paths))
-    return Shown(page["name"], tuple(_sheet(section, sheet) for sheet in page["sheets"]), tuple(pictures))
+    page = read_object(folder / ANALYSIS)["page"]
+    name = name_of("the analysis's name", page["name"])
+    section = f"Interference: {name} ({folder.name})"
+    pictures = tuple(_picture(folder / "plots", section, picture) for picture in page["pictures"])
+    return Shown(name, tuple(_sheet(section, sheet) for sheet in page["sheets"]), pictures)
+
+
+def _picture(folder: Path, section: str, values: Mapping[str, Any]) -> Picture:
+    name = values["name"]
+    if not isinstance(name, str) or not _FILE.fullmatch(name):
+        raise ValueError("a picture's name is no plain file name")
+    paths = tuple(folder / f"{name}.{kind}" for kind in KINDS)
+    for path in paths:
+        if folder.is_symlink() or path.is_symlink() or not path.is_file() or path.stat().st_size > _LARGEST:
+            raise ValueError(f"{path.name} is no picture in its folder")
+    return ForeignPicture(section, name_of("a picture's title", values["title"]), paths)
 
 
 def _sheet(section: str, values: Mapping[str, Any]) -> Sheet:
+    headings = tuple(name_of("a heading", heading) for heading in values["headings"])
+    lines = tuple(_line(line, len(headings)) for line in values["lines"])
+    if not headings or len(headings) > _MOST or len(lines) > _MOST:
+        raise ValueError("a table has no columns, or too many lines")
     return Sheet(
-        **{
-            **values,
-            "section": section,
-            "headings": tuple(values["headings"]),
-            "lines": tuple(_line(line) for line in values["lines"]),
-        }
+        section=section,
+        title=name_of("a table's title", values["title"]),
+        headings=headings,
+        lines=lines,
+        legend=_text(values["legend"]),
+        least=whole("least", values["least"], 1, len(headings)),
+        sortable=bool(values["sortable"]),
+        first=name_of("the first heading", values["first"]),
     )
 
 
-def _line(values: Mapping[str, Any]) -> Line:
-    return Line(**{**values, "entries": tuple(Entry(**entry) for entry in values["entries"])})
+def _line(values: Mapping[str, Any], columns: int) -> Line:
+    entries = tuple(_entry(entry) for entry in values["entries"])
+    if len(entries) != columns:
+        raise ValueError(f"a line has {len(entries)} entries below {columns} headings")
+    return Line(name_of("a line's label", values["label"]), entries, _text(values["note"]))
+
+
+def _entry(values: Mapping[str, Any]) -> Entry:
+    value = values["value"]
+    if value is not None and value == value:  # NaN stays as it is
+        value = number("an entry", value, -float("inf"), float("inf"))
+    return Entry(name_of("an entry", values["text"]), whole("place", values["place"], 0, 2), value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a note or legend is no text")
+    return line_of(value)

@@ -1,8 +1,12 @@
 """The report as one self-contained HTML page."""
 
+from base64 import b64encode
 from collections.abc import Sequence
+from hashlib import sha256
+from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 
 from tsv_exp.report.plots.pictures import Picture
 from tsv_exp.report.results.runs import Problem, Runs
@@ -20,8 +24,22 @@ def render(
         (title, [s for s in sheets if s.section == title], [p for p in pictures if p.section == title])
         for title in titles
     ]
-    template = environment.get_template("page.html")
-    return template.render(title=title, summary=summary, problems=problems, sections=sections)
+    script = files("tsv_exp.report").joinpath("page.js").read_text(encoding="utf-8")
+    return environment.get_template("page.html").render(
+        title=title,
+        summary=summary,
+        problems=problems,
+        sections=sections,
+        script=Markup(script),
+        policy=_policy(script),
+    )
+
+
+def _policy(script: str) -> str:
+    """What a browser may do with the page: no script but ours runs, and nothing is loaded from anywhere."""
+    own = b64encode(sha256(script.encode()).digest()).decode()
+    allowed = f"script-src 'sha256-{own}'; style-src 'unsafe-inline'; img-src data:"
+    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
 
 
 def title_of(runs: Runs) -> str:

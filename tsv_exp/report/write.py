@@ -76,4 +76,4 @@ def write_report(
 
 def _write(path: Path, text: str) -> None:
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # folders may have any name

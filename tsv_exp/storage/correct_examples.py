@@ -37,6 +37,10 @@ def read_correct(folder: Path) -> dict[str, "NDArray[np.bool_]"]:
 
     with np.load(folder / FILE, allow_pickle=False) as stored:
         names, counts, bits = (stored[name] for name in ("tasks", "counts", "bits"))
+    if (names.dtype.kind, counts.dtype.kind, bits.dtype) != ("U", "i", np.uint8) or counts.ndim != 1:
+        raise ValueError(f"{FILE} holds arrays of other kinds")
+    if not 0 < counts.min(initial=1) <= counts.max(initial=1) < 1 << 40:
+        raise ValueError(f"{FILE} holds numbers of examples that cannot be")
     parts = np.split(bits, np.cumsum(-(-counts // 8))[:-1])
     found: dict[str, Any] = {}
     for name, count, part in zip(names.tolist(), counts.tolist(), parts, strict=True):

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+_LARGEST = 256 << 20  # bytes
+
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
@@ -12,6 +14,10 @@ def read_json(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError: it is not JSON, is nested too deeply, or holds text that cannot be written again.
     """
+    if not path.is_file():
+        raise OSError(f"{path.name} is missing, or not a regular file")
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"larger than {_LARGEST >> 20} MiB")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         json.dumps(content, ensure_ascii=False).encode()  # refuses lone surrogates, which json reads

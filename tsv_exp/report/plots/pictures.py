@@ -1,12 +1,14 @@
 """Pictures on disk, and as elements of the page."""
 
 import re
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from tsv_exp.report.plots.draw import draw
 from tsv_exp.report.plots.style import INK, styled
@@ -42,6 +44,17 @@ class Picture:
         return Markup(f'{start} role="img" aria-label="{escape(self.title)}" style="{style}">{end}')
 
 
+class ForeignPicture(Picture):
+    """A picture that somebody else may have drawn: as an image, in which nothing runs and nothing is loaded."""
+
+    @property
+    def element(self) -> Markup:
+        """The SVG as data of an image."""
+        document = next(path for path in self.paths if path.suffix == ".svg").read_bytes()
+        data = b64encode(document).decode()
+        return Markup(f'<img alt="{escape(self.title)}" src="data:image/svg+xml;base64,{data}">')
+
+
 def draw_pictures(groups: Sequence[Group], out: Path, kinds: Sequence[str] = ("png", "svg")) -> list[Picture]:
     """Draw what the groups support into the folder `out`, each picture in every kind."""
     with styled():
@@ -51,6 +64,9 @@ def draw_pictures(groups: Sequence[Group], out: Path, kinds: Sequence[str] = ("p
 def save_picture(section: str, name: str, figure: Figure, out: Path, kinds: Sequence[str] = ("png", "svg")) -> Picture:
     """Write one figure into the folder `out` in every kind."""
     paths = tuple(out / f"{name}.{kind}" for kind in kinds)
+    for text in figure.findobj(Text):
+        if text.get_text():  # names are no mathematics; labels that a scale makes while it is drawn are
+            text.set_parse_math(False)
     figure.draw_without_rendering()
     figure.set_layout_engine(None)  # the layout stands; each kind would compute it again
     for kind, path in zip(kinds, paths, strict=True):

@@ -1,15 +1,16 @@
 """One run folder -> one cell: its results, its failure, or what it was to be."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tsv_exp.report.results.checks import line_of, name_of, number, read_yaml, values_of, whole
+from tsv_exp.storage.json_files import read_object
 
 RESULTS = "results.json"
+_LARGEST_SEED = 1 << 64
 # the keys of a method's YAML that are none of its parameters
 NOT_PARAMETERS = {"_target_", "name", "prepare", "layers", "others", "alpha", "tune"}
 
@@ -96,7 +97,7 @@ def read_cell(folder: Path) -> Cell:
         OSError, ValueError, TypeError, KeyError, AttributeError, YAMLError: a file is not there or not as it should be.
     """
     if (folder / RESULTS).exists():
-        return from_results(json.loads((folder / RESULTS).read_text(encoding="utf-8")), folder)
+        return from_results(read_object(folder / RESULTS), folder)
     return _unfinished(folder)
 
 
@@ -109,23 +110,24 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
     status = results["status"]
     if status not in ("ok", "failed"):
         raise ValueError(f"status is {status!r}, neither 'ok' nor 'failed'")
-    tasks = results.get("tasks")
+    tasks, checkpoints = results.get("tasks"), results.get("checkpoints") or {}
     common: dict[str, Any] = {
         "folder": folder,
         "status": status,
-        "model": str(results.get("model") or "unknown model"),
+        "model": name_of("model", results.get("model") or "unknown model"),
         "tasks": _names(tasks),
         "count": _count(tasks),
-        "method": str(results.get("method") or "unknown method"),
-        "seed": int(results.get("seed") or 0),
-        "family": str((results.get("checkpoints") or {}).get("family") or ""),
-        "params": dict(results.get("params") or {}),
-        "settings": flat(results.get("settings") or {}),
+        "method": name_of("method", results.get("method") or "unknown method"),
+        "seed": whole("seed", results.get("seed") or 0, -_LARGEST_SEED, _LARGEST_SEED),
+        "family": name_of("checkpoints.family", checkpoints.get("family") or ""),
+        "params": values_of("params", results.get("params") or {}),
+        "settings": flat(values_of("settings", results.get("settings") or {})),
     }
     if status == "failed":
-        return Cell(**common, error=" ".join(str(results.get("error") or "failed without a message").split()))
+        return Cell(**common, error=line_of(results.get("error") or "failed without a message"))
     if not common["tasks"]:
         raise ValueError(f"tasks is {tasks!r}, not a list of names")
+    values_of("test", results["test"])
     test, validation = results["test"], tuple(results["validation"])
     figures = {"alpha": results["alpha"], "stored_bytes": results["stored_bytes"]}
     figures |= {f"test.{name}": test[name] for name in ("mean_accuracy", "mean_normalized", "standard_error")}
@@ -136,8 +138,7 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
     for at, point in enumerate(validation):
         figures |= {f"validation.{at}.{name}": point[name] for name in ("alpha", "mean_normalized")}
     for name, value in figures.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise ValueError(f"{name} is {value!r}, not a number from 0 up")
+        number(name, value)
     full = results.get("checkpoint_bytes")
     return Cell(
         **common,
@@ -145,12 +146,12 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
         validation=validation,
         test=test,
         per_task=bool(results.get("per_task")),
-        cell=str(results.get("cell") or ""),
-        digests=dict((results.get("checkpoints") or {}).get("digests") or {}),
-        data=dict(results.get("data") or {}),
-        precision=str(results.get("precision") or ""),
+        cell=name_of("cell", results.get("cell") or ""),
+        digests=values_of("checkpoints.digests", checkpoints.get("digests") or {}),
+        data=values_of("data", results.get("data") or {}),
+        precision=name_of("precision", results.get("precision") or ""),
         protocol=_protocol(results.get("alpha_protocol")),
-        size=results["stored_bytes"] / (common["count"] * int(full)) if full else None,
+        size=results["stored_bytes"] / (common["count"] * whole("checkpoint_bytes", full, 1)) if full else None,
     )
 
 
@@ -165,23 +166,26 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _protocol(values: Any) -> dict[str, Any]:
     if not values:
         return {}
-    return {"policy": str(values["policy"]), "changed": dict(values["changed"])}
+    policy, changed = name_of("alpha_protocol.policy", values["policy"]), values_of("alpha_protocol", values["changed"])
+    if policy == "fixed" and changed:
+        number("alpha_protocol.value", changed["value"])
+    return {"policy": policy, "changed": changed}
 
 
 def _unfinished(folder: Path) -> Cell:
     """A run without results: still running, or killed. What Hydra composed says what it was to be."""
-    config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
-    hydra = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
+    config = read_yaml(folder / ".hydra" / "config.yaml")
+    hydra = read_yaml(folder / ".hydra" / "hydra.yaml")
     choices = hydra["hydra"]["runtime"]["choices"]
     return Cell(
         folder,
         "unfinished",
-        model=str(choices["model"]),
+        model=name_of("model", choices["model"]),
         tasks=_names(config.get("tasks")),
         count=_count(config.get("tasks")),
-        method=str(choices["method"]),
-        params=parameters(config["method"]),
-        seed=int(config.get("seed") or 0),
+        method=name_of("method", choices["method"]),
+        params=parameters(values_of("method", config["method"])),
+        seed=whole("seed", config.get("seed") or 0, -_LARGEST_SEED, _LARGEST_SEED),
         error="no results yet: still running, or killed",
     )
 
@@ -192,8 +196,8 @@ def parameters(method: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _names(tasks: Any) -> tuple[str, ...]:
-    return tuple(map(str, tasks)) if isinstance(tasks, list) else ()
+    return tuple(name_of("a task", task) for task in tasks) if isinstance(tasks, list) else ()
 
 
 def _count(tasks: Any) -> int:
-    return tasks if isinstance(tasks, int) else len(_names(tasks))
+    return whole("tasks", tasks) if isinstance(tasks, int) else len(_names(tasks))

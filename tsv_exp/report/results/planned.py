@@ -1,15 +1,16 @@
 """The runs of a sweep that are not there (yet): what its multirun.yaml asked for, less what its run folders did."""
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import islice, product
+from math import prod
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tsv_exp.config import conf_dir
+from tsv_exp.report.results.checks import read_yaml
 
 PLAN = "multirun.yaml"
+_MOST = 100_000  # runs of a sweep
 
 
 def missing_runs(sweep: Path) -> Iterator[str]:
@@ -20,17 +21,23 @@ def missing_runs(sweep: Path) -> Iterator[str]:
     Raises:
         OSError, ValueError, TypeError, KeyError: the plan, or what a run folder says of itself, cannot be read.
     """
-    plan = yaml.safe_load((sweep / PLAN).read_text(encoding="utf-8"))["hydra"]
+    plan = read_yaml(sweep / PLAN)["hydra"]
     if not plan["sweeper"]["_target_"].endswith(".BasicSweeper"):
         return
     # an import of 0.2 s that only sweeps need
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
     asked = [f"{name}={value}" for name, value in (plan["sweeper"].get("params") or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*asked, *plan["overrides"]["task"]])
+    try:
+        overrides = OverridesParser.create().parse_overrides([*asked, *plan["overrides"]["task"]])
+    except HydraException as error:
+        raise ValueError(f"an override cannot be read: {error}") from error
     choices = {override.get_key_element(): _choices(override) for override in overrides}  # the command line comes last
+    if prod(map(len, choices.values())) > _MOST:
+        raise ValueError(f"more than {_MOST} runs")
     found = sweep.rglob(".hydra/overrides.yaml")
-    done = {frozenset(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in found}
+    done = {frozenset(read_yaml(path)) for path in found}
     for run in product(*choices.values()):
         if frozenset(run) not in done:
             yield " ".join(run)
@@ -45,5 +52,5 @@ def _choices(override: Any) -> list[str]:
         options = sorted(path.stem for path in (conf_dir() / name).glob("[!_]*.yaml"))
         return [f"{name}={option}" for option in override.value().filter(options)]
     if override.is_sweep_override():
-        return [f"{name}={value}" for value in override.sweep_string_iterator()]
+        return [f"{name}={value}" for value in islice(override.sweep_string_iterator(), _MOST + 1)]
     return [f"{name}={override.get_value_element_as_str()}"]

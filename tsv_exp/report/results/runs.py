@@ -11,11 +11,21 @@ import yaml
 
 from tsv_exp.errors import UserError
 from tsv_exp.report.results.cells import RESULTS, Cell, read_cell
+from tsv_exp.report.results.checks import line_of
 from tsv_exp.report.results.planned import PLAN, missing_runs
 
 # what reading a file of unexpected content raises
 ANALYSIS = "analysis.json"  # what tsv-analyze writes into its folder
-MALFORMED = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, yaml.YAMLError)
+MALFORMED = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    yaml.YAMLError,
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,9 @@ def read_runs(folders: Iterable[Path | str]) -> Runs:
             finished[cell.key] = cell
     for sweep in _holding(roots, lambda below, files: PLAN in files):
         try:
-            problems += [Problem(sweep, f"missing: no run of {overrides}") for overrides in missing_runs(sweep)]
+            problems += [
+                Problem(sweep, f"missing: no run of {line_of(overrides)}") for overrides in missing_runs(sweep)
+            ]
         except MALFORMED as error:
             problems.append(Problem(sweep, f"{PLAN} cannot be read: {_reason(error)}"))
     analyses = tuple(_holding(roots, lambda below, files: ANALYSIS in files))
@@ -118,7 +130,7 @@ def _written(cell: Cell) -> float:
 
 
 def _reason(error: Exception) -> str:
-    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else line_of(error)
 
 
 def _number(count: int, what: str, several: str | None = None) -> str:

@@ -1,11 +1,10 @@
 """Groups for other programs: CSV in percent, JSON in fractions."""
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
 from tsv_exp.report.results.runs import Runs
+from tsv_exp.report.tables.csv_text import csv_text
 from tsv_exp.report.tables.groups import Group, Row, columns
 from tsv_exp.report.tables.sheets import alpha
 
@@ -13,10 +12,9 @@ from tsv_exp.report.tables.sheets import alpha
 def comma_separated(groups: Sequence[Group]) -> str:
     """All groups as one CSV: percentages, one column per task of any group, parameters as name=value."""
     tasks = list(dict.fromkeys(task for group in groups for task in group.tasks))
-    out = io.StringIO()
     run = ["model", "family", "tasks", "method", "params", "seeds", "status", "error", "alpha", "size", "table", "row"]
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*run, "average", "average_spread", "normalized", "normalized_spread", *tasks])
+    header = [*run, "average", "average_spread", "normalized", "normalized_spread", *tasks]
+    rows = []
     for group in groups:
         for row in group.rows:
             params = ";".join(f"{name}={value}" for name, value in row.params.items() if value is not None)
@@ -25,8 +23,8 @@ def comma_separated(groups: Sequence[Group]) -> str:
             for average in (row.average, row.normalized):
                 values += [_percent(average.mean if average else None), _percent(average.spread if average else None)]
             figures = [row.task(task) if task in group.tasks else None for task in tasks]
-            writer.writerow([*values, *(_percent(figure.mean if figure else None) for figure in figures)])
-    return out.getvalue()
+            rows.append([*values, *(_percent(figure.mean if figure else None) for figure in figures)])
+    return csv_text(header, rows)
 
 
 def _percent(fraction: float | None) -> str:

@@ -5,7 +5,9 @@ from typing import Any
 
 from tsv_exp.report.results.bases import most_common
 from tsv_exp.report.results.cells import Cell
+from tsv_exp.report.results.checks import line_of
 
+_LONGEST = 100  # characters of a value
 Setting = tuple[str, str, str, str]  # method, parameters, how α was found, other conditions
 
 
@@ -42,8 +44,13 @@ def _choice(cell: Cell, cells: Iterable[Cell], usual: Mapping[str, Any] | None) 
 def label(method: str, params: Mapping[str, Any]) -> str:
     """A method with some of its parameters, as tables and pictures name it."""
     shown = [
-        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
+        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {_short(value)}"
         for name, value in params.items()
         if value is not None
     ]
     return f"{method} ({', '.join(shown)})" if shown else method
+
+
+def _short(value: Any) -> str:
+    text = line_of(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -1,0 +1,189 @@
+"""Results and analyses of strangers: what they hold is shown or refused in a line, and nothing of it runs."""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import zoo
+from synthetic import TASKS, results, write_run
+
+from tsv_exp.analyze.analysis import analyze
+from tsv_exp.analyze.write import write_analysis
+from tsv_exp.report.tables.csv_text import csv_text
+from tsv_exp.report.write import write_report
+
+EVIL = '<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"><script>alert(2)</script></svg>'
+Edit = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base, finetuned = zoo(2)
+    folder = tmp_path_factory.mktemp("analyses") / "first"
+    write_analysis(analyze(base, finetuned), [], folder, "toy")
+    return folder
+
+
+@pytest.fixture
+def foreign(analysis: Path, tmp_path: Path) -> Path:
+    """A copy of an analysis, beside a good run."""
+    (tmp_path / "runs" / "foreign" / "plots").mkdir(parents=True)
+    for path in analysis.rglob("*.*"):
+        (tmp_path / "runs" / "foreign" / path.relative_to(analysis)).write_bytes(path.read_bytes())
+    write_run(tmp_path / "runs" / "good", results())
+    return tmp_path / "runs" / "foreign"
+
+
+def report_of(folder: Path) -> tuple[str, list[str]]:
+    report = write_report([folder], folder / "out")
+    assert len(report.runs.finished) == 1
+    page = (folder / "out" / "report.html").read_text(encoding="utf-8")
+    return page, [problem.reason for problem in report.runs.problems]
+
+
+def test_pictures_of_strangers_are_images(foreign: Path) -> None:
+    pictures = list((foreign / "plots").glob("*.svg"))
+    pictures[0].write_text(EVIL)
+    page, problems = report_of(foreign.parent)
+    assert problems == []
+    assert page.count('<img alt="') == len(pictures)
+    assert "alert" not in page
+    assert page.count("<script") == 1
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy.startswith("default-src &#39;none&#39;; script-src &#39;sha256-")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../outside", "/etc/passwd", "", ".", "..", "a/b", "a.b", "x" * 300, 3, None, "a\n"]
+)
+def test_pictures_are_taken_from_their_folder_only(foreign: Path, name: object) -> None:
+    for kind in ("png", "svg"):
+        (foreign.parent / f"outside.{kind}").write_text("secret")
+    content = json.loads((foreign / "analysis.json").read_text())
+    content["page"]["pictures"][0]["name"] = name
+    (foreign / "analysis.json").write_text(json.dumps(content))
+    page, (problem,) = report_of(foreign.parent)
+    assert "not an analysis as tsv-analyze writes it" in problem
+    assert "c2VjcmV0" not in page, "secret in base 64"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/etc/hostname"), Path.mkdir])
+def test_files_that_are_no_files_are_not_opened(foreign: Path, make: Callable[[Path], object]) -> None:
+    picture = next((foreign / "plots").glob("*.svg"))
+    picture.unlink()
+    make(picture)
+    (foreign.parent / "odd").mkdir()
+    os.mkfifo(foreign.parent / "odd" / "results.json")
+    _, problems = report_of(foreign.parent)
+    assert len(problems) == 2
+
+
+def deep(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+EDITS: list[Edit] = [
+    lambda page: page.update(name=3),
+    lambda page: page.update(name="x" * 10000),
+    lambda page: page.update(sheets=3),
+    lambda page: page["sheets"][0].update(headings=[]),
+    lambda page: page["sheets"][0].update(least=10**30),
+    lambda page: page["sheets"][0].update(title=["a"]),
+    lambda page: page["sheets"][0]["lines"][0].update(entries=[]),
+    lambda page: page["sheets"][0]["lines"][0].update(label=None),
+    lambda page: page["sheets"][0]["lines"][0]["entries"][0].update(place=7),
+    lambda page: page["sheets"][0]["lines"][0]["entries"][0].update(value="1"),
+    lambda page: page["sheets"][0]["lines"][0]["entries"][0].update(text=None),
+    lambda page: page["pictures"].append(3),
+]
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_analysis_of_wrong_kinds_costs_one_line(foreign: Path, edit: Edit) -> None:
+    content = json.loads((foreign / "analysis.json").read_text())
+    edit(content["page"])
+    (foreign / "analysis.json").write_text(json.dumps(content))
+    _, (problem,) = report_of(foreign.parent)
+    assert "not an analysis as tsv-analyze writes it" in problem
+    assert "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        json.dumps(results() | {"params": {"a": deep(900)}}),
+        json.dumps(results() | {"settings": {"a": deep(20)}}),
+        json.dumps(results() | {"checkpoint_bytes": 0.5}),
+        json.dumps(results() | {"checkpoint_bytes": 0.5e-300}),
+        json.dumps(results() | {"alpha": 10**400}),
+        json.dumps(results() | {"stored_bytes": 10**400}),
+        json.dumps(results() | {"seed": 10**400}),
+        json.dumps(results() | {"seed": {"a": 1}}),
+        json.dumps(results() | {"params": {"rank_fraction": 10**400}}),
+        json.dumps(results() | {"model": "\ud800"}),
+        json.dumps(results() | {"model": "\x1b[31m"}),
+        json.dumps(results() | {"model": ["a"]}),
+        json.dumps(results() | {"method": "x" * 5000}),
+        json.dumps(results(tasks=["a", "b", "c", "\ud800"])),
+        json.dumps(results() | {"checkpoints": 3}),
+        json.dumps(results() | {"alpha_protocol": {"policy": "fixed", "changed": {"value": "x"}}}),
+        json.dumps({"status": "failed", "tasks": 10**400}),
+    ],
+    ids=lambda content: content[-40:],
+)
+def test_results_that_cannot_be_cost_one_line(tmp_path: Path, content: str) -> None:
+    write_run(tmp_path / "0", content)
+    write_run(tmp_path / "1", results())
+    _, (problem,) = report_of(tmp_path)
+    assert problem.startswith("results.json cannot be read")
+    assert len(problem) < 500
+
+
+@pytest.mark.parametrize(
+    "name", ["$x_{$", "$\\frac{1}{$", "a$b", "$$", "\\alpha$^2$", "=cmd|' /C calc'!A0", "<b>&", "%&~^{}"]
+)
+def test_names_are_shown_as_they_are(tmp_path: Path, name: str) -> None:
+    write_run(tmp_path / "0", results(tasks=[name, *TASKS[1:]]))
+    write_run(tmp_path / "1", results(name, tasks=[name, *TASKS[1:]]))
+    report = write_report([tmp_path], tmp_path / "out")
+    assert report.runs.problems == ()
+    (picture,) = (tmp_path / "out" / "plots").glob("tasks-*.svg")
+    shown = name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    assert f">{shown}</text>" in picture.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_spreadsheets_compute_no_text(text: str) -> None:
+    header, row = csv.reader(io.StringIO(csv_text([text, "b"], [[text, -1.5]]), newline=""))
+    assert header[0] == row[0] == f"'{text}"
+    assert row[1] == "-1.5"
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    write_run(folder / "0", "{")
+    write_run(folder / "1", results())
+    page, _ = report_of(folder)
+    assert "caf\\udce9" in page
+
+
+def test_plans_that_do_not_end(tmp_path: Path) -> None:
+    write_run(tmp_path / "1", results())
+    sweep = {"params": {"seed": "range(0,1000000000000)"}, "_target_": "hydra._internal.BasicSweeper"}
+    plan = {"hydra": {"sweeper": sweep, "overrides": {"task": []}}}
+    (tmp_path / "multirun.yaml").write_text(json.dumps(plan))
+    assert report_of(tmp_path)[1] == ["multirun.yaml cannot be read: more than 100000 runs"]
+    for text in ("[" * 5000, "a: &a [1]\nb: [*a, *a]", "hydra: 3", json.dumps(plan).replace("range(", "(((")):
+        (tmp_path / "multirun.yaml").write_text(text)
+        (problem,) = report_of(tmp_path)[1]
+        assert problem.startswith("multirun.yaml cannot be read")
