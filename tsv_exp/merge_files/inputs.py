@@ -12,6 +12,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options import Options
 from tsv_exp.merging.layer import Weights
 from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.merging.weighted import weighted
 from tsv_exp.runtime.distributed import rank_device
 
 
@@ -55,6 +56,9 @@ class Inputs:
         _all_match("keep", options.keep, list(base), "base's tensors")
         _all_match("ignore", options.ignore, [name for model in models.values() for name in model], "models' tensors")
         stream = TaskVectors.of(base, models, engine, device)
+        if unknown := sorted(set(options.weights) - set(stream.tasks)):
+            raise UserError(f"weights: there is no model {unknown[0]!r}; choose from: {', '.join(stream.tasks)}")
+        stream = weighted(stream, options.weights)
         shapes = {name: stream.base[name].dim() for name in stream.names}
         _all_match("exclude", options.exclude, [n for n in shapes if shapes[n] in (2, 3)], "base's 2-D weights")
         _all_match("stacks", options.stacks, [n for n in shapes if shapes[n] == 3], "base's 3-D weights")

@@ -1,6 +1,5 @@
 """The command line of tsv-merge: words such as base=PATH, checked."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,21 @@ from yaml import YAMLError
 
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.paths import named, paths, text
+from tsv_exp.merge_files.values import check_layers, check_weights, is_number
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 FORMS = ("model", "lora")
-_TEXTS = ("base", "out", "method", "task", "dtype", "svd", "device", "form", "push")
+TEXTS = (  # as typed, whatever they would be in YAML
+    "base",
+    "out",
+    "method",
+    "task",
+    "dtype",
+    "svd",
+    "device",
+    "form",
+    "push",
+)
 _SWITCHES = ("wait",)
 _NUMBERS = ("alpha", "shard_mb", "rank")
 _PATTERNS = ("exclude", "stacks", "keep", "ignore")
@@ -51,13 +61,14 @@ class Options:
     params: dict[str, Any] = field(default_factory=dict)
 
 
-def parse(arguments: Sequence[str]) -> Options:
-    """Options from words such as base=PATH; null is the default.
+def parse(arguments: Sequence[str], preset: Mapping[str, Any] | None = None) -> Options:
+    """Options from words such as base=PATH, which override those of `preset`; null is the default.
 
     Raises:
         UserError: a word is not of that form, base, models or out is missing, or a value does not fit.
     """
-    given = _read(arguments)
+    given = dict(preset or {}) | _read(arguments)
+    layers, weights = check_layers(given.pop("layers", None)), check_weights(given.pop("weights", None))
     for name in ("base", "models", "out"):
         if not given.get(name) and not (name == "base" and given.get("form") == "lora"):
             raise UserError(f"{name} is missing; tsv-merge base=PATH 'models=[PATH,PATH]' out=FOLDER")
@@ -66,11 +77,11 @@ def parse(arguments: Sequence[str]) -> Options:
         models = named(models)
     known = {
         name: value
-        for name in (*_TEXTS, *_NUMBERS, *_SWITCHES, *_PATTERNS)
+        for name in (*TEXTS, *_NUMBERS, *_SWITCHES, *_PATTERNS)
         if (value := given.pop(name, None)) is not None
     }
     for name in _NUMBERS:
-        if name in known and not _finite(known[name]):
+        if name in known and not is_number(known[name]):
             raise UserError(f"{name}={known[name]}: give a finite number")
     for name in _SWITCHES:
         if not isinstance(known.get(name, True), bool):
@@ -89,7 +100,9 @@ def parse(arguments: Sequence[str]) -> Options:
         if name in known:
             known[name] = _patterns(name, known[name])
     known.setdefault("base", None)
-    return Options(**known | {"out": Path(known["out"])}, models=dict(models), params=given)
+    return Options(
+        **known | {"out": Path(known["out"])}, models=dict(models), layers=layers, weights=weights, params=given
+    )
 
 
 def _read(arguments: Sequence[str]) -> dict[str, Any]:
@@ -99,7 +112,7 @@ def _read(arguments: Sequence[str]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"{word!r}: give options as name=value; tsv-merge --help lists them")
-        if name in _TEXTS:
+        if name in TEXTS:
             texts[name] = text(value)
             continue
         if name == "models":
@@ -112,10 +125,6 @@ def _read(arguments: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"cannot read {word} ({str(error).splitlines()[0]}); {remedy}") from error
     given: Any = OmegaConf.to_container(config)
     return dict(given) | texts
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _patterns(name: str, value: Any) -> list[str]:

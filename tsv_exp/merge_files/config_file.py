@@ -1,0 +1,73 @@
+"""A configuration file of tsv-merge: the words of the command line as YAML, with rules for layers and weights."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tsv_exp.errors import UserError
+from tsv_exp.merge_files import mergekit
+from tsv_exp.merge_files.options import TEXTS
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The options that a file gives, as `options.parse` takes them.
+
+    Raises:
+        UserError: it is not there, not YAML, or says something that tsv-merge does not do.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+        given, texts = yaml.safe_load(content), yaml.load(content, yaml.BaseLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: is not YAML ({getattr(error, 'problem', error)})") from error
+    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+        raise UserError(f"{path}: give options as name: value, one a line")
+    if "merge_method" in given:
+        return mergekit.translate(given, texts, str(path))
+    found = given | {key: texts[key] for key in TEXTS if given.get(key) is not None}
+    if given.get("models") is not None:
+        models, weights = _models(texts["models"], str(path))
+        found |= {"models": models}
+        if weights:
+            found |= {"weights": weights | (given.get("weights") or {})}
+    return found
+
+
+def _models(given: Any, where: str) -> tuple[Any, dict[str, float]]:
+    """Paths by task (or a list of them), and the weights of the models that have one."""
+    if not isinstance(given, (Mapping, list)):
+        return [given], {}
+    if isinstance(given, list) and not any(isinstance(entry, Mapping) for entry in given):
+        return given, {}
+    if isinstance(given, list):
+        raise UserError(
+            f"{where}: models: name the models that have weights, as in 'math: {{path: PATH, weight: 0.3}}'"
+        )
+    paths, weights = {}, {}
+    for task, entry in given.items():
+        if not isinstance(entry, Mapping):
+            paths[task] = entry
+            continue
+        if "path" not in entry or not set(entry) <= {"path", "weight"}:
+            raise UserError(f"{where}: models: {task}: give path and weight, as in {{path: PATH, weight: 0.3}}")
+        paths[task] = entry["path"]
+        if "weight" in entry:
+            weights[task] = _number(entry["weight"], f"{where}: models: {task}: weight")
+    return paths, weights
+
+
+def _number(text: str, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{what}={text}: give a finite number")
+    return value
