@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tsv_exp.merging.layer import Weights
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification import Method
 from tsv_exp.models.export import save_merged
+from tsv_exp.runtime.provenance import machine, working_copy
 from tsv_exp.storage.correct_examples import write_correct
 
 
@@ -79,6 +81,12 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "metrics": {name: task.metric for name, task in evaluator.tasks.items()},
         "test": tested(accuracy, finetuned_accuracy["test"], evaluator.variances(accuracy, "test")),
         "saved": save_merged(model, merged, choice.alpha, folder) if cfg.save_merged else [],
+        "provenance": {
+            **machine(evaluator.device),
+            "precision": str(evaluator.dtype).removeprefix("torch."),
+            "engine": {**asdict(engine), "exclude": list(engine.exclude), **merged.fallbacks},
+            **working_copy(),
+        },
         "seconds": clock.seconds,
         "stored_bytes": merged.stored_bytes,
         "stored_bytes_without_base": merged.stored_bytes_without_base,

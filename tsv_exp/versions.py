@@ -14,7 +14,7 @@ from tsv_exp.storage.digests import digest
 DECOMPOSITIONS = 1  # decompositions/: singular components and polar factors
 METHODS = 1  # methods/ and merging/: the merged task vectors
 EVALUATION = 1  # evaluation/: accuracies and choices made on validation data
-FINETUNING = 1  # finetuning/ and models/heads.py: fine-tuned weights
+FINETUNING = 2  # finetuning/ and models/heads.py: fine-tuned weights
 TINY_DATA = 1  # models/tiny: the images that are drawn
 TINY_NETWORK = 1  # models/tiny: network, tokens, normalization
 CLIP = 1  # models/clip: names, preprocessing, splits

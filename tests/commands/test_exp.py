@@ -30,6 +30,15 @@ def test_a_sweep_end_to_end(tmp_path: Path) -> None:
     assert found["consensus_ta"]["finetuned"]["validation"]
     assert found["zero_shot"]["finetuned"]["validation"] == {}  # nothing was chosen
     assert all(set(entry["finetuned"]["test"]) == set(entry["tasks"]) for entry in found.values())
+    for entry in found.values():
+        assert set(entry["data"]) == set(entry["tasks"])
+        assert entry["precision"] == entry["provenance"]["precision"] == "float32"
+        assert {"device", "device_name", "threads", "cpu_bfloat16", "commit", "dirty"} <= set(entry["provenance"])
+        assert entry["settings"]["model"]["seed"] == "${seed}"
+    assert found["tsv_m"]["alpha_protocol"]["policy"] == "grid"
+    assert found["zero_shot"]["alpha_protocol"]["policy"] == "none"
+    assert found["tsv_m"]["provenance"]["engine"]["svd"] == "auto"
+    assert len(list(sweep.glob("*/test_correct.npz"))) == len(found)
     assert all((sweep / name).is_file() for name in ("table.md", "table.csv", "table.tex"))
     assert list(sweep.glob("plots/*.png"))
 

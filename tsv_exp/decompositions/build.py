@@ -31,12 +31,15 @@ def build_algebra(engine: Engine, place: torch.device = CPU) -> Algebra:
     return BatchedAlgebra(kept) if place.type == "cuda" else kept
 
 
-def log_fallbacks(used: Algebra) -> None:
-    """Log how many decompositions could not be certified and were computed exactly."""
+def log_fallbacks(used: Algebra) -> dict[str, int]:
+    """Log how many decompositions could not be certified and were computed exactly; returns these counts."""
     while isinstance(used, (BatchedAlgebra, CachedAlgebra)):
         used = used.algebra
-    if isinstance(used, FastAlgebra) and used.fallbacks:
+    if not isinstance(used, FastAlgebra):
+        return {}
+    if used.fallbacks:
         log.info("%d of %d decompositions were computed exactly", used.fallbacks, used.total)
+    return {"decompositions": used.total, "computed_exactly": used.fallbacks}
 
 
 @cache

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -58,6 +58,7 @@ class Merged:
     shapes: Mapping[str, torch.Size]
     itemsizes: Mapping[str, int]
     base_bytes: int
+    fallbacks: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def params(self) -> Mapping[str, object]:
@@ -121,7 +122,6 @@ def merge_layers(stream: TaskVectors, method: MergingMethod, engine: Engine) -> 
 
     found = map_layers(merged, stream.with_progress(f"merging {method.name}"), decompositions)
     by_name = dict(zip(stream.names, found, strict=True))
-    log_fallbacks(decompositions)
     return Merged(
         method=method,
         tasks=stream.tasks,
@@ -129,6 +129,7 @@ def merge_layers(stream: TaskVectors, method: MergingMethod, engine: Engine) -> 
         shapes={name: base[name].shape for name in stream.names},
         itemsizes={name: base[name].element_size() for name in stream.names},
         base_bytes=sum(weight.numel() * weight.element_size() for weight in base.values()),
+        fallbacks=log_fallbacks(decompositions),
     )
 
 

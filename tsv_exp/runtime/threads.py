@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import local
 from typing import TypeVar
 
@@ -48,6 +49,17 @@ def map_in_threads(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)  # the matrix library's setting is shared by all threads of the process
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch uses one thread inside: sums are then in the same order on every machine, whatever its number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def prefetch(items: Iterator[Item]) -> Iterator[Item]:

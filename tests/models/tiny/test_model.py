@@ -62,6 +62,21 @@ def test_finetuned_weights_are_cached_and_keyed(model: TinyModel) -> None:
     assert not torch.equal(first["proj"], other["proj"])
 
 
+def test_weights_and_heads_do_not_depend_on_the_number_of_threads(model: TinyModel, tmp_path: Path) -> None:
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            fresh = TinyModel(DATA, RECIPE)
+            task = fresh.catalogue()["dice"]
+            found.append({**fresh._train(task, lambda: None), "head": fresh.head(task)})
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_identity_follows_data_and_head(model: TinyModel) -> None:
     one, two = list(model.catalogue().values())[:2]
     other = TinyModel(Data(seed=2), RECIPE)

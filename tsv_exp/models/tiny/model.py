@@ -19,6 +19,7 @@ from tsv_exp.models.tiny.data import Data
 from tsv_exp.models.tiny.zoo import cached
 from tsv_exp.runtime.console import bar
 from tsv_exp.runtime.devices import resolve
+from tsv_exp.runtime.threads import one_thread
 from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Split, SplitName, Task
 from tsv_exp.versions import FINETUNING, TINY_DATA, TINY_NETWORK
@@ -67,9 +68,10 @@ class TinyModel(Model):
         if task.name not in self._heads:
             clip = self._clip
             scale = clip.logit_scale.exp().item()
-            self._heads[task.name] = zero_shot_head(
-                task, lambda texts: clip.encode_text(network.tokenize(texts)), scale
-            )
+            with one_thread():
+                self._heads[task.name] = zero_shot_head(
+                    task, lambda texts: clip.encode_text(network.tokenize(texts)), scale
+                )
         return self._heads[task.name]
 
     def split(self, task: Task, split: SplitName) -> Split:
@@ -101,7 +103,8 @@ class TinyModel(Model):
     def _train(self, task: Task, advance: Callable[[], object]) -> Mapping[str, Tensor]:
         encoder, loss = self.encoder(), partial(self.loss, task=task)
         torch.set_flush_denormal(True)
-        finetune(encoder, loss, self.prepare, self.split(task, "train"), self.finetune, self.seed, advance=advance)
+        with one_thread():
+            finetune(encoder, loss, self.prepare, self.split(task, "train"), self.finetune, self.seed, advance=advance)
         return encoder.state_dict()
 
     def _key(self, task: Task) -> str:
