@@ -84,7 +84,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "provenance": {
             **machine(evaluator.device),
             "precision": str(evaluator.dtype).removeprefix("torch."),
-            "engine": {**asdict(engine), "exclude": list(engine.exclude), **merged.fallbacks},
+            "engine": {**asdict(engine), "exclude": list(engine.exclude or ()), **merged.fallbacks},
             **working_copy(),
         },
         "seconds": clock.seconds,
