@@ -68,6 +68,10 @@ class Evaluate:
     precision: str = "auto"
     batch_size: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(f"evaluate.batch_size={self.batch_size}: give a positive number, or null")
+
 
 @dataclass
 class Paths:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,6 +139,29 @@ def test_the_progress_of_killed_runs_does_not_stay(tmp_path: Path, command: Comm
     with progress_in_file(killed.parents[1] / "4", "method=ties"):
         assert command("-m", "method=zero_shot,tsv_m") == 0
         assert [path.parent.name for path in tmp_path.glob(f"outputs/sweeps/2020*/**/{PROGRESS_FILE}")] == ["4"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (["method.rank_fraction=2"], "tsv-exp: rank_fraction=2: it is a share"),
+        (["-m", "method.rank_fraction=0.1,2"], "tsv-exp: rank_fraction=2: it is a share"),
+        (["-m", "method=tsv_m,ties", "+method.sparsity=0.5"], "tsv-exp: method tsv_m: its keys do not fit"),
+        (["-m", "alpha=0.3,-1"], "tsv-exp: alpha.value=-1: α must be"),
+        (["device=cuda:99"], "tsv-exp: device=cuda:99: there is none here"),
+        (["-m", "method=ties,nope"], "tsv-exp: In 'config': Could not find 'method/nope'"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_written(
+    typed: list[str], line: str, tmp_path: Path, command: Command, runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*typed) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(line)
+    if "-m" in typed and "nope" not in line:
+        assert re.search(r"\(in the run [^ ]+=.+\)$", said)
+    assert runs.methods == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_sweeper_maximizes() -> None:

@@ -16,7 +16,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig, ListConfig, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 NUMBER = "_number"  # the file of a group that says what a number in place of an option stands for
 
@@ -66,7 +66,9 @@ class ConfigLoader(ConfigLoaderImpl):
         key = tuple(sweep_overrides)
         if key not in self._jobs:
             self._jobs[key] = super().load_sweep_config(master_config, sweep_overrides)
-        return copy.deepcopy(self._jobs[key])
+        config = copy.deepcopy(self._jobs[key])
+        OmegaConf.copy_cache(master_config, config)  # the time in folder names is that of the sweep
+        return config
 
     def __getstate__(self) -> Mapping[str, Any]:
         """What other processes get."""

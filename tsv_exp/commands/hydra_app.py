@@ -39,7 +39,7 @@ def hydra_app(config_name: str) -> Callable[[App], Callable[..., Any]]:
                 return _show_jobs(typed, config_name)
             try:
                 return main()
-            except ValueError as error:
+            except (TypeError, ValueError) as error:
                 if not _by_hydra(error):
                     raise
                 raise HydraException(str(error)) from error

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from tsv_exp.config import Evaluate
 from tsv_exp.evaluation.evaluator import Evaluator, weights_digest
 from tsv_exp.evaluation.reference import finetuned_accuracies
 from tsv_exp.merging.layer import Weights
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.devices import device_of
 from tsv_exp.storage.files import cache_dir
-from tsv_exp.tasks.task import SplitName, select
+from tsv_exp.tasks.task import SplitName, Task, select
 
 
 class RunInputs(NamedTuple):
@@ -41,13 +42,19 @@ def load_inputs(cfg: DictConfig) -> RunInputs:
 @lru_cache(maxsize=1)  # they fill the memory
 def _load(config: str, place: Path) -> RunInputs:
     cfg = json.loads(config)
-    model = _model(json.dumps(cfg["model"]))
-    tasks = select(model.catalogue(), cfg["tasks"])
+    model, tasks = model_and_tasks(cfg)
+    device = device_of(cfg["device"])
     base, finetuned = model.base(), model.finetuned(tasks)
     digests = {"base": weights_digest(base)} | {name: weights_digest(finetuned[name]) for name in finetuned}
-    evaluator = Evaluator(model, tasks, device_of(cfg["device"]), **cfg["evaluate"])
+    evaluator = Evaluator(model, tasks, device, **vars(Evaluate(**cfg["evaluate"])))
     reference = cache(partial(finetuned_accuracies, evaluator, base, finetuned))
     return RunInputs(model, base, finetuned, digests, evaluator, reference)
+
+
+def model_and_tasks(cfg: Mapping[str, Any]) -> tuple[Model, tuple[Task, ...]]:
+    """What a configuration (plain containers) names; nothing is loaded yet."""
+    model = _model(json.dumps(cfg["model"]))
+    return model, select(model.catalogue(), cfg["tasks"])
 
 
 @lru_cache(maxsize=1)

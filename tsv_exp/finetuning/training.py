@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.state import TrainingState
-from tsv_exp.runtime.devices import mixed, resolve
+from tsv_exp.runtime.devices import check_precision, mixed, resolve
 from tsv_exp.runtime.threads import prefetch
 from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Split
@@ -35,6 +35,19 @@ class Recipe:
     clip: float = 1.0
     trainable: Sequence[str] = ("*",)
     precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        for name, valid, wanted in (
+            ("lr", 0 < self.lr < math.inf, "a positive number"),
+            ("steps", self.steps >= 0, "a number of steps"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "a number from 0 on"),
+            ("warmup", 0 <= self.warmup <= 1, "a share of the steps, from 0 to 1"),
+            ("clip", self.clip > 0, "a positive number"),
+        ):
+            if not valid:
+                raise UserError(f"finetune.{name}={getattr(self, name)}: give {wanted}")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""

@@ -4,15 +4,14 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
 from pathlib import Path
 from pkgutil import resolve_name
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from tsv_exp.arguments import check_arguments, check_types
 from tsv_exp.config import conf_dir
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
@@ -24,8 +23,6 @@ from tsv_exp.merging.task_vectors import TaskVectors
 Function = Callable[..., Any]
 
 log = logging.getLogger(__name__)
-
-_PLAIN: Mapping[Any, type] = {float: Real, int: Integral, str: str, NoneType: NoneType}
 
 
 def method_files(search: Sequence[Path] = ()) -> dict[str, Path]:
@@ -119,7 +116,8 @@ class Method:
                 f"method {name}: alpha or tune in its YAML is not as conf/method documents it: {error}"
             ) from error
         first = prepare and _function(name, prepare)
-        _check(name, first or function, keys)
+        taker = first or function
+        check_arguments(f"method {name}: ", taker, keys | ({"algebra": None} if _accepts(taker, "algebra") else {}), 1)
         return cls(
             name=name,
             function=function,
@@ -140,7 +138,7 @@ class Method:
             if key not in self.params:
                 known = ", ".join(self.params) or "none"
                 raise UserError(f"method {self.name} has no parameter {key!r}; it has: {known}")
-        _check_types(self.name, self.prepare or self.function, params)
+        check_types(f"method {self.name}: ", self.prepare or self.function, params)
         return replace(self, params={**self.params, **params})
 
     def tuner(self, value: float) -> "Method":
@@ -252,39 +250,3 @@ def _function(method: str, path: Any) -> Function:
     except (ImportError, AttributeError, ValueError) as error:
         remedy = "give package.module.function, in a folder on PYTHONPATH"
         raise UserError(f"method {method}: cannot import {path!r} ({error}); {remedy}") from error
-
-
-def _check(method: str, function: Function, params: Mapping[str, Any]) -> None:
-    """Check that a function of deltas, or of a stream, takes these parameters."""
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # a built-in function without one
-        return
-    given = dict(params, algebra=None) if "algebra" in signature.parameters else params
-    try:
-        signature.bind(None, **given)
-    except TypeError as error:
-        where = f"{function.__module__}.{function.__qualname__}"
-        raise UserError(f"method {method}: the keys of its YAML do not fit {where}: {error}") from error
-    _check_types(method, function, params)
-
-
-def _check_types(method: str, function: Function, params: Mapping[str, Any]) -> None:
-    """Check parameters against the annotations of a function."""
-    annotated = getattr(function, "__annotations__", {})
-    for name, value in params.items():
-        if not _fits(value, annotated.get(name, Any)):
-            wanted = inspect.formatannotation(annotated[name]).replace("collections.abc.", "").replace("None", "null")
-            raise UserError(f"method {method}: {name}={value!r} does not fit; give {wanted}")
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a plain value is of an annotated type; other types are not checked."""
-    if get_origin(kind) in (Union, UnionType):
-        return any(_fits(value, one) for one in get_args(kind))
-    if get_origin(kind) is Sequence:
-        plain = isinstance(value, Sequence) and not isinstance(value, str)
-        return plain and all(_fits(item, get_args(kind)[0]) for item in value)
-    if isinstance(value, bool):  # Python counts them among the integers
-        return kind not in _PLAIN
-    return isinstance(value, _PLAIN.get(kind, object))

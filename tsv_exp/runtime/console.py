@@ -33,8 +33,8 @@ def fail(command: str, message: str, code: int) -> int:
 class ProgressLine(Progress):
     """Stages, opened inside one another, as one line: on the console, or in a file for another process to show."""
 
-    def __init__(self, file: Path | None = None, label: str = ""):
-        super().__init__(console=console, transient=True, disable=file is not None)
+    def __init__(self, file: Path | None = None, label: str = "", disable: bool = False):
+        super().__init__(console=console, transient=True, disable=disable or file is not None)
         self.file = file
         self.label = label
         self._destination = 0.0
@@ -90,6 +90,16 @@ def progress_in_file(folder: Path, label: str) -> Iterator[None]:
         finally:
             _destination = None, ""
             (folder / PROGRESS_FILE).unlink(missing_ok=True)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """What is done inside shows no progress."""
+    _active.append(ProgressLine(disable=True))
+    try:
+        yield
+    finally:
+        _active.pop()
 
 
 @contextmanager

@@ -46,9 +46,18 @@ def resolve(precision: str, device: torch.device) -> torch.dtype:
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         has_bfloat16 = torch.cpu._is_avx512_bf16_supported() if device.type == "cpu" else False
         return torch.bfloat16 if has_bfloat16 else torch.float32
-    if precision not in DTYPES:
-        raise UserError(f"precision={precision}: choose auto, {', '.join(DTYPES)}")
+    check_precision(precision)
     return DTYPES[precision]
+
+
+def check_precision(precision: str) -> None:
+    """Check the name of a number format.
+
+    Raises:
+        UserError: it is neither "auto" nor a name of DTYPES.
+    """
+    if precision not in ("auto", *DTYPES):
+        raise UserError(f"precision={precision}: choose auto, {', '.join(DTYPES)}")
 
 
 @contextlib.contextmanager

@@ -34,6 +34,8 @@ def error_message(error: BaseException) -> str:
     if not _of_configuration(error) and (system := cause(error)):
         where = f"{system.filename}: " if system.filename else ""
         return f"{where}{explain(system)}"
+    if type(error.__cause__).__name__ == "ValidationError":  # OmegaConf's: which type or value is wanted
+        text = f"{text}: {str(error.__cause__).partition(chr(10))[0]}"
     return " ".join(text.split()) or type(error).__name__
 
 

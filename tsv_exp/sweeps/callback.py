@@ -12,6 +12,7 @@ from tsv_exp.report.tables.terminal import show
 from tsv_exp.report.write import write_report
 from tsv_exp.runtime.console import console
 from tsv_exp.sweeps import jobs
+from tsv_exp.sweeps.expansion import runs_here
 
 
 class SweepReport(Callback):
@@ -19,10 +20,9 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Show the progress of the jobs."""
-        own_process = config.hydra.launcher._target_.endswith(".BasicLauncher")  # its jobs log to this console
         for killed in Path(config.paths.outputs).glob("sweeps/*/*"):
             jobs.clear_dead(killed)
-        jobs.watch(Path(config.hydra.sweep.dir), ends=not own_process)
+        jobs.watch(Path(config.hydra.sweep.dir), ends=not runs_here(config))  # jobs here log to this console
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Write, show and track the report."""

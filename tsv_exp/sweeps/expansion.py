@@ -25,3 +25,8 @@ def job_overrides(config: DictConfig, loader: ConfigLoader) -> Sequence[Sequence
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *config.hydra.overrides.task])
     jobs = BasicSweeper.split_arguments([one for one in parsed if basic or not one.is_sweep_override()], None)
     return jobs[0]
+
+
+def runs_here(config: DictConfig) -> bool:
+    """Whether the jobs of a sweep run in this process, one after the other."""
+    return str(config.hydra.launcher._target_).endswith(".BasicLauncher")

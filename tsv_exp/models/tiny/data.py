@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tsv_exp.errors import UserError
 from tsv_exp.models.tiny.catalogue import TASKS, draw
 from tsv_exp.models.tiny.drawing.render import PALETTE, render
 from tsv_exp.storage.digests import digest
@@ -19,6 +20,11 @@ class Data:
     train: int = 3000
     validation: int = 200
     test: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validation", "test"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.data.{name}={getattr(self, name)}: give at least 1")
 
     def split(self, task: str, split: SplitName) -> Split:
         """One split: classes as even as they can be, in random order; every picture is drawn anew."""

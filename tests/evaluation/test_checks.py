@@ -1,0 +1,93 @@
+"""What is known to be wrong from a configuration alone."""
+
+import math
+import re
+import sys
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from torch import Tensor
+
+from tsv_exp.commands import exp as exp
+from tsv_exp.config import conf_dir
+from tsv_exp.errors import UserError
+from tsv_exp.evaluation.checks import check_configuration
+from tsv_exp.evaluation.dry_run import dry_run
+from tsv_exp.methods.specification import Method
+from tsv_exp.runtime.failures import error_message
+
+
+def check(*overrides: str, here: bool = True) -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        check_configuration(compose("config", overrides=list(overrides)), here)
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("seed=99999999999999999999", "seed=9+: give a number of at most 63 bits"),
+        ("device=tpu", "device=tpu: no such device; choose auto, cpu or cuda:N"),
+        ("evaluate.precision=int4", "precision=int4: choose auto, bfloat16, float16, float32"),
+        ("evaluate.batch_size=0", "evaluate.batch_size=0: give a positive number, or null"),
+        ("engine.svd=fancy", "engine.svd=fancy: choose from: auto, exact"),
+        ("model.data.train=abc", "model.data.train='abc' does not fit; give int"),
+        ("model.data.test=0", "model.data.test=0: give at least 1"),
+        ("model.finetune.lr=-1", "finetune.lr=-1: give a positive number"),
+        ("model.finetune.trainable=proj", "model.finetune.trainable='proj' does not fit; give Sequence"),
+        ("+model.foo=1", "model: its keys do not fit .*TinyModel.*'foo'"),
+        ("alpha.steps=x", "alpha.steps='x' does not fit; give int"),
+        ("tasks=99", "tasks=99: this model has 20 tasks"),
+        ("method.rank_fraction=2", "rank_fraction=2: it is a share of the singular components"),
+        ("model._target_=nope.Model", "model._target_=nope.Model: it cannot be imported"),
+    ],
+)
+def test_a_wrong_value_is_named(typed: str, line: str) -> None:
+    with pytest.raises((UserError, HydraException)) as raised:
+        check(typed)
+    assert re.match(line, error_message(raised.value))
+
+
+def test_what_is_right_passes_and_nothing_is_trained_or_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tsv_exp.models.tiny.model.TinyModel.base", lambda self: pytest.fail("it is read"))
+    check()
+    check("model=vit_b_32", "tasks=20", "alpha=search", "tracking=none")
+
+
+def test_devices_of_other_machines_are_not_looked_for() -> None:
+    check("device=cuda:99", here=False)
+
+
+@pytest.mark.parametrize("method", sorted(path.stem for path in (conf_dir() / "method").glob("[!_]*.yaml")))
+def test_every_method_passes_on_any_number_of_tasks(method: str) -> None:
+    for tasks in (1, 2, 20):
+        dry_run(Method.load(method), tasks)
+
+
+def fails(deltas: Tensor) -> Any:
+    raise IndexError("too many")
+
+
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [
+        ("fails", "method mine: its function fails on a small example, .*IndexError: too many"),
+        ("math_sqrt", "method mine"),
+    ],
+)
+def test_a_function_that_does_not_work_is_found(function: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = type(sys)("own_methods")
+    module.fails, module.math_sqrt = fails, lambda deltas: math.sqrt(deltas)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "own_methods", module)
+    with pytest.raises(UserError, match=line):
+        dry_run(Method.from_config({"name": "mine", "_target_": f"own_methods.{function}"}), 3)
+
+
+def test_a_dry_run_leaves_random_numbers_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    dry_run(Method.load("tsv_m"), 2)
+    assert torch.equal(torch.rand(3), expected)

@@ -1,0 +1,43 @@
+"""Everything of a configuration that can be known to be wrong before weights, data or a sweep's first run."""
+
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from tsv_exp.arguments import check_nodes
+from tsv_exp.config import Engine, Evaluate
+from tsv_exp.errors import UserError
+from tsv_exp.evaluation.dry_run import dry_run
+from tsv_exp.evaluation.inputs import model_and_tasks
+from tsv_exp.methods.specification import Method
+from tsv_exp.runtime.devices import check_precision, device_of
+
+SEEDS = 2**63  # of torch's generators
+
+
+def check_configuration(cfg: DictConfig, here: bool = True) -> None:
+    """Check what a run would be asked for; nothing is read, downloaded, trained or written.
+
+    Args:
+        cfg: of one run.
+        here: it will be computed on this machine, whose devices then must be the ones asked for.
+
+    Raises:
+        UserError: something in it is invalid.
+    """
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    plain: Any = OmegaConf.to_container(own, resolve=True)
+    if not -SEEDS <= cfg.seed < SEEDS:
+        raise UserError(f"seed={cfg.seed}: give a number of at most 63 bits")
+    for group in ("model", "alpha", "tracking"):
+        check_nodes(group, plain[group])
+    Engine(**plain["engine"])
+    Evaluate(**plain["evaluate"])
+    check_precision(cfg.evaluate.precision)
+    if here:
+        device_of(cfg.device)
+    instantiate(cfg.alpha)
+    instantiate(cfg.tracking)
+    _, tasks = model_and_tasks(plain)
+    dry_run(Method.from_config(plain["method"]), len(tasks))

@@ -1,0 +1,46 @@
+"""A method on task vectors of a few numbers: what it refuses, or cannot do, is known before anything is loaded."""
+
+import torch
+
+from tsv_exp import layers
+from tsv_exp.config import Engine
+from tsv_exp.errors import UserError
+from tsv_exp.merging.engine import merge_layers
+from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.methods.specification import Method
+from tsv_exp.runtime.console import silent
+
+
+def dry_run(method: Method, tasks: int) -> None:
+    """Merge random task vectors of a matrix and of a vector, also with every value of a parameter that tasks choose.
+
+    Args:
+        method: with its parameters.
+        tasks: T; the matrix is (2T + 2, 2T + 4), so that every task has singular components of its own.
+
+    Raises:
+        UserError: a parameter is outside its domain, or the method's function fails or returns what is no merged layer.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"matrix": (2 * tasks + 2, 2 * tasks + 4), "vector": (2 * tasks + 2,)}
+    base = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    models = {
+        str(task): {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        for task in range(tasks)
+    }
+    stream, engine = TaskVectors(base, models), Engine(svd="exact")
+    tuned = [method.tuner(value) for value in method.tune.values] if method.tune else []
+    for one in [method, *tuned]:
+        try:
+            with silent():
+                merged = merge_layers(stream, one, engine)
+                for name, layer in merged.layers.items():
+                    layers.delta(layer, base[name].shape, 0)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"method {method.name}: its function fails on a small example, deltas of shape ({tasks}, "
+                f"{shapes['matrix'][0]}, {shapes['matrix'][1]}) and ({tasks}, {shapes['vector'][0]}): "
+                f"{type(error).__name__}: {error}"
+            ) from error
