@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,16 +9,14 @@ from typing import BinaryIO
 
 from torch import Tensor
 
-from tsv_exp.checkpoints.readers import CONFIGURATION, read
+from tsv_exp.checkpoints.configuration import Configuration
+from tsv_exp.checkpoints.readers import read
 from tsv_exp.errors import UserError
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import atomic, clear_partial_files, holder, locked
 from tsv_exp.storage.tensor_files import Kinds, header, kinds, stream
 
 STATE = ".tsv-merge"  # beside the result: what it is made of, and the digest of every finished file
-
-_CONFIGURATION = (*CONFIGURATION, "*.py")
-_WEIGHTS = ("*.index.json", "adapter_config.json", "merged.json")
 
 
 def shards(sizes: Mapping[str, int], limit: float) -> list[list[str]]:
@@ -126,8 +123,8 @@ class Output:
         tensors = {name: part[name] for part, names in opened for name in names if name != "__metadata__"}
         self.write(file, kinds(tensors), tensors.values())
 
-    def finish(self, source: Path | None) -> int:
-        """Write the index and copy the configuration files of the folder `source`; returns the size in bytes."""
+    def finish(self, configuration: Configuration | None) -> int:
+        """Write the index and the configuration files; returns the size of the weights in bytes."""
         self._still_ours()
         for piece in (self.folder / STATE).glob("*.safetensors*"):
             if not (self.folder / piece.name.removesuffix(".sha256")).exists():
@@ -137,11 +134,8 @@ class Output:
             where = {name: file.name for file in self.files for name in header(file) if name != "__metadata__"}
             with atomic(self.folder / f"{self.stem}.safetensors.index.json") as path:
                 path.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2))
-        if source:
-            for file in _matching(source, _CONFIGURATION):
-                if file not in _matching(source, _WEIGHTS):
-                    with atomic(self.folder / file.name) as path:
-                        shutil.copyfile(file, path)
+        if configuration is not None:
+            configuration.write(self.folder)
         self._still_ours()
         return total
 
@@ -160,8 +154,3 @@ class _Hashed:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    found: Iterable[Path] = (file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
-    return sorted(set(found))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp.checkpoints.adapter_factors import PREFIX
+from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.decompositions.algebra import product_svd
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank, Representation
@@ -38,7 +39,7 @@ class LoraAdapter:
 
     def __post_init__(self) -> None:
         self.stem, self.limit = "adapter_model", math.inf
-        self.source: Path | None = None
+        self.configuration: Configuration | None = None
         work, stream = self.work, self.work.stream
         self.names = [name for name in stream.names if self._adaptable(name)]
         if not self.names:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tsv_exp import layers
 from tsv_exp.checkpoints import store
+from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.description import DESCRIPTION, describe
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
@@ -29,8 +30,8 @@ class Form(Protocol):
     """The largest size of a file in bytes."""
     sizes: dict[str, int]
     """The tensors of the base that are written in some form, and their bytes."""
-    source: Path | None
-    """The folder whose configuration files are copied."""
+    configuration: Configuration | None
+    """The files beside the weights."""
 
     def content(self, names: Sequence[str], advance: Advance) -> Content:
         """What tensors one file has, and the tensors, which are made as they are taken."""
@@ -49,9 +50,12 @@ class WholeModel:
 
     def __post_init__(self) -> None:
         self.sizes = _sizes(self.work)
-        self.source = self.work.inputs.base_folder
+        folder = self.work.inputs.base_folder
+        self.configuration: Configuration | None = None
+        if folder is not None:
+            self.configuration = Configuration(folder, self.work.options.dtype)
         self.stem, self.limit = "model", self.work.options.shard_mb * 2**20
-        if self.source is not None and (self.source / "open_clip_config.json").is_file():
+        if folder is not None and (folder / "open_clip_config.json").is_file():
             own = self.work.stream.base.path.name  # type: ignore[attr-defined]
             self.stem = "open_clip_model" if own.startswith("open_clip") else "model"
             self.limit = math.inf  # open_clip opens one file
@@ -87,7 +91,7 @@ class ByTask:
         if len(self.work.plan.rules) > 1:
             raise UserError("layers: methods with a model per task take no layers of their own; give task=NAME")
         self.stem = store.STEM
-        self.source: Path | None = None
+        self.configuration: Configuration | None = None
         self.sizes = _sizes(self.work)
         self.limit = self.work.options.shard_mb * 2**20
 

@@ -69,7 +69,7 @@ def run(options: Options) -> None:
         wait()
         if rank == 0:
             form.describe(options.out, output.digests)
-            size = output.finish(form.source)
+            size = output.finish(form.configuration)
             show(options, inputs.stream, record.load(), f"{size / 1e6:.1f} MB in {len(parts)} files")
 
 

@@ -1,0 +1,83 @@
+"""The files beside the weights of a result: the base's configuration, made to fit what was merged."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from tsv_exp.checkpoints.readers import CONFIGURATION
+from tsv_exp.errors import UserError
+from tsv_exp.storage.files import atomic
+from tsv_exp.storage.json_files import read_object
+
+_COPIED = (*CONFIGURATION, "*.py")
+_OF_WEIGHTS = ("*.index.json", "adapter_config.json", "merged.json", "trainer_state.json")
+_OTHER_FOLDERS = ("checkpoint-*", "global_step*", "runs", "wandb", "__pycache__")  # of training, not of the model
+_DTYPES = ("dtype", "torch_dtype")  # keys of transformers' config.json, 5 and before
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What is copied from a folder, with those of its subfolders (poolings, chat templates), and what is changed.
+
+    Args:
+        folder: of the base.
+        dtype: that of the merged weights, which config.json then names; None leaves what it says.
+        values: of other keys of config.json, wherever they are there.
+        replaced: content of files by name, in place of the folder's.
+        dropped: patterns of file names that are not copied.
+    """
+
+    folder: Path
+    dtype: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    replaced: Mapping[str, bytes] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+
+    def write(self, out: Path) -> None:
+        """Write the files into a folder.
+
+        Raises:
+            UserError: a file cannot be written, or config.json is damaged and has to be changed.
+        """
+        for file in self._files(out):
+            with atomic(out / file) as path:
+                self._copy(file, path)
+        for name, content in self.replaced.items():
+            with atomic(out / name) as path:
+                path.write_bytes(content)
+
+    def _files(self, out: Path) -> Iterator[Path]:
+        for file in sorted(self.folder.rglob("*")):
+            inside = file.relative_to(self.folder)
+            hidden = any(_matches(part, (".*", *_OTHER_FOLDERS)) for part in inside.parts[:-1])
+            if hidden or not file.is_file() or file.resolve().is_relative_to(out.resolve()):
+                continue
+            if _matches(file.name, _COPIED) and not _matches(file.name, (*_OF_WEIGHTS, *self.dropped)):
+                yield inside
+
+    def _copy(self, file: Path, target: Path) -> None:
+        changes = dict(self.values) | (dict.fromkeys(_DTYPES, self.dtype) if self.dtype else {})
+        if file != Path("config.json") or not changes:
+            shutil.copyfile(self.folder / file, target)
+            return
+        try:
+            config = read_object(self.folder / file)
+        except ValueError as error:
+            raise UserError(f"{self.folder / file}: {error}; mend it, or leave dtype and vocabulary out") from error
+        target.write_text(json.dumps(_changed(config, changes), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _changed(config: Any, values: Mapping[str, Any]) -> Any:
+    """A configuration with other values of the keys that it has, in its parts too."""
+    if not isinstance(config, dict):
+        return config
+    changed = {key: _changed(value, values) for key, value in config.items()}
+    return changed | {key: values[key] for key in values if config.get(key) is not None}
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
