@@ -4,13 +4,12 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp.api import merge
 from tsv_exp.config import Engine
@@ -66,6 +65,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             "validation": reference("validation") if choice.tried or chosen else {},
             "test": reference("test"),
         }
+    plain: Any = OmegaConf.to_container(cfg.engine, resolve=True)
     return {
         "tasks": list(evaluator.tasks),
         "checkpoints": {"family": model.family, "digests": dict(digests)},
@@ -84,7 +84,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "provenance": {
             **machine(evaluator.device),
             "precision": str(evaluator.dtype).removeprefix("torch."),
-            "engine": {**asdict(engine), "exclude": list(engine.exclude or ()), **merged.fallbacks},
+            "engine": plain | {"exclude": list(engine.exclude or ())} | dict(merged.fallbacks),
             **working_copy(),
         },
         "seconds": clock.seconds,
