@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 BITS = 8
+ROW_BYTES = 4  # of a row number
 
 
 class LowRank(NamedTuple):
@@ -106,8 +107,9 @@ def delta(layer: Representation, shape: torch.Size, task: int | None = None) -> 
 def stored_bytes(layer: Representation, shape: torch.Size, itemsize: int) -> int:
     """The bytes that a layer takes on disk with `itemsize` bytes per number.
 
-    Entries that are all zero cost nothing, a mask costs one bit per entry (its factor is one number for the whole model
-    and not counted), low-rank factors cost their non-zero components, and never more than the dense matrix.
+    Entries that are all zero cost nothing, nor do rows of a matrix that are zero (`changed_rows`). A mask costs one bit
+    per entry (its factor is one number for the whole model and not counted), low-rank factors cost their non-zero
+    components, and never more than the dense matrix.
     """
     dense = shape.numel() * itemsize
     if isinstance(layer, Masked):
@@ -117,7 +119,26 @@ def stored_bytes(layer: Representation, shape: torch.Size, itemsize: int) -> int
         ranks = (layer.s != 0).sum(-1).reshape(-1).tolist()
         return sum(min(rank * (m + n + 1), m * n) * itemsize for rank in ranks)
     tensors = layer if per_task(layer, shape) else (layer,)
-    return sum(dense for tensor in tensors if _changes(tensor))
+    return sum(_dense_bytes(tensor, itemsize) for tensor in tensors if _changes(tensor))
+
+
+def changed_rows(tensor: Tensor, itemsize: int) -> Tensor | None:
+    """Numbers (R,), int32, of the rows of a matrix that are not zero; None where all entries take less to store.
+
+    Of an embedding only the rows of words that were seen in training change.
+    """
+    if tensor.dim() != 2 or not tensor.numel():
+        return None
+    rows = tensor.any(-1).nonzero().flatten()
+    m, n = tensor.shape
+    return rows.int() if len(rows) * (n * itemsize + ROW_BYTES) < m * n * itemsize else None
+
+
+def _dense_bytes(tensor: Tensor, itemsize: int) -> int:
+    rows = changed_rows(tensor, itemsize)
+    if rows is None:
+        return tensor.numel() * itemsize
+    return len(rows) * (tensor.shape[1] * itemsize + ROW_BYTES)
 
 
 def _changes(tensor: Tensor) -> bool:

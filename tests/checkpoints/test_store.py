@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from models import zoo
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tsv_exp import UserError, apply, merge
 from tsv_exp.checkpoints.description import DESCRIPTION
+from tsv_exp.checkpoints.readers import file_digest
 from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options import parse
@@ -66,3 +67,43 @@ def test_a_task_that_changes_nothing_is_the_base(models, tmp_path):
     save_file(base, tmp_path / "1.safetensors")
     run(parse([*words, "method=individual"]))
     torch.testing.assert_close(apply(base, load_merged(tmp_path / "out"), task="theirs/cars"), base)
+
+
+def _embeddings(tmp_path: Path) -> tuple[dict[str, Tensor], Models, list[str]]:
+    base = {"embeddings.weight": torch.randn(60, 7), "dense.weight": torch.randn(9, 9)}
+    finetuned = {task: {name: weight.clone() for name, weight in base.items()} for task in "ab"}
+    for number, model in enumerate(finetuned.values()):
+        model["embeddings.weight"][[3, 20 + number]] += torch.randn(2, 7)
+        model["dense.weight"] += torch.randn(9, 9)
+        save_file(model, tmp_path / f"{number}.safetensors")
+    save_file(base, tmp_path / "base.safetensors")
+    words = [
+        f"base={tmp_path}/base.safetensors",
+        f"models={{a: {tmp_path}/0.safetensors, b: {tmp_path}/1.safetensors}}",
+    ]
+    return base, finetuned, [*words, f"out={tmp_path / 'out'}", "method=tsv_c", "exclude=['embeddings.*']"]
+
+
+def test_of_embeddings_only_changed_rows_are_stored_exactly(tmp_path):
+    base, finetuned, words = _embeddings(tmp_path)
+    run(parse(words))
+    content = load_file(tmp_path / "out" / "merged.safetensors")
+    assert content["embeddings.weight/b/rows"].tolist() == [3, 21]
+    assert content["embeddings.weight/b/delta"].shape == (2, 7)
+    stored = load_merged(tmp_path / "out")
+    for task, model in finetuned.items():
+        assert torch.equal(apply(base, stored, task=task)["embeddings.weight"], model["embeddings.weight"])
+    on_disk = (tmp_path / "out" / "merged.safetensors").stat().st_size
+    assert on_disk - 2000 < stored.stored_bytes_without_base <= on_disk
+
+
+@pytest.mark.parametrize("rows", [[21, 3], [3, 3], [3, 60], [-1, 3], [3.0, 21.0], [[3, 21]], [3]])
+def test_rows_that_are_none_are_an_error(tmp_path, rows):
+    run(parse(_embeddings(tmp_path)[2]))
+    file = tmp_path / "out" / "merged.safetensors"
+    dtype = torch.float32 if isinstance(rows[0], float) else torch.int32
+    save_file(load_file(file) | {"embeddings.weight/b/rows": torch.tensor(rows, dtype=dtype)}, file)
+    place = tmp_path / "out" / DESCRIPTION
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"files": {file.name: file_digest(file)}}))
+    with pytest.raises(UserError, match=r"the tensor 'embeddings\.weight/b/.*' is not what its merged\.json says"):
+        load_merged(tmp_path / "out")

@@ -118,8 +118,7 @@ def check_parts(folder: Path, description: Description, stored: Weights) -> None
         if at not in owners:
             raise UserError(f"{folder}: {at} is of no layer and task that its {DESCRIPTION} names; merge again")
         wanted, tensor = _wanted(at, part, description.shapes[owners[at]], stored, len(tasks)), stored[key]
-        right = tensor.dtype == torch.uint8 if part == "mask" else tensor.is_floating_point() and finite(tensor)
-        if tensor.shape != wanted or not right:
+        if tensor.shape != wanted or not _right(part, tensor, description.shapes[owners[at]]):
             raise UserError(f"{folder}: the tensor {key!r} is not what its {DESCRIPTION} says; merge again")
     for name in description.shapes:
         masks = [f"{place(name, task)}/mask" in stored for task in tasks]
@@ -127,8 +126,23 @@ def check_parts(folder: Path, description: Description, stored: Weights) -> None
             raise UserError(f"{folder}: {name!r} lacks its vector or one of its masks; merge again")
 
 
+def _right(part: str, tensor: Tensor, shape: torch.Size) -> bool:
+    """Whether a part has values that it can have."""
+    if part == "mask":
+        return tensor.dtype == torch.uint8
+    if part == "rows":
+        ascending = bool((tensor.diff() > 0).all()) and bool(((tensor >= 0) & (tensor < shape[0])).all())
+        return tensor.dtype == torch.int32 and ascending
+    return tensor.is_floating_point() and finite(tensor)
+
+
 def _wanted(at: str, part: str, shape: torch.Size, stored: Weights, tasks: int) -> torch.Size | None:
     """The shape of one part of a layer, or None where there is no such part."""
+    rows = stored.get(f"{at}/rows")
+    if rows is not None and part in ("rows", "delta"):
+        if len(shape) != 2 or rows.dim() != 1:
+            return None
+        return torch.Size([len(rows)] if part == "rows" else [len(rows), shape[1]])
     if part in ("vector", "delta"):
         return shape
     if part == "mask":

@@ -1,4 +1,4 @@
-"""Merged task vectors on disk: shared tensors, low-rank factors per task, masks at one bit per entry."""
+"""Merged task vectors on disk: shared tensors, low-rank factors per task, changed rows, masks at one bit per entry."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -48,6 +48,9 @@ def encode(
                 continue
         tau = layers.delta(layer, shape, index)
         if tau.any():
+            rows = layers.changed_rows(tau, dtype.itemsize)
+            if rows is not None:
+                tensors[f"{key}/rows"], tau = rows, tau[rows]
             tensors[f"{key}/delta"] = tau.to(dtype)
     return tensors
 
@@ -77,6 +80,9 @@ def decode(
 
 
 def _dense(key: str, shape: torch.Size, stored: Weights, dtype: torch.dtype) -> Tensor:
+    if f"{key}/rows" in stored:
+        rows, changed = stored[f"{key}/rows"].long(), stored[f"{key}/delta"].to(dtype)
+        return torch.zeros(shape, dtype=dtype).index_copy(0, rows, changed)
     if f"{key}/delta" in stored:
         return stored[f"{key}/delta"].to(dtype)
     if f"{key}/s" in stored:

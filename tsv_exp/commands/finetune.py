@@ -72,7 +72,7 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
         in_turn()
     recipe = _recipe(cfg, model.finetune, task, len(split))
     device = rank_device(cfg.device)
-    encoder = model.encoder().to(device)
+    encoder = model.trainee(task).to(device)
     state = path.with_suffix(".training")
     with bar(f"fine-tuning on {task.name}", recipe.steps) as (progress, done):
         advance = lambda: progress.advance(done)  # noqa: E731

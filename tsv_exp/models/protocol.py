@@ -80,6 +80,10 @@ class Model(ABC):
         """Predictions (B,) that the task's metric compares with the labels: the likeliest class."""
         return self.logits(encoder, batch, task).argmax(1)
 
+    def trainee(self, task: Task) -> nn.Module:
+        """What fine-tuning trains on a task and `loss` is called with: the encoder, or one with a head to train."""
+        return self.encoder()
+
     def loss(self, encoder: nn.Module, batch: Any, labels: Tensor, task: Task) -> Tensor:
         """What fine-tuning minimizes, averaged over the batch: cross-entropy with labels (B,)."""
         return cross_entropy(self.logits(encoder, batch, task), labels)
