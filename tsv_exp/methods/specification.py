@@ -246,7 +246,21 @@ def _accepts(function: Function, parameter: str) -> bool:
 
 def _function(method: str, path: Any) -> Function:
     try:
-        return resolve_name(str(path))
+        function = resolve_name(str(path))
     except (ImportError, AttributeError, ValueError) as error:
         remedy = "give package.module.function, in a folder on PYTHONPATH"
         raise UserError(f"method {method}: cannot import {path!r} ({error}); {remedy}") from error
+    if not str(getattr(function, "__module__", "")).startswith("tsv_exp.methods."):
+        _check_permitted(method, str(path))
+    return function
+
+
+def _check_permitted(method: str, path: str) -> None:
+    """Check that Hydra's rules let a configuration name a function: os.system and the like are no methods."""
+    from hydra.errors import InstantiationException  # half a second, which our own methods need not wait for
+    from hydra.utils import instantiate
+
+    try:
+        instantiate({"_target_": path.replace(":", "."), "_partial_": True})
+    except InstantiationException as error:
+        raise UserError(f"method {method}: {path} cannot be a method: {' '.join(str(error).split())}") from error
