@@ -15,7 +15,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.report.results.cells import from_results
 from tsv_exp.report.tables.assemble import single
 from tsv_exp.report.tables.groups import Group, columns
-from tsv_exp.report.tables.sheets import Sheet, alpha
+from tsv_exp.report.tables.sheets import Sheet, alpha_range
 from tsv_exp.report.write import Report
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def _log_tables(run: Any, groups: Sequence[Group]) -> None:
         table = wandb.Table(columns=["method", *(heading for heading, _ in columns(group)), "alpha", "size"])
         for row in group.rows:
             figures = [figure(row) for _, figure in columns(group)]
-            table.add_data(row.label, *(f and round(100 * f.mean, 2) for f in figures), alpha(row), row.size)
+            table.add_data(row.label, *(f and round(100 * f.mean, 2) for f in figures), alpha_range(row), row.size)
         run.log({f"table/{group.title}": table})
 
 

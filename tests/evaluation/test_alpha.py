@@ -28,6 +28,24 @@ def test_the_grid_scores_every_value_once_and_takes_the_best() -> None:
     assert seen == [1.0, 2.0, 3.0] == [point.alpha for point in choice.tried]
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({1.0: 0.2, 2.0: 0.3, 3.0: 0.4}, ["α 3 is the largest of its grid; a larger one may be better: alpha.stop=6"]),
+        (
+            {1.0: 0.4, 2.0: 0.3, 3.0: 0.4},
+            ["α 1 is the smallest of its grid; a smaller one may be better: alpha.steps=6"],
+        ),
+        ({1.0: 0.2, 2.0: 0.4, 3.0: 0.4}, []),
+    ],
+)
+def test_an_end_of_the_grid_is_said(
+    values: dict[float, float], said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    Grid(3.0, 3).choose(scored(values, []))
+    assert caplog.messages == said
+
+
 def test_the_smallest_of_equals_wins() -> None:
     assert Grid(3.0, 3).choose(scored({1.0: 0.1, 2.0: 0.4, 3.0: 0.4}, [])).alpha == 2.0
 

@@ -92,7 +92,7 @@ def test_several_seeds_give_mean_and_standard_deviation(tmp_path: Path) -> None:
     assert ties.average is not None
     assert (ties.average.mean, ties.average.spread) == pytest.approx((0.75, stdev(accuracies)))
     line = group_sheet(group).lines[0]
-    assert [entry.text for entry in line.entries][-4:] == ["75.00 ± 5.00", "78.95 ± 5.26", "0.7–0.8", "25.0 %"]
+    assert [entry.text for entry in line.entries][-4:] == ["75.00 ± 5.00", "78.95 ± 5.26", "0.7–0.8 †", "25.0 %"]
     assert line.note == "seeds: 3"
     assert tsv.average is not None
     assert tsv.average.spread == 0.0123
@@ -100,6 +100,26 @@ def test_several_seeds_give_mean_and_standard_deviation(tmp_path: Path) -> None:
     (even,) = groups_of(tmp_path / "even", *contents)
     assert "standard deviation over 3 seeds" in group_sheet(even).legend
     assert group_sheet(even).lines[0].note == ""
+
+
+def test_an_alpha_at_an_end_of_its_grid_is_marked(tmp_path: Path) -> None:
+    rising = {0.5: 0.7, 1.0: 0.8}
+    search = {"policy": "search", "parameters": {"stop": 3.0, "steps": 30}, "changed": {}}
+    contents = [
+        results("consensus_ta", curve=rising),
+        results("falling", curve={0.5: 0.8, 1.0: 0.7}),
+        results("searched", curve=rising, alpha_protocol=search),  # 1.0 is the largest that was tried, not the largest
+        results("given", curve={}, alpha=1.0),
+    ]
+    (group,) = groups_of(tmp_path, *contents)
+    sheet = group_sheet(group)
+    assert [line.entries[-2].text for line in sheet.lines] == ["1 †", "0.5 †", "1", "1"]
+    assert "†: the end of the grid of α" in sheet.legend
+    assert r"1 $\dagger$" in latex([sheet])
+    assert "- α 1 † (chosen on validation) †: the end of the grid" in run_table(contents[0])
+    assert "†" not in run_table(contents[2])
+    rows = list(csv.DictReader(io.StringIO(comma_separated((group,)))))
+    assert [(row["alpha"], row["alpha_at_edge"]) for row in rows[1:3]] == [("0.5", "True"), ("1", "False")]
 
 
 def test_labels_name_only_what_differs(tmp_path: Path) -> None:

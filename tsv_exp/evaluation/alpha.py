@@ -1,5 +1,6 @@
 """The choice of α, and of other scalars, on validation data."""
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,8 @@ from typing import Any, Protocol
 from tsv_exp.errors import UserError
 from tsv_exp.methods.specification import Alpha as MethodAlpha
 from tsv_exp.runtime.console import track
+
+log = logging.getLogger(__name__)
 
 LEAST = 4  # passes with which a search can do more than look at three values
 
@@ -109,7 +112,19 @@ class Grid:
         if len(values) == 1:
             return Choice(values[0])
         tried = [score(value) for value in track(values, "choosing α on validation")]
-        return Choice(best(tried).alpha, tried)
+        return self._chosen(tried)
+
+    def _chosen(self, tried: Sequence[Point]) -> Choice:
+        """The best of these; at an end of the grid a warning says that a value outside may be better."""
+        alpha = best(tried).alpha
+        if alpha == self.value(self.steps):
+            log.warning(
+                "α %.3g is the largest of its grid; a larger one may be better: alpha.stop=%g", alpha, 2 * alpha
+            )
+        elif alpha == self.value(1):
+            finer = 2 * self.steps
+            log.warning("α %.3g is the smallest of its grid; a smaller one may be better: alpha.steps=%d", alpha, finer)
+        return Choice(alpha, tried)
 
 
 @dataclass(frozen=True)
@@ -130,8 +145,7 @@ class Search(Grid):
         for _ in track(range(passes), "searching α on validation"):
             i = propose({j: point.mean_normalized for j, point in tried.items()}, self.steps)
             tried[i] = score(self.value(i))
-        ascending = [tried[i] for i in sorted(tried)]
-        return Choice(best(ascending).alpha, ascending)
+        return self._chosen([tried[i] for i in sorted(tried)])
 
 
 def protocol(policy: Policy, own: MethodAlpha, alpha: float) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One run folder -> one cell: its results, its failure, or what it was to be."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,15 @@ class Cell:
     def chosen(self) -> bool:
         """Whether α was chosen on validation, not given."""
         return len(self.validation) > 1
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether α was chosen at an end of its grid: a value outside may be better."""
+        if not self.chosen or self.alpha is None:
+            return False
+        grid = self.protocol.get("grid")
+        ends = (grid[0] / grid[1], grid[0]) if grid else [point["alpha"] for point in self.validation]
+        return any(math.isclose(self.alpha, end) for end in (min(ends), max(ends)))
 
     @property
     def choice(self) -> dict[str, Any]:
@@ -169,7 +179,12 @@ def _protocol(values: Any) -> dict[str, Any]:
     policy, changed = name_of("alpha_protocol.policy", values["policy"]), values_of("alpha_protocol", values["changed"])
     if policy == "fixed" and changed:
         number("alpha_protocol.value", changed["value"])
-    return {"policy": policy, "changed": changed}
+    found: dict[str, Any] = {"policy": policy, "changed": changed}
+    chosen_from = values_of("alpha_protocol.parameters", values.get("parameters") or {})
+    if {"stop", "steps"} <= chosen_from.keys():
+        stop, steps = number("alpha.stop", chosen_from["stop"]), whole("alpha.steps", chosen_from["steps"], 1)
+        found["grid"] = (stop, steps)
+    return found
 
 
 def _unfinished(folder: Path) -> Cell:

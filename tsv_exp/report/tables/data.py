@@ -6,20 +6,35 @@ from typing import Any
 from tsv_exp.report.results.runs import Runs
 from tsv_exp.report.tables.csv_text import csv_text
 from tsv_exp.report.tables.groups import Group, Row, columns
-from tsv_exp.report.tables.sheets import alpha
+from tsv_exp.report.tables.sheets import alpha_range
 
 
 def comma_separated(groups: Sequence[Group]) -> str:
     """All groups as one CSV: percentages, one column per task of any group, parameters as name=value."""
     tasks = list(dict.fromkeys(task for group in groups for task in group.tasks))
-    run = ["model", "family", "tasks", "method", "params", "seeds", "status", "error", "alpha", "size", "table", "row"]
+    run = [
+        "model",
+        "family",
+        "tasks",
+        "method",
+        "params",
+        "seeds",
+        "status",
+        "error",
+        "alpha",
+        "size",
+        "table",
+        "row",
+        "alpha_at_edge",
+    ]
     header = [*run, "average", "average_spread", "normalized", "normalized_spread", *tasks]
     rows = []
     for group in groups:
         for row in group.rows:
             params = ";".join(f"{name}={value}" for name, value in row.params.items() if value is not None)
             values = [group.model, group.family, len(group.tasks), row.method, params, len(row.cells), row.status]
-            values += [row.error, alpha(row) if row.alphas else "", _percent(row.size), group.title, row.label]
+            values += [row.error, alpha_range(row) if row.alphas else "", _percent(row.size), group.title, row.label]
+            values += [row.at_edge if row.cells else ""]
             for average in (row.average, row.normalized):
                 values += [_percent(average.mean if average else None), _percent(average.spread if average else None)]
             figures = [row.task(task) if task in group.tasks else None for task in tasks]
@@ -58,6 +73,7 @@ def _plain_row(group: Group, row: Row) -> dict[str, Any]:
         "seeds": [cell.seed for cell in row.cells],
         "folders": [str(cell.folder) for cell in row.cells],
         "alpha": [cell.alpha for cell in row.cells],
+        "alpha_at_edge": row.at_edge,
         "alpha_protocol": dict(row.cells[0].protocol) if row.cells else {},
         "per_task": row.per_task,
         "size": row.size,

@@ -20,6 +20,7 @@ ESCAPES = {character: "\\" + character for character in "&%$#_{}"} | {
     "‖": r"$\|$",
     "²": "$^2$",
     "ᵀ": r"$^\top$",
+    "†": r"$\dagger$",
     "–": "--",
     "−": "$-$",
     "±": r"$\pm$",

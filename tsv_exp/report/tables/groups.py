@@ -43,6 +43,11 @@ class Row:
         return tuple(sorted({cell.alpha for cell in self.cells if cell.alpha is not None}))
 
     @property
+    def at_edge(self) -> bool:
+        """Whether one of them was chosen at an end of its grid."""
+        return any(cell.at_edge for cell in self.cells)
+
+    @property
     def size(self) -> float | None:
         """Stored bytes relative to one full checkpoint per task."""
         sizes = [cell.size for cell in self.cells if cell.size is not None]

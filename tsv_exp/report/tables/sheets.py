@@ -7,6 +7,8 @@ from tsv_exp.report.results.published import alpha_remark
 from tsv_exp.report.tables.groups import Estimate, Group, Row, columns
 
 MISSING = "–"
+EDGE = "†"  # beside an α at an end of its grid
+AT_EDGE = f"{EDGE}: the end of the grid of α, beyond which a better value may lie (alpha.stop=, alpha.steps=)."
 AVERAGES = 4  # the columns of a group beside its tasks: average, normalized, α, size
 
 
@@ -58,9 +60,14 @@ def percent(estimate: Estimate | None) -> str:
     return value if estimate.spread is None else f"{value} ± {100 * estimate.spread:.2f}"
 
 
-def alpha(row: Row) -> str:
+def alpha_range(row: Row) -> str:
     """The α of the row, or their range over seeds."""
     return "–".join(dict.fromkeys(f"{value:.3g}" for value in (*row.alphas[:1], *row.alphas[-1:]))) or MISSING
+
+
+def alpha(row: Row) -> str:
+    """The same, marked where one was chosen at an end of its grid."""
+    return alpha_range(row) + f" {EDGE}" * row.at_edge
 
 
 def size(row: Row) -> str:
@@ -88,7 +95,8 @@ def group_sheet(group: Group) -> Sheet:
         last = Entry(alpha(row), value=row.alphas[0] if row.alphas else None), Entry(size(row), value=row.size)
         lines.append(Line(row.label, (*entries, *last), note(row) if row.error or len(counts) > 1 else ""))
     headings = (*(heading for heading, _ in figures), "α", "size")
-    explanation = f"{legend(counts)} {alpha_remark(group.family)}".rstrip()
+    remarks = alpha_remark(group.family), AT_EDGE if any(row.at_edge for row in group.rows) else ""
+    explanation = " ".join(filter(None, [legend(counts), *remarks]))
     return Sheet(group.title, group.title, headings, tuple(lines), explanation, least=AVERAGES)
 
 

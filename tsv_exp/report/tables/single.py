@@ -29,8 +29,9 @@ def run_table(results: Mapping[str, Any]) -> str:
     lines.append(f"| **average** | **{sheets.percent(row.average)}** | **{sheets.percent(row.normalized)}** |")
     origin = "chosen on validation" if cell.chosen else "given"
     params = ", ".join(f"{name} {value}" for name, value in cell.params.items() if value is not None) or "none"
+    remarks = alpha_remark(cell.family), sheets.AT_EDGE if row.at_edge else ""
     facts = [
-        f"- α {sheets.alpha(row)} ({origin}) {alpha_remark(cell.family)}".rstrip(),
+        " ".join(filter(None, [f"- α {sheets.alpha(row)} ({origin})", *remarks])),
         f"- stored size {sheets.size(row)} of one full checkpoint per task",
         f"- parameters: {params}; seed {cell.seed}",
     ]
