@@ -39,7 +39,9 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # convolutions use TF32 by default
     clock = Clock()
     with clock("load"):
-        method, engine = Method.from_config(cfg.method), Engine(**cfg.engine)
+        method = Method.from_config(cfg.method)
+        settings: Any = OmegaConf.to_container(cfg.engine, resolve=True)
+        engine = Engine(**settings)
         policy: Policy = instantiate(cfg.alpha)
         model, base, finetuned, digests, evaluator, reference = load_inputs(cfg)
         engine = engine.of(model.exclude)
