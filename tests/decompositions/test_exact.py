@@ -4,6 +4,7 @@ from models import matrix
 
 from tsv_exp.decompositions.exact import ExactAlgebra, polar, truncated_svd
 from tsv_exp.decompositions.fast import FastAlgebra
+from tsv_exp.methods.singular_vectors import tsv_m
 
 
 @pytest.mark.parametrize("shape", [(20, 12), (12, 20), (16, 16)])
@@ -24,6 +25,27 @@ def test_null_directions_are_zero():
     assert not u[0, :, 2:].any()
     assert not vh[0, 2:].any()
     assert not u[1].any()
+
+
+@pytest.mark.parametrize("algebra", [ExactAlgebra(), FastAlgebra()])
+@pytest.mark.parametrize(("size", "tasks"), [(64, 4), (64, 2), (192, 4)])
+@pytest.mark.parametrize("outlier", [1e2, 1e4, 1e6])
+def test_outliers_do_not_spoil_what_is_kept(algebra, size, tasks, outlier):
+    g = torch.Generator().manual_seed(0)
+    deltas = torch.stack([matrix(size, size + 20, g, dtype=torch.float32) for _ in range(tasks)])
+    for delta in deltas:
+        delta.view(-1)[torch.randint(0, delta.numel(), (3,), generator=g)] = outlier
+    u, s, vh = torch.linalg.svd(deltas.double(), full_matrices=False)
+    kept = s > (size + 20) * torch.finfo(torch.float32).eps * s[:, :1]  # null directions are those of float32
+    kept[:, size // tasks :] = False
+    u, s, vh = u.mT[kept].T, s[kept], vh[kept]
+    sides = [torch.linalg.svd(side, full_matrices=False) for side in (u, vh)]
+    expected = (sides[0].U @ sides[0].Vh * s) @ (sides[1].U @ sides[1].Vh)
+    error = tsv_m(deltas, algebra=algebra).double() - expected
+    assert error.norm() < 1e-5 * expected.norm()
+    if outlier <= 1e4:
+        rest = expected.abs() < 10  # what the outliers hide
+        assert error[rest].norm() < 5e-3 * expected[rest].norm()
 
 
 @pytest.mark.parametrize("shape", [(20, 12), (12, 20)])
