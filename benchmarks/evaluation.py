@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from tsv_exp import merge
 from tsv_exp.evaluation.evaluator import Evaluator
-from tsv_exp.models.clip import images as pictures
+from tsv_exp.models import images as pictures
 from tsv_exp.models.clip import network
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.devices import device_of, mixed

@@ -28,7 +28,7 @@ from tsv_exp.evaluation.alpha import mean, normalized
 from tsv_exp.evaluation.evaluator import Evaluator, weights_digest
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.console import track
-from tsv_exp.tasks.task import Split, SplitName, select
+from tsv_exp.tasks.task import Split, SplitName
 
 METHODS = ("task_arithmetic", "ties", "tsv_m")
 SIZES = range(2, 9)
@@ -75,7 +75,7 @@ class Bench:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = compose("analyze", overrides=["model=tiny"])
         self.model = FewImages(instantiate(cfg.model))
-        self.tasks = select(self.model.catalogue(), 20)
+        self.tasks = list(self.model.catalogue().values())
         self.base, self.finetuned = self.model.base(), self.model.finetuned(self.tasks)
         self.identity = {"base": weights_digest(self.base), "images": EXAMPLES}
         self.identity |= {name: weights_digest(weights) for name, weights in self.finetuned.items()}

@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -15,7 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from tsv_exp import merge
 from tsv_exp.commands import exp as cli
 from tsv_exp.config import conf_dir
+from tsv_exp.data.tasks import source_of, task_of
 from tsv_exp.methods.specification import Method
+from tsv_exp.tasks.definitions import chosen, members
 
 
 def options(group: str) -> list[str]:
@@ -114,14 +118,49 @@ def test_the_folder_is_the_repositorys() -> None:
     assert Path(__file__).parents[1] in conf_dir().parents
 
 
-@pytest.mark.parametrize("command", ["analyze", "finetune"])
+@pytest.mark.parametrize("command", ["config", "analyze", "finetune"])
 def test_help_names_the_groups_of_the_command_and_no_others(command: str) -> None:
     content = OmegaConf.load(conf_dir() / f"{command}.yaml")
     template = OmegaConf.to_container(content.hydra.help)["template"]  # type: ignore[index,call-overload]
-    named = dict(re.findall(r"^(\w+): (.*)$", template, re.MULTILINE))
+    named = dict(re.findall(r"^(\w+): \$\{options:(\w+)\}$", template, re.MULTILINE))
     groups = [group for entry in content.defaults if isinstance(entry, DictConfig) for group in entry]
-    expected = {group: ", ".join(options(group)) for group in groups if "/" not in group}
-    assert named == expected
+    expected = {group: group for group in groups if "/" not in group}
+    tasks = {} if command == "finetune" else {"SET": "task_set", "TASK": "task"}
+    assert named == expected | tasks
+
+
+def test_help_lists_what_the_search_path_adds(tmp_path: Path) -> None:
+    for group, name in (("task", "my_birds"), ("task_set", "my_set"), ("model", "my_clip")):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / f"{name}.yaml").write_text("data: folder")
+    code = "import sys; from tsv_exp.commands.exp import main; sys.exit(main())"
+    shown = subprocess.run(
+        [sys.executable, "-c", code, "--help", f"hydra.searchpath=[file://{tmp_path}]"], capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    lines = dict(line.split(": ", 1) for line in shown.stdout.splitlines() if re.match(r"\w+: \w", line))
+    assert {"my_birds", "Cars", "digits"} <= set(lines["TASK"].split(", "))
+    assert {"my_set", "clip", "tiny"} <= set(lines["SET"].split(", "))
+    assert {"my_clip", "tiny", "vit_b_32"} <= set(lines["model"].split(", "))
+
+
+@pytest.mark.parametrize("name", options("task"))
+def test_tasks(name: str) -> None:
+    ((found, definition),) = chosen([name], {})
+    assert found == name
+    task = task_of(name, definition, "paper", ("{}",), "image")
+    assert len(task.classes) > 1
+    assert all("{}" in template for template in task.templates)
+    assert callable(source_of(task).examples)
+
+
+@pytest.mark.parametrize("name", options("task_set"))
+def test_task_sets_name_tasks_and_belong_to_models(name: str) -> None:
+    names = members(name)
+    assert set(names) <= set(options("task"))
+    assert len(names) == len(set(names)) >= 14
+    models = [composed(f"model={model}").model.get("task_set") for model in options("model")]
+    assert name in models
 
 
 @pytest.mark.parametrize("name", options("method"))

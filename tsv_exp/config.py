@@ -85,6 +85,7 @@ class Paths:
 class Config:
     """The root: a typo or a value of the wrong type is an error that names the key.
 
+    `tasks`: see `tsv_exp.tasks.definitions.selected`; `task`: name -> keys that replace those of the task's YAML.
     `resume`: a sweep reuses the results of earlier runs of the same cell, and runs only what is missing or changed.
     """
 
@@ -92,6 +93,7 @@ class Config:
     device: str = "auto"
     resume: bool = True
     tasks: Any = 8
+    task: dict[str, Any] = field(default_factory=dict)
     save_merged: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     method: dict[str, Any] = field(default_factory=dict)

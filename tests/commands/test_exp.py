@@ -8,7 +8,7 @@ import pytest
 import torch
 from commands import SMALL, results, tsv_exp
 
-from tsv_exp.commands.guard import local_data
+from tsv_exp.commands.guard import task_key, text_paths
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.failures import error_message, unexpected_message
 
@@ -79,9 +79,10 @@ def test_a_config_error_needs_no_torch(tmp_path: Path) -> None:
     assert done.stdout.split()[-1] == "False"
 
 
-def test_local_data_is_an_option_of_the_model() -> None:
-    assert local_data("tasks.Cars.data=/data/cars") == "++model.local_data.Cars=/data/cars"
-    assert local_data("tasks=8") == "tasks=8"
+def test_keys_of_tasks_are_typed_below_tasks() -> None:
+    typed = ["tasks.Cars.data=/data/2024_01", "tasks=8", "tasks.Cars.data.input=img"]
+    expected = ["++task.Cars.data='/data/2024_01'", "tasks=8", "++task.Cars.data.input=img"]
+    assert [text_paths(task_key(argument)) for argument in typed] == expected
 
 
 def test_our_own_error_is_what_is_said() -> None:

@@ -11,7 +11,8 @@ from tsv_exp.evaluation.inputs import load_inputs
 CONFIG = {
     "seed": 0,
     "model": {"_target_": "linear.Linear"},
-    "tasks": 2,
+    "tasks": ["a", "b"],
+    "task": {},
     "device": "cpu",
     "evaluate": {"precision": "float32", "batch_size": 8},
     "method": {"name": "one"},
@@ -23,6 +24,7 @@ def _nothing_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path))
     loaded._load.cache_clear()
     loaded._model.cache_clear()
+    monkeypatch.setattr(loaded, "selected", lambda cfg: [(name, {}) for name in cfg.tasks])
 
 
 def test_runs_of_other_methods_share_everything() -> None:
@@ -35,7 +37,7 @@ def test_runs_of_other_methods_share_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"tasks": 1}, {"tasks": ["b"]}, {"evaluate": {"precision": "float32", "batch_size": 4}}]
+    "change", [{"tasks": ["a"]}, {"tasks": ["b"]}, {"evaluate": {"precision": "float32", "batch_size": 4}}]
 )
 def test_runs_on_other_tasks_share_the_model(change: dict[str, object]) -> None:
     first, second = load_inputs(OmegaConf.create(CONFIG)), load_inputs(OmegaConf.create(CONFIG | change))

@@ -118,7 +118,7 @@ def test_what_a_model_lacks_is_named() -> None:
     class Nothing(Model):
         pass
 
-    with pytest.raises(TypeError, match=r"abstract.*base.*catalogue.*encoder.*finetuned.*identity.*split"):
+    with pytest.raises(TypeError, match=r"abstract.*base.*encoder.*finetuned.*identity.*split"):
         Nothing()  # type: ignore[abstract]
 
 

@@ -21,7 +21,6 @@ sys.path[:0] = {path!r}
 import worlds
 from tsv_exp.models.clip.model import ClipModel
 from tsv_exp.errors import UserError
-from tsv_exp.tasks.task import select
 from tsv_exp.merging.task_vectors import TaskVectors
 
 def model(**changes):

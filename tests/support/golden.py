@@ -13,12 +13,12 @@ from torch import Tensor
 
 from tsv_exp import merge, versions
 from tsv_exp.config import conf_dir
+from tsv_exp.data.splits import Holdout
 from tsv_exp.decompositions.fast import FastAlgebra
 from tsv_exp.evaluation.alpha import propose
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.finetuning.training import Recipe
-from tsv_exp.models.clip.data import Holdout
-from tsv_exp.models.clip.images import preprocess
+from tsv_exp.models.images import preprocess
 from tsv_exp.models.tiny.data import Data
 from tsv_exp.models.tiny.model import TinyModel
 
@@ -63,14 +63,14 @@ def tiny() -> TinyModel:
 def tiny_data() -> dict[str, float]:
     model = tiny()
     return {
-        task.name: float(model.data.split(task.name, "test").images[:8].double().mean())
+        task.name: float(model.data.split(task.name, "test").inputs[:8].double().mean())
         for task in model.catalogue().values()
     }
 
 
 def tiny_network() -> dict[str, float]:
     model, pixels = tiny(), torch.arange(2 * 3 * 28 * 28, dtype=torch.int64).view(2, 3, 28, 28) % 256
-    features = model.encoder()(model.normalize(pixels.to(torch.uint8)))
+    features = model.encoder()(model.prepare(pixels.to(torch.uint8), torch.device("cpu")))
     return {"features": projection(features), "head": projection(model.head(model.catalogue()["clock"]))}
 
 

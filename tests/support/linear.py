@@ -32,6 +32,9 @@ class Linear(Model):
     def catalogue(self) -> dict[str, Task]:
         return {task.name: task for task in TASKS}
 
+    def task(self, name: str, definition: Mapping[str, object]) -> Task:
+        return self.catalogue()[name]
+
     def encoder(self) -> nn.Module:
         module = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
         module.load_state_dict(self.base())

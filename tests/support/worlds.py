@@ -9,8 +9,10 @@ from PIL import Image as Picture
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tsv_exp.models.clip.catalogue import catalogue
-from tsv_exp.tasks.task import Task
+from tsv_exp.data.examples import Examples
+from tsv_exp.data.tasks import source_of, task_of
+from tsv_exp.tasks.definitions import define, members
+from tsv_exp.tasks.task import SplitName, Task
 
 LAYERS, WIDTH, EMBEDDING, PATCH, SIZE = 2, 32, 12, 8, 32
 TEXT_LAYERS, TEXT_WIDTH = 1, 16
@@ -98,7 +100,7 @@ def models(root: Path, tasks: list[Task]) -> None:
             weights = {name.removeprefix("vision_model."): weight for name, weight in weights.items()}
         else:
             weights["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
-        folder = root / "models/zoo" / f"clip_{task.source['hub_checkpoint_suffix']}"
+        folder = root / "models/zoo" / f"clip_{task.source['checkpoint_name']}"
         folder.mkdir(parents=True)
         save_file(weights, folder / "model.safetensors")
 
@@ -129,15 +131,28 @@ def parquet(file: Path, classes: list[str] | int, count: int, image: str = "imag
 def data(root: Path, tasks: list[Task], train: int = 20, test: int = 10) -> None:
     """The tasks' data sets, in the variety of columns and layouts that the hub has."""
     for number, task in enumerate(tasks):
-        folder = root / "datasets" / task.source["hub_dataset"]
-        inside = folder / task.source.get("hub_config", "data")
+        given = task.source["data"]
+        folder = root / "datasets" / given["hub"]
+        inside = folder / given.get("config", "data")
         columns = {"image": ("image", "img")[number % 2], "label": ("label", "labels")[number % 2]}
         classes = len(task.classes) if number % 3 == 0 else list(task.classes)
-        for split, count in (("train", train), (task.source["hub_test_split"], test)):
+        for split, count in (("train", train), (given["test"], test)):
             parquet(inside / f"{split}-00000-of-00001.parquet", classes, count, **columns)
-        if name := task.source.get("hub_config"):
+        if name := given.get("config"):
             paths = "".join(f"\n  - split: {s}\n    path: {name}/{s}-*" for s in ("train", "test"))
             (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: {name}\n  data_files:{paths}\n---\n")
+
+
+def catalogue(labels: str, **data: object) -> dict[str, Task]:
+    """The tasks of the paper with a family's labels, and with these data in the place of their own."""
+    names = members("clip")
+    found = define(names, {name: {"data": value} for name, value in data.items()})
+    return {n: task_of(n, d, labels, ("{}",), "image") for n, d in zip(names, found, strict=True)}
+
+
+def examples(task: Task, split: SplitName) -> Examples:
+    """The images of one of a task's own splits."""
+    return source_of(task).examples(task, split, "image")
 
 
 def first(count: int, labels: str = "hub") -> list[Task]:

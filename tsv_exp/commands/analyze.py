@@ -21,7 +21,7 @@ from tsv_exp.merge_files.paths import named
 from tsv_exp.merging.layer import Weights
 from tsv_exp.models.protocol import Model
 from tsv_exp.report.write import Report
-from tsv_exp.tasks.task import select
+from tsv_exp.tasks.definitions import selected
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,10 @@ def weights(cfg: DictConfig) -> tuple[str, Weights, Mapping[str, Weights], Seque
     if (cfg.base is None) != (not given):
         raise UserError("base and models belong together: base=PATH 'models=[PATH,PATH]', or neither of them")
     if cfg.base is None:
+        chosen = selected(cfg)
         model: Model = instantiate(cfg.model)
-        return model.name, model.base(), model.finetuned(select(model.catalogue(), cfg.tasks)), model.exclude
+        tasks = [model.task(name, definition) for name, definition in chosen]
+        return model.name, model.base(), model.finetuned(tasks), model.exclude
     base = open_weights(cfg.base)
     several = given if isinstance(given, dict | list) else [given]
     paths = several if isinstance(several, dict) else named([str(path) for path in several])

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tsv_exp.commands.guard import local_data, run_command
+from tsv_exp.commands.guard import run_command
 from tsv_exp.commands.hydra_app import hydra_app
 from tsv_exp.config import Config
 from tsv_exp.runtime.console import ConsoleHandler, console, progress_in_file
@@ -31,7 +31,6 @@ ConfigStore.instance().store(name="schema", node=Config)
 def main() -> int:
     """The command: 0 only if everything that was asked for was done."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a sweep on Ray reports no usage statistics
-    sys.argv[1:] = [local_data(argument) for argument in sys.argv[1:]]
     try:
         return run_command("tsv-exp", _app, _kept)
     finally:

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
 from tsv_exp.commands.guard import error_guard, run_command
@@ -22,7 +24,8 @@ from tsv_exp.runtime.console import bar, console
 from tsv_exp.runtime.distributed import rank_device
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.tensor_files import save
-from tsv_exp.tasks.task import Task, select
+from tsv_exp.tasks.definitions import chosen
+from tsv_exp.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
     """Train what the configuration names, going on where an earlier process was stopped.
 
     Args:
-        cfg: conf/finetune.yaml.
+        cfg: conf/finetune.yaml; HydraConfig has the name of its task.
         rank: of this process; the first one prepares data and head, and writes.
         in_turn: called after the first process's preparations, which the others wait for.
 
@@ -59,8 +62,11 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
         UserError: something in the configuration or the data is not as it must be, or memory runs out.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # by default convolutions use it unasked
+    name = str(HydraConfig.get().runtime.choices["task"])
+    given: Any = OmegaConf.to_container(cfg.task, resolve=True)
+    ((name, definition),) = chosen([name], {name: given})
     model: Model = instantiate(cfg.model)
-    (task,) = select(model.catalogue(), [cfg.task])
+    task = model.task(name, definition)
     path = Path(cfg.output) / model.name / f"{task.name}.safetensors"
     if path.exists():
         log.info("%s is there already", path)

@@ -1,6 +1,7 @@
 """What surrounds every command: an error or an interruption ends it with one line and an exit code."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,9 @@ _PATHS = {
     *("paths.outputs", "paths.cache", "hydra.run.dir", "hydra.sweep.dir", "output", "base", "models"),
     *("model.base", "model.pretrained", "model.checkpoints"),
 }
+
+_TASK_KEY = re.compile(r"tasks(\.[\w-]+){2,}=")
+_TASK_PATH = re.compile(r"task(\.[\w-]+)?\.(data(\.path)?|checkpoint)")
 
 
 def run_command(command: str, app: Callable[[], object], kept: Callable[[], str] = str) -> int:
@@ -49,7 +53,7 @@ def text_paths(argument: str) -> str:
     """A path as quoted text, as Hydra reads it: `paths.outputs=2024_01` is no number, `run #2` no comment."""
     key, equals, value = argument.partition("=")
     plain = key.lstrip("+")
-    if not equals or not (plain in _PATHS or plain.startswith("model.local_data.")):
+    if not equals or not (plain in _PATHS or _TASK_PATH.fullmatch(plain)):
         return argument
     if plain == "models" and value[:1] in "[{":
         given = paths(value)
@@ -69,10 +73,6 @@ def _quoted(value: str) -> str:
     return f"'{escaped}'"
 
 
-def local_data(argument: str) -> str:
-    """`tasks.<name>.data=DIR` as the model's option, since `tasks` itself is a number or a list."""
-    key, equals, value = argument.partition("=")
-    parts = key.split(".")
-    if equals and len(parts) == 3 and parts[0] == "tasks" and parts[2] == "data":
-        return f"++model.local_data.{parts[1]}={value}"
-    return argument
+def task_key(argument: str) -> str:
+    """`tasks.<name>.<key>=value` as the key `task.<name>.<key>`: `tasks` itself is a number or a list, without keys."""
+    return f"++task{argument[len('tasks') :]}" if _TASK_KEY.match(argument) else argument

@@ -9,9 +9,10 @@ from tsv_exp.arguments import check_nodes
 from tsv_exp.config import Engine, Evaluate
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.dry_run import dry_run
-from tsv_exp.evaluation.inputs import model_and_tasks
+from tsv_exp.evaluation.inputs import model_of
 from tsv_exp.methods.specification import Method
 from tsv_exp.runtime.devices import check_precision, device_of
+from tsv_exp.tasks.definitions import selected
 
 SEEDS = 2**63  # of torch's generators
 
@@ -39,5 +40,5 @@ def check_configuration(cfg: DictConfig, here: bool = True) -> None:
         device_of(cfg.device)
     instantiate(cfg.alpha)
     instantiate(cfg.tracking)
-    _, tasks = model_and_tasks(plain)
-    dry_run(Method.from_config(plain["method"]), len(tasks))
+    model_of(plain)
+    dry_run(Method.from_config(plain["method"]), len(selected(cfg)))

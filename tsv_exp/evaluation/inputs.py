@@ -16,7 +16,8 @@ from tsv_exp.merging.layer import Weights
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.devices import device_of
 from tsv_exp.storage.files import cache_dir
-from tsv_exp.tasks.task import SplitName, Task, select
+from tsv_exp.tasks.definitions import selected
+from tsv_exp.tasks.task import SplitName
 
 
 class RunInputs(NamedTuple):
@@ -36,13 +37,15 @@ class RunInputs(NamedTuple):
 def load_inputs(cfg: DictConfig) -> RunInputs:
     """Everything that does not depend on the method; the next run with the same model and tasks has it already."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    return _load(json.dumps({name: plain[name] for name in ("model", "tasks", "device", "evaluate")}), cache_dir())
+    config = {name: plain[name] for name in ("model", "task", "device", "evaluate")}
+    return _load(json.dumps(config | {"tasks": selected(cfg)}), cache_dir())
 
 
 @lru_cache(maxsize=1)  # they fill the memory
 def _load(config: str, place: Path) -> RunInputs:
     cfg = json.loads(config)
-    model, tasks = model_and_tasks(cfg)
+    model = model_of(cfg)
+    tasks = [model.task(name, definition) for name, definition in cfg["tasks"]]
     device = device_of(cfg["device"])
     base, finetuned = model.base(), model.finetuned(tasks)
     digests = {"base": weights_digest(base)} | {name: weights_digest(finetuned[name]) for name in finetuned}
@@ -51,14 +54,13 @@ def _load(config: str, place: Path) -> RunInputs:
     return RunInputs(model, base, finetuned, digests, evaluator, reference)
 
 
-def model_and_tasks(cfg: Mapping[str, Any]) -> tuple[Model, tuple[Task, ...]]:
-    """What a configuration (plain containers) names; nothing is loaded yet."""
-    model = _model(json.dumps(cfg["model"]))
-    return model, select(model.catalogue(), cfg["tasks"])
+def model_of(cfg: Mapping[str, Any]) -> Model:
+    """The model that a configuration (plain containers) names; nothing is loaded yet."""
+    return _model(json.dumps(cfg["model"]), json.dumps(cfg["task"]))
 
 
 @lru_cache(maxsize=1)
-def _model(config: str) -> Model:
-    """Runs on different tasks share a model's data and heads."""
+def _model(config: str, settings: str) -> Model:
+    """Runs on different tasks, with the same settings of tasks, share a model's data and heads."""
     model: Model = instantiate(json.loads(config))
     return model

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from tsv_exp.data.examples import Kind
+from tsv_exp.data.tasks import task_of
 from tsv_exp.finetuning.training import Recipe
 from tsv_exp.models.heads import frozen_head_logits
 from tsv_exp.runtime.devices import moved
+from tsv_exp.tasks.definitions import Definition, define, task_names
 from tsv_exp.tasks.task import Split, SplitName, Task
 
 
@@ -23,6 +26,9 @@ class Model(ABC):
 
     Attributes:
         name: of the configuration.
+        kind: of the inputs that it encodes; what a task's data must have.
+        templates: prompts of tasks whose YAML has none.
+        task_set: whose first N tasks `tasks=N` means.
         family: where the checkpoints come from (published figures belong to one family of checkpoints).
         exclude: 2-D parameters that are no matrices for the methods (name patterns), unless engine.exclude is given.
         finetune: the recipe of tsv-finetune, unless finetune.* is given.
@@ -30,12 +36,20 @@ class Model(ABC):
 
     name: str
     family: Any  # a string; a property where it is found out
+    kind: Kind = "image"
+    templates: Sequence[str] = ("{}",)
+    task_set: str | None = None
     exclude: Sequence[str] = ()
     finetune: Recipe = Recipe(lr=1e-5, steps=2000)
 
-    @abstractmethod
+    def task(self, name: str, definition: Definition) -> Task:
+        """The task that a definition describes, as this model sees it."""
+        return task_of(name, definition, self.family, self.templates, self.kind)
+
     def catalogue(self) -> dict[str, Task]:
-        """All tasks by name, in the order whose prefixes are the smaller sets of tasks."""
+        """All tasks of the model's task set by name, in their order."""
+        names = task_names(self.task_set, None)
+        return {name: self.task(name, found) for name, found in zip(names, define(names, {}), strict=True)}
 
     @abstractmethod
     def encoder(self) -> nn.Module:

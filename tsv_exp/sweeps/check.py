@@ -1,8 +1,10 @@
 """The Hydra callback that checks configurations before a folder is made or a run begins."""
 
+import copy
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -34,6 +36,7 @@ class ConfigurationCheck(Callback):
 
 
 def _refuse_invalid(config: DictConfig, here: bool, job: str = "") -> None:
+    HydraConfig.instance().set_config(copy.deepcopy(config))  # its search path has the tasks
     try:
         import_frozen("tsv_exp.evaluation.checks").check_configuration(config, here)
     except Exception as error:

@@ -13,10 +13,16 @@ from omegaconf import DictConfig, OmegaConf
 from tsv_exp import versions
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import atomic
+from tsv_exp.tasks.definitions import selected
 
 INDEX = ".cells"  # in the outputs folder: a file per cell, with the folder of its last run
 LAYOUT = 2  # of a run folder: a cell with an older layout, which holds less, runs again
-IRRELEVANT = ("paths", "tracking", "resume")  # for the results of a run
+IRRELEVANT = (
+    "paths",
+    "tracking",
+    "resume",
+    "task",
+)  # for the results of a run; `task` is in the definitions of the tasks
 HUB = re.compile(r"([\w.-]+)/([\w.*-]+)(@[\w./-]+)?")
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
@@ -30,7 +36,9 @@ def cell_key(cfg: DictConfig) -> str:
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     kept = {name: value for name, value in plain.items() if name not in IRRELEVANT}
-    texts = sorted(set(_texts([kept.get("model"), kept.get("method"), kept.get("alpha")])))
+    kept["tasks"] = selected(cfg)
+    named = [[task.get("data"), task.get("checkpoint")] for _, task in kept["tasks"]]
+    texts = sorted(set(_texts([kept.get("model"), kept.get("method"), kept.get("alpha"), named])))
     code = sorted({text.split(".")[0] for text in texts if DOTTED.fullmatch(text)} - {"tsv_exp"})
     return digest(
         LAYOUT, kept, [_identity(text) for text in texts], [_module(name) for name in code], versions.program()
@@ -74,7 +82,7 @@ def remember(key: str, outputs: Path, folder: Path) -> None:
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         value = list(value.values())
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         for item in value:
             yield from _texts(item)
     elif isinstance(value, str):

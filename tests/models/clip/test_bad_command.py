@@ -24,7 +24,7 @@ import torch
 import tsv_exp.run
 import tsv_exp.models.export
 from huggingface_hub import file_download
-from tsv_exp.models.clip import images
+from tsv_exp.models import images
 
 def full(*_, **__):
     raise OSError(28, "No space left on device")

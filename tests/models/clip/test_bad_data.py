@@ -14,11 +14,12 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import worlds  # noqa: E402
 
+from tsv_exp.data.examples import Examples  # noqa: E402
 from tsv_exp.errors import UserError  # noqa: E402
-from tsv_exp.models.clip import sources  # noqa: E402
-from tsv_exp.models.clip.catalogue import catalogue  # noqa: E402
 
-TASKS = catalogue("hub")
+
+def rows(task: str, folder: Path, split: str = "test", labels: str = "hub") -> Examples:
+    return worlds.examples(worlds.catalogue(labels, **{task: str(folder)})[task], split)
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +50,9 @@ def table(file: Path, rows: int = 6, **columns: object) -> Path:
 
 
 def labels(folder: Path, task: str) -> list[int]:
-    rows = sources.rows(TASKS[task], "test", folder)
-    assert rows.picture(0).size == (36, 40)
-    return rows.labels.tolist()
+    found = rows(task, folder)
+    assert found.picture(0).size == (36, 40)
+    return found.labels.tolist()
 
 
 LETTERS = [chr(ord("A") + i) for i in range(26)]
@@ -92,9 +93,9 @@ def test_tars_as_webdataset_has_them(tmp_path: Path) -> None:
         (tmp_path / f"data/{split}/nshards.txt").write_text("2")
     for name in ("classnames.txt", "zeroshot_classification_templates.txt"):
         (tmp_path / "data" / name).write_text("angry\nhappy\n")
-    rows = sources.rows(TASKS["FER2013"], "test", tmp_path / "data")
-    assert rows.labels.tolist() == [i % 7 for i in range(10)]
-    assert rows.picture(9).size == (48, 48)
+    found = rows("FER2013", tmp_path / "data")
+    assert found.labels.tolist() == [i % 7 for i in range(10)]
+    assert found.picture(9).size == (48, 48)
 
 
 def test_the_split_that_stands_in_for_test(tmp_path: Path) -> None:
@@ -126,28 +127,27 @@ def test_columns_and_classes_that_do_not_fit(
 ) -> None:
     folder = table(tmp_path / "data/test-0.parquet", **columns)
     with pytest.raises(UserError, match=rf"(?s)^data of {task} \(.*data, split test\).*{message}.*({REMEDY})"):
-        sources.rows(TASKS[task], "test", folder)
+        rows(task, folder)
 
 
 def test_the_letters_of_emnist_fit_the_hubs_checkpoints_only(tmp_path: Path) -> None:
     folder = table(tmp_path / "data/test-0.parquet", image="image", label=LETTERS)
     assert set(labels(folder, "EMNIST")) == {0, 1, 2, 3, 4, 5}
     with pytest.raises(UserError, match=r"has 26 classes \(A, B …\), but the task has 10 .*tasks\.EMNIST\.data=DIR"):
-        sources.rows(catalogue("paper")["EMNIST"], "test", folder)
+        rows("EMNIST", folder, labels="paper")
 
 
 def test_labels_and_pictures_that_cannot_be_used(tmp_path: Path) -> None:
-    task = replace(TASKS["PCAM"], classes=("only",))
     folder = table(tmp_path / "data/test-0.parquet", image="image", label="int64")
     with pytest.raises(UserError, match=r"labels go from 0 to 1, but the task's 1 classes are 0 to 0.*data=DIR"):
-        sources.rows(task, "test", folder)
+        worlds.examples(replace(worlds.catalogue("hub", PCAM=str(folder))["PCAM"], classes=("only",)), "test")
     folder = table(tmp_path / "torn/test-0.parquet", image=worlds.picture(0)[:-300], label="int64")
-    rows = sources.rows(TASKS["MNIST"], "test", folder)
+    torn = rows("MNIST", folder)
     with pytest.raises(UserError, match=r"data of MNIST .*torn.*: row 2 is no picture that can be decoded.*data=DIR"):
-        rows.picture(2)
+        torn.picture(2)
     folder = table(tmp_path / "missing/test-0.parquet", image=b"", label="int64")
     with pytest.raises(UserError, match="row 0 is no picture"):
-        sources.rows(TASKS["MNIST"], "test", folder).picture(0)
+        rows("MNIST", folder).picture(0)
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
@@ -159,6 +159,6 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     table(tmp_path / "empty/test-0.parquet", rows=0, image="image", label="int64")
     for name, message in folders.items():
         with pytest.raises(UserError, match=rf"^data of MNIST .*{name}.*({message}).*data=DIR"):
-            sources.rows(TASKS["MNIST"], "test", tmp_path / name)
+            rows("MNIST", tmp_path / name)
     with pytest.raises(UserError, match="there is no such split; it has: test"):
-        sources.rows(TASKS["MNIST"], "train", tmp_path / "torn")
+        rows("MNIST", tmp_path / "torn", "train")

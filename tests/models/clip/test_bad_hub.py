@@ -28,7 +28,7 @@ import os
 import huggingface_hub.constants
 import huggingface_hub.file_download as file_download
 from datasets import arrow_writer
-from tsv_exp.models.clip import images
+from tsv_exp.models import images
 
 def full(*_, **__):
     raise OSError(28, "No space left on device")

@@ -65,7 +65,7 @@ def in_other_formats(hub: Hub, folder: Path) -> dict[str, Path]:
     base = {name: clip[name].clone() for name in clip if name.startswith("visual.")}
     frozen = {f"model.{name}": clip[name].clone() for name in clip if not name.startswith("transformer.")}
     for task in worlds.first(8):
-        repository = hub.root / "models/zoo" / f"clip_{task.source['hub_checkpoint_suffix']}"
+        repository = hub.root / "models/zoo" / f"clip_{task.source['checkpoint_name']}"
         tuned = {name: w.clone() for name, w in clip_weights(read(repository), task.name, base).items()}
         save_file({name: w.contiguous() for name, w in tuned.items()}, places["files"] / f"{task.name}.safetensors")
         inside = places["paper"] / "vit_b_32" / f"{task.name}Val"
@@ -94,8 +94,6 @@ defaults: [vit_b_32]
 checkpoints:
   EuroSAT: zoo/clip_eurosat
   SVHN: {folder}/mine.safetensors
-local_data:
-  SVHN: {folder}/svhn
 """
 
 
@@ -105,6 +103,7 @@ def test_checkpoints_and_data_listed_in_a_file_of_ones_own(hub: Hub, tmp_path: P
     shutil.copy(hub.root / "models/zoo/clip_svhn/model.safetensors", tmp_path / "mine.safetensors")
     worlds.parquet(tmp_path / "svhn/test-0.parquet", 10, 7)
     own = ["model=mine", f"hydra.searchpath=[file://{tmp_path}/conf]", "tasks=[SVHN,EuroSAT]", "method=tsv_m"]
+    own.append(f"tasks.SVHN.data={tmp_path}/svhn")
     overrides = [*command(tmp_path)[1:], *own, "alpha=fixed", "alpha.value=1"]
     overrides = [one for one in overrides if not one.startswith("model.checkpoints")]
     assert told(hub, tmp_path, f"told['code'] = run(*{overrides!r})")["code"] == 0

@@ -21,12 +21,10 @@ IMAGES = "test-00000-of-00001.parquet"
 FETCH = """
 import huggingface_hub.constants
 from tsv_exp.checkpoints.sources import locate
-from tsv_exp.models.clip import sources
-from tsv_exp.models.clip.catalogue import catalogue
 
 huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 10_000
 told["model"] = line(lambda: locate("zoo/clip_stanford-cars"))
-told["data"] = line(lambda: sources.rows(catalogue("hub")["Cars"], "test", None))
+told["data"] = line(lambda: worlds.examples(worlds.first(1)[0], "test"))
 """
 
 

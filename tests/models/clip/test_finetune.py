@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
@@ -31,6 +33,7 @@ from tsv_exp.models.clip.model import ClipModel  # noqa: E402
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     save_file(worlds.whole(0), tmp_path / "base.safetensors")
     for split in ("train", "test"):
         for name in ("river", "forest"):
@@ -40,13 +43,15 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 (folder / f"{i}.png").write_bytes(worlds.picture(i))
     plain = json.dumps(worlds.ARCHITECTURE).replace('"', "")
     overrides = [f"model.architecture={plain}", f"model.pretrained={tmp_path}/base.safetensors", "device=cpu"]
-    overrides += [f"++model.local_data.EuroSAT={tmp_path}/data", f"output={tmp_path}/out", "finetune.batch_size=8"]
+    overrides += [f"task.data={tmp_path}/data", f"output={tmp_path}/out", "finetune.batch_size=8"]
     return [*overrides, "task=EuroSAT", "finetune.precision=float32"]
 
 
 def composed(overrides: list[str]) -> DictConfig:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("finetune", overrides)
+        cfg = compose("finetune", overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return cfg
 
 
 def test_a_checkpoint_that_the_benchmark_takes(settings: list[str], tmp_path: Path) -> None:
@@ -91,7 +96,9 @@ def features(file: Path, settings: list[str]) -> Tensor:
     model = instantiate(composed(settings).model)
     encoder = model.encoder()
     encoder.load_state_dict(load_file(file))
-    return encoder(model.prepare(model.split(model.catalogue()["EuroSAT"], "train").inputs[:], torch.device("cpu")))
+    (folder,) = (setting.partition("=")[2] for setting in settings if setting.startswith("task.data="))
+    task = worlds.catalogue("hub", EuroSAT=folder)["EuroSAT"]
+    return encoder(model.prepare(model.split(task, "train").inputs[:], torch.device("cpu")))
 
 
 def test_a_killed_command_goes_on_under_torchrun(settings: list[str], tmp_path: Path) -> None:
@@ -124,8 +131,8 @@ def test_a_killed_command_goes_on_under_torchrun(settings: list[str], tmp_path: 
 def test_bad_settings(settings: list[str]) -> None:
     with pytest.raises(UserError, match="epochs=0"):
         run(composed([*settings, "epochs=0"]), 0, lambda: None)
-    with pytest.raises(UserError, match="unknown task 'Venus'"):
-        run(composed([*settings, "task=Venus"]), 0, lambda: None)
+    with pytest.raises(MissingConfigException, match=r"Could not find 'task/Venus'(?s:.*)\tCars"):
+        composed([*settings, "task=Venus"])
 
 
 def test_out_of_memory_keeps_what_was_saved(

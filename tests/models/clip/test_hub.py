@@ -23,7 +23,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 def test_everything_arrives_once(hub: Hub, tmp_path: Path) -> None:
     first = """
 clip = model()
-tasks = select(clip.catalogue(), ["DTD", "EuroSAT", "MNIST", "SVHN"])
+tasks = [clip.catalogue()[name] for name in ("DTD", "EuroSAT", "MNIST", "SVHN")]
 tuned = clip.finetuned(tasks)
 told["family"] = clip.family
 told["layers"] = sum(bool(layer.deltas.any()) for layer in TaskVectors(clip.base(), tuned))

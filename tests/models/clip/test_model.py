@@ -16,13 +16,13 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import worlds  # noqa: E402
 
 from tsv_exp.checkpoints.readers import Reader  # noqa: E402
+from tsv_exp.data.splits import Holdout  # noqa: E402
 from tsv_exp.errors import UserError  # noqa: E402
 from tsv_exp.merging.task_vectors import TaskVectors  # noqa: E402
-from tsv_exp.models.clip import images  # noqa: E402
-from tsv_exp.models.clip.data import Holdout  # noqa: E402
-from tsv_exp.models.clip.images import preprocess  # noqa: E402
+from tsv_exp.models import images  # noqa: E402
 from tsv_exp.models.clip.model import ClipModel  # noqa: E402
 from tsv_exp.models.clip.names import clip_weights  # noqa: E402
+from tsv_exp.models.images import preprocess  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -113,8 +113,8 @@ def test_one_folder_per_class(pretrained: str, tmp_path: Path) -> None:
             folder.mkdir(parents=True)
             for i in range(count):
                 (folder / f"{i}.png").write_bytes(worlds.picture(100 * number + i, grey=i == 1))
-    clip = model(pretrained, local_data={"EuroSAT": str(tmp_path / "data")})
-    task = clip.catalogue()["EuroSAT"]
+    clip = model(pretrained)
+    task = worlds.catalogue("hub", EuroSAT=str(tmp_path / "data"))["EuroSAT"]
     test = clip.split(task, "test")
     assert sorted(test.labels.tolist()) == [1] * 3 + [8] * 3 + [9] * 3
     assert test.inputs.shape == (9, 3, 32, 32)
@@ -125,35 +125,34 @@ def test_one_folder_per_class(pretrained: str, tmp_path: Path) -> None:
     assert clip.identity(task) != before
     (tmp_path / "data/test/volcano").mkdir()
     with pytest.raises(UserError, match=r"'volcano' is none of the task's classes"):
-        model(pretrained, local_data={"EuroSAT": str(tmp_path / "data")}).split(task, "test")
+        model(pretrained).split(task, "test")
 
 
 def test_the_hubs_layout_in_a_folder(pretrained: str, tmp_path: Path) -> None:
     worlds.parquet(tmp_path / "data/test-00000-of-00001.parquet", 10, 20)
-    clip = model(pretrained, local_data={"SVHN": str(tmp_path)})
-    assert clip.split(clip.catalogue()["SVHN"], "test").labels.tolist() == [i % 10 for i in range(20)]
+    task = worlds.catalogue("hub", SVHN=str(tmp_path))["SVHN"]
+    assert model(pretrained).split(task, "test").labels.tolist() == [i % 10 for i in range(20)]
 
 
 def test_bad_local_data(pretrained: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"tasks\.Venus\.data: unknown task"):
-        model(pretrained, local_data={"Venus": "x"}).catalogue()
-    clip = model(pretrained, local_data={"MNIST": str(tmp_path / "absent"), "SVHN": str(tmp_path)})
+    clip = model(pretrained)
+    tasks = worlds.catalogue("hub", MNIST=str(tmp_path / "absent"), SVHN=str(tmp_path))
     with pytest.raises(UserError, match=r"tasks\.MNIST\.data=.*no such folder"):
-        clip.split(clip.catalogue()["MNIST"], "test")
+        clip.split(tasks["MNIST"], "test")
     (tmp_path / "test/3").mkdir(parents=True)
     with pytest.raises(UserError, match="empty"):
-        clip.split(clip.catalogue()["SVHN"], "test")
+        clip.split(tasks["SVHN"], "test")
     (tmp_path / "test/3/x.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"row 0 is no picture"):
-        clip.split(clip.catalogue()["SVHN"], "test")
+        clip.split(tasks["SVHN"], "test")
     assert not list((tmp_path / "cache").rglob("*.images"))
 
 
 def test_bad_checkpoints(pretrained: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         model(pretrained, checkpoints=str(tmp_path / "absent")).catalogue()
-    with pytest.raises(UserError, match="unknown task 'Venus'"):
-        model(pretrained, checkpoints={"Venus": "x"}).catalogue()
+    with pytest.raises(UserError, match="no checkpoint of Cars; it has: Venus; make one with tsv-finetune task=Cars"):
+        model(pretrained, checkpoints={"Venus": "x"}).finetuned(worlds.first(1))
     (tmp_path / "toy/MNISTVal").mkdir(parents=True)
     torch.save(worlds.vision(0), tmp_path / "toy/MNISTVal/nonlinear_finetuned.pt")
     with pytest.raises(UserError, match=r"nonlinear_zeroshot\.pt"):

@@ -1,7 +1,7 @@
 """Which file or repository holds each task's checkpoint, by the layout that `model.checkpoints` names."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tsv_exp.checkpoints.readers import HUB_NAMES
@@ -9,50 +9,61 @@ from tsv_exp.errors import UserError
 from tsv_exp.tasks.task import Task
 
 FINETUNED, ZERO_SHOT = "nonlinear_finetuned.pt", "nonlinear_zeroshot.pt"
+FILES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
 class Located:
-    """A family of checkpoints: each task's place, and the base's where the family has its own."""
+    """A family of checkpoints: each task's place, and the base's where the family has its own.
+
+    `pattern` names repositories: * stands for the task's `checkpoint_name`.
+    """
 
     family: str
-    places: Mapping[str, str]
+    places: Mapping[str, str] = field(default_factory=dict)
     base: str | None = None
+    pattern: str | None = None
 
-    def place(self, task: Task) -> str:
-        """The path or repository of one task.
+    def place(self, task: Task, model: str) -> str:
+        """The path or repository of one task: its own `checkpoint`, else the family's.
+
+        Args:
+            task: whose.
+            model: name of the model, for a task with a checkpoint per model.
 
         Raises:
             UserError: there is none.
         """
-        if task.name not in self.places:
-            known = ", ".join(self.places) or "none"
-            raise UserError(f"model.checkpoints has no checkpoint of {task.name}; it has: {known}")
-        return self.places[task.name]
+        own = task.source.get("checkpoint")
+        place = own.get(model) if isinstance(own, Mapping) else own
+        place = place or self.places.get(task.name)
+        if place is None and self.pattern is not None and (name := task.source.get("checkpoint_name")):
+            place = self.pattern.replace("*", str(name))
+        if place is None:
+            known = self.pattern or ", ".join(self.places) or "none"
+            raise UserError(
+                f"model.checkpoints has no checkpoint of {task.name}; it has: {known}; "
+                f"make one with tsv-finetune task={task.name}, and give it as tasks.{task.name}.checkpoint=FILE"
+            )
+        return str(place)
 
 
-def locate(checkpoints: str | Mapping[str, str], tasks: Sequence[Task], folder: str) -> Located:
+def locate(checkpoints: str | Mapping[str, str], folder: str) -> Located:
     """The layout that `model.checkpoints` names.
 
     Args:
         checkpoints: a pattern of hub repositories in which * stands for a task; a folder, in the paper's layout
             (<folder>/<Task>Val/nonlinear_finetuned.pt) or with one file or folder per task; or a mapping task -> path
             or repository.
-        tasks: the catalogue.
         folder: the model's name in the paper's layout.
 
     Raises:
         UserError: there is nothing of that kind.
     """
     if isinstance(checkpoints, Mapping):
-        known = [task.name for task in tasks]
-        for name in checkpoints:
-            if name not in known:
-                raise UserError(f"model.checkpoints: unknown task {name!r}; choose from: {', '.join(known)}")
         return Located("listed", {str(name): str(place) for name, place in checkpoints.items()})
     if "*" in checkpoints:
-        suffixes = {task.name: str(task.source["hub_checkpoint_suffix"]) for task in tasks}
-        return Located("hub", {name: checkpoints.replace("*", suffix) for name, suffix in suffixes.items()})
+        return Located("hub", pattern=checkpoints)
     root = Path(checkpoints).expanduser()
     if not root.is_dir():
         raise UserError(
@@ -60,8 +71,7 @@ def locate(checkpoints: str | Mapping[str, str], tasks: Sequence[Task], folder: 
             "or a pattern of repositories such as owner/clip_*"
         )
     for inside in (root / folder, root):
-        found = {task.name: inside / f"{task.name}Val" / FINETUNED for task in tasks}
-        places = {name: str(path) for name, path in found.items() if path.is_file()}
+        places = {path.parent.name.removesuffix("Val"): str(path) for path in sorted(inside.glob(f"*Val/{FINETUNED}"))}
         if places:
             bases = sorted(str(path) for path in inside.glob(f"*Val/{ZERO_SHOT}"))
             if not bases:
@@ -69,11 +79,13 @@ def locate(checkpoints: str | Mapping[str, str], tasks: Sequence[Task], folder: 
                     f"{inside}: expected the base as <Task>Val/{ZERO_SHOT} beside the fine-tuned checkpoints"
                 )
             return Located("paper", places, bases[0])
-    return Located(root.resolve().name, {task.name: place for task in tasks if (place := _in_folder(root, task))})
+    return Located(root.resolve().name, _in_folder(root))
 
 
-def _in_folder(root: Path, task: Task) -> str | None:
-    candidates = [root / f"{task.name}{suffix}" for suffix in (".safetensors", ".pt", ".pth", ".bin")]
-    if any((root / task.name / name).is_file() for name in HUB_NAMES):
-        candidates.append(root / task.name)
-    return next((str(path) for path in candidates if path.exists()), None)
+def _in_folder(root: Path) -> dict[str, str]:
+    """Task -> its file, or its folder in the hub's layout; of several files of a task the first kind of FILES."""
+    folders = {path.name: str(path) for path in root.iterdir() if any((path / name).is_file() for name in HUB_NAMES)}
+    files = {
+        path.stem: str(path) for kind in reversed(FILES) for path in sorted(root.glob(f"*{kind}")) if path.is_file()
+    }
+    return folders | files

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from tsv_exp.checkpoints.readers import Reader
 from tsv_exp.checkpoints.sources import open_weights
 from tsv_exp.config import EXCLUDE
+from tsv_exp.data.splits import Holdout
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import PublishedRecipe, Recipe
 from tsv_exp.models.clip import network
-from tsv_exp.models.clip.catalogue import catalogue
-from tsv_exp.models.clip.data import Data, Holdout
+from tsv_exp.models.clip.data import Data
 from tsv_exp.models.clip.locate import Located, locate
 from tsv_exp.models.clip.names import Renamed, check_finite, clip_weights
 from tsv_exp.models.heads import zero_shot_head
@@ -28,7 +28,7 @@ from tsv_exp.tasks.task import Split, SplitName, Task
 
 
 class ClipModel(Model):
-    """A CLIP, its fine-tuned image encoders, and the 20 tasks.
+    """A CLIP and its fine-tuned image encoders.
 
     Args:
         name: of the configuration.
@@ -40,10 +40,12 @@ class ClipModel(Model):
         device: where heads are computed.
         holdout: how validation images are drawn.
         cache_gb: see `tsv_exp.models.clip.data.Data`.
-        local_data: folders by task that replace the hub's data.
+        task_set: whose first N tasks `tasks=N` means.
         exclude: see `Model`.
         finetune: see `Model`.
     """
+
+    templates = ("a photo of a {}.",)
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class ClipModel(Model):
         device: str = "auto",
         holdout: Holdout | None = None,
         cache_gb: float = 100.0,
-        local_data: Mapping[str, str] | None = None,
+        task_set: str | None = "clip",
         exclude: Sequence[str] = EXCLUDE,
         finetune: Recipe | None = None,
     ):
@@ -66,7 +68,7 @@ class ClipModel(Model):
         self.device = device
         self.holdout = holdout or Holdout()
         self.cache_gb = cache_gb
-        self.local_data = dict(local_data or {})
+        self.task_set = task_set
         self.exclude = exclude
         self.finetune = finetune or PublishedRecipe(lr=1e-5, steps=2000, weight_decay=0.1, trainable=("visual.*",))
         self._family = family
@@ -76,14 +78,6 @@ class ClipModel(Model):
     def family(self) -> str:
         """The family of checkpoints: given, or by their layout."""
         return self._family or self._located.family
-
-    def catalogue(self) -> dict[str, Task]:
-        """All 20 tasks in the paper's order, with the labels and prompts of this family of checkpoints."""
-        tasks = catalogue(self.family)
-        for name in self.local_data:
-            if name not in tasks:
-                raise UserError(f"tasks.{name}.data: unknown task; choose from: {', '.join(tasks)}")
-        return tasks
 
     def encoder(self) -> nn.Module:
         """A fresh image encoder with the base weights: (B, 3, H, W) -> (B, d)."""
@@ -117,7 +111,7 @@ class ClipModel(Model):
         """The fine-tuned weights by task: lazy readers of downloaded or local files."""
         found: dict[str, Mapping[str, Tensor]] = {}
         for task in track(tasks, "fine-tuned checkpoints"):
-            place = self._located.place(task)
+            place = self._located.place(task, self.name)
             found[task.name] = clip_weights(_reader(place), f"checkpoint of {task.name} ({place})", self._base)
         return found
 
@@ -132,7 +126,7 @@ class ClipModel(Model):
     @cached_property
     def _located(self) -> Located:
         known = self.architecture if isinstance(self.architecture, str) else self.name
-        return locate(self.checkpoints, list(catalogue("paper").values()), known.removesuffix("-quickgelu"))
+        return locate(self.checkpoints, known.removesuffix("-quickgelu"))
 
     @cached_property
     def _clip(self) -> Renamed:
@@ -156,7 +150,7 @@ class ClipModel(Model):
     @cached_property
     def _data(self) -> Data:
         size = int(network.settings(self.architecture)["vision_cfg"]["image_size"])
-        return Data(size, self.holdout, self.cache_gb, self.local_data)
+        return Data(size, self.holdout, self.cache_gb)
 
     @cached_property
     def _encode_text(self) -> Any:

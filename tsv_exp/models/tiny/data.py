@@ -1,15 +1,22 @@
 """The images of a task: drawn on demand, the same for the same seed, different between splits."""
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 
 import torch
+from PIL import Image
 
+from tsv_exp.data.examples import Examples, Kind
 from tsv_exp.errors import UserError
 from tsv_exp.models.tiny.catalogue import TASKS, draw
 from tsv_exp.models.tiny.drawing.render import PALETTE, render
 from tsv_exp.storage.digests import digest
-from tsv_exp.tasks.task import Split, SplitName
+from tsv_exp.tasks.task import Split, SplitName, Task
+from tsv_exp.versions import TINY_DATA
+
+DRAWING_PACKAGES = ("matplotlib", "pillow", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -37,3 +44,52 @@ class Data:
         ink = labels if subject.coloured else torch.randint(len(PALETTE), (count,), generator=generator)
         images = render(masks, ink, subject.style, generator, upright=subject.upright, faithful=subject.coloured)
         return Split(images, labels)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A synthetic task as a source of examples (see `tsv_exp.data.examples.Source`), for any model of images.
+
+    `data` is how many images are drawn; model=tiny takes its own `model.data` instead.
+    """
+
+    subject: str
+    data: Data = field(default_factory=lambda: Data(2412))
+
+    def __post_init__(self) -> None:
+        if self.subject not in TASKS:
+            raise UserError(f"data.subject={self.subject}: nothing draws that; choose from: {', '.join(TASKS)}")
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Prompts with the subject's wording."""
+        return TASKS[self.subject].templates
+
+    def class_names(self, kind: Kind) -> Sequence[str]:
+        """The subject's classes."""
+        return tuple(TASKS[self.subject].classes)
+
+    def has(self, split: SplitName) -> bool:
+        """Every split is drawn."""
+        return True
+
+    def examples(self, task: Task, split: SplitName, kind: Kind) -> Examples:
+        """Pictures of 28 × 28 pixels.
+
+        Raises:
+            UserError: texts are asked for.
+        """
+        where = f"data of {task.name} (drawn)"
+        if kind != "image":
+            raise UserError(f"{where}: these are images; choose a model of images, or other tasks")
+        found = self.data.split(self.subject, split)
+        return Examples(
+            where,
+            found.labels,
+            lambda index: Image.fromarray(found.inputs[torch.tensor([index])][0].permute(1, 2, 0).numpy()),
+        )
+
+    def identity(self) -> str:
+        """Digest of what the drawing depends on."""
+        packages = [version(package) for package in DRAWING_PACKAGES]
+        return digest("drawn", self.subject, asdict(self.data), packages, TINY_DATA)

@@ -10,37 +10,63 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tsv_exp.data.examples import Source
+from tsv_exp.data.splits import Holdout, split_examples
+from tsv_exp.data.tasks import source_of
+from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe, finetune
 from tsv_exp.models.heads import zero_shot_head
+from tsv_exp.models.images import CHUNK, Pictures
 from tsv_exp.models.protocol import Model
 from tsv_exp.models.tiny import network
-from tsv_exp.models.tiny.catalogue import TASKS
-from tsv_exp.models.tiny.data import Data
+from tsv_exp.models.tiny.catalogue import TEMPLATES
+from tsv_exp.models.tiny.data import DRAWING_PACKAGES, Data, Drawn
+from tsv_exp.models.tiny.drawing.render import IMAGE
 from tsv_exp.models.tiny.zoo import cached
 from tsv_exp.runtime.console import bar
 from tsv_exp.runtime.devices import resolve
 from tsv_exp.runtime.threads import one_thread
 from tsv_exp.storage.digests import digest
+from tsv_exp.storage.files import cache_dir
 from tsv_exp.tasks.task import Split, SplitName, Task
 from tsv_exp.versions import FINETUNING, TINY_DATA, TINY_NETWORK
 
 CPU = torch.device("cpu")
-DRAWING_PACKAGES = ("matplotlib", "pillow", "scikit-learn")
 
 
 class TinyModel(Model):
-    """A small CLIP with 20 synthetic tasks; fine-tuning runs on the CPU and its results are cached."""
+    """A small CLIP; fine-tuning runs on the CPU and its results are cached.
+
+    Args:
+        data: how many images of each synthetic task are drawn.
+        finetune: the recipe.
+        seed: of the fine-tuning.
+        base: pre-trained weights; None: those of the package.
+        task_set: whose first N tasks `tasks=N` means.
+        exclude: see `Model`.
+        holdout: how validation images of tasks from files are drawn.
+    """
 
     name = "tiny"
     family = "tiny"
+    templates = TEMPLATES
 
     def __init__(
-        self, data: Data, finetune: Recipe, seed: int = 0, base: str | None = None, exclude: Sequence[str] = ()
+        self,
+        data: Data,
+        finetune: Recipe,
+        seed: int = 0,
+        base: str | None = None,
+        task_set: str | None = "tiny",
+        exclude: Sequence[str] = (),
+        holdout: Holdout | None = None,
     ):
         self.data = data
         self.finetune = finetune
         self.exclude = exclude
         self.seed = seed
+        self.task_set = task_set
+        self.holdout = holdout or Holdout()
         self.file = network.BASE if base is None else Path(base)
         self._splits: dict[tuple[str, SplitName], Split] = {}
         self._heads: dict[str, Tensor] = {}
@@ -48,10 +74,6 @@ class TinyModel(Model):
     @cached_property
     def _clip(self) -> Any:
         return network.pretrained_clip(self.file)
-
-    def catalogue(self) -> dict[str, Task]:
-        """All 20 tasks; the first 8 and 14 are the smaller sets."""
-        return {name: Task(name, tuple(subject.classes), subject.templates) for name, subject in TASKS.items()}
 
     def encoder(self) -> nn.Module:
         """A fresh image encoder with the base weights: (B, 3, 28, 28) -> (B, 64)."""
@@ -64,21 +86,39 @@ class TinyModel(Model):
         return network.normalize(inputs.to(device))
 
     def head(self, task: Task) -> Tensor:
-        """Class weights (C, 64) from the prompts through the text tower."""
+        """Class weights (C, 64) from the prompts through the text tower.
+
+        Raises:
+            UserError: the text tower does not know a word of them.
+        """
         if task.name not in self._heads:
             clip = self._clip
             scale = clip.logit_scale.exp().item()
-            with one_thread():
-                self._heads[task.name] = zero_shot_head(
-                    task, lambda texts: clip.encode_text(network.tokenize(texts)), scale
-                )
+            encode = lambda texts: clip.encode_text(network.tokenize(texts))  # noqa: E731
+            try:
+                with one_thread():
+                    self._heads[task.name] = zero_shot_head(task, encode, scale)
+            except KeyError as error:
+                raise UserError(
+                    f"task {task.name}: model=tiny does not know the word {error} in its classes or templates; "
+                    f"it knows {', '.join(network.vocabulary())}"
+                ) from error
         return self._heads[task.name]
 
     def split(self, task: Task, split: SplitName) -> Split:
-        """The images of one split, drawn on first use."""
+        """The images of one split: drawn, or read and reduced to 28 × 28 pixels, on first use."""
         if (task.name, split) not in self._splits:
-            self._splits[task.name, split] = self.data.split(task.name, split)
+            source = source_of(task)
+            drawn = self.data.split(source.subject, split) if isinstance(source, Drawn) else None
+            self._splits[task.name, split] = drawn or self._read(task, source, split)
         return self._splits[task.name, split]
+
+    def _read(self, task: Task, source: Source, split: SplitName) -> Split:
+        record = cache_dir() / "tiny" / "validation" / f"{task.name}-{digest(source.identity())[:20]}.json"
+        examples = split_examples(task, source, split, "image", self.holdout, record)
+        pictures = Pictures(examples.picture, len(examples), IMAGE)
+        chunks = [pictures[start : start + CHUNK] for start in range(0, len(examples), CHUNK)]
+        return Split(torch.cat(chunks), examples.labels)
 
     def base(self) -> Mapping[str, Tensor]:
         """The base weights of the image encoder."""
@@ -116,5 +156,11 @@ class TinyModel(Model):
 
     def identity(self, task: Task) -> str:
         """Digest of the task's data and head."""
-        drawn = [version(package) for package in DRAWING_PACKAGES]
-        return digest(task.name, task.classes, task.templates, asdict(self.data), drawn, TINY_DATA, self.head(task))
+        source = source_of(task)
+        if not isinstance(source, Drawn):
+            drawn: list[Any] = [task.name, source.identity(), asdict(self.holdout)]
+            return digest(*drawn, task.classes, task.templates, TINY_DATA, self.head(task))
+        packages = [version(package) for package in DRAWING_PACKAGES]
+        return digest(
+            source.subject, task.classes, task.templates, asdict(self.data), packages, TINY_DATA, self.head(task)
+        )

@@ -1,0 +1,135 @@
+"""Data sets on the hub, folders of files that `datasets` reads, and single tables; only the split that is asked for."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tsv_exp.checkpoints import downloads, hub
+from tsv_exp.data.columns import choose, content, names_of
+from tsv_exp.data.examples import EMPTY, Examples, Kind
+from tsv_exp.data.folders import files_identity
+from tsv_exp.errors import UserError
+from tsv_exp.storage.digests import digest
+from tsv_exp.tasks.task import SplitName, Task
+
+BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+
+
+class Tables:
+    """Tables with a column of inputs and a column of labels.
+
+    Args:
+        name: of the task.
+        place: the hub's name of a data set; a folder that `datasets` can load, in the hub's layout or with a file per
+            split; or a file, which is all for training.
+        data: of the task's YAML: config, input, label, and the names of the splits (or their files).
+    """
+
+    def __init__(self, name: str, place: str | Path | None, data: Mapping[str, Any]):
+        self.name = name
+        self.place = place
+        self.columns = {"input": data.get("input"), "label": data.get("label")}
+        self.given = {split: data[split] for split in ("train", "validation", "test") if split in data}
+        self.files = {split: name for split, name in self.given.items() if is_file(name)}
+        # In a local folder, files of a configuration need not be told apart by the hub's name for it.
+        self.config = data.get("config") if isinstance(place, str) else None
+
+    def class_names(self, kind: Kind) -> Sequence[str]:
+        """The classes of the label column of train, in the data set's own order where it has one, else sorted."""
+        where = self._where("train")
+        return names_of(self._table("train", where), self.columns["label"], kind, where)
+
+    def has(self, split: SplitName) -> bool:
+        """Whether the data have the split that the task's YAML names; where it names none, one of the usual name."""
+        if split in self.given:
+            return isinstance(self.given[split], str)
+        if self.files or (isinstance(self.place, Path) and self.place.is_file()):
+            return split == "train"
+        return split in self._builder[1]
+
+    def examples(self, task: Task, split: SplitName, kind: Kind) -> Examples:
+        """The rows of a split.
+
+        Raises:
+            UserError: the data cannot be had, or don't fit the task.
+        """
+        where = self._where(split)
+        table = self._table(split, where)
+        picked = choose(table, self.columns, task, kind, where)
+        folder = self.place if isinstance(self.place, Path) else Path()
+        return content(table, picked, task, kind, where, folder.parent if folder.is_file() else folder)
+
+    def identity(self) -> str:
+        """Digest of the hub's name, or of local files by their sizes and times."""
+        named = [self.columns["input"], self.columns["label"]]
+        others = {split: name for split, name in self.given.items() if split != "test" and name}
+        extra = [named, others] if any(named) or others else []
+        if self.files:
+            return digest([files_identity(Path(file).expanduser()) for file in self.files.values()], extra)
+        if isinstance(self.place, Path):
+            return digest(files_identity(self.place), extra) if extra else files_identity(self.place)
+        return digest([self.place, self.config, self._name("test")], *([extra] if extra else []))
+
+    def _name(self, split: str) -> str:
+        return str(self.given.get(split) or split)
+
+    def _where(self, split: str) -> str:
+        named = f"split {self._name(split)}" if split not in self.files else str(self.files[split])
+        return (
+            f"data of {self.name} ({self.place}, {named})"
+            if self.place is not None
+            else f"data of {self.name} ({named})"
+        )
+
+    @cached_property
+    def _builder(self) -> tuple[str, Mapping[str, list[str]]]:
+        """The name of the builder of `datasets`, and the files of each split."""
+        import datasets
+
+        with hub.failures(self._where("test")):
+            found = datasets.load_dataset_builder(str(self.place), name=self.config)
+        return found.name, {str(name): list(files) for name, files in (found.config.data_files or {}).items()}
+
+    def _table(self, split: SplitName, where: str) -> Any:
+        import datasets
+        from datasets.exceptions import DatasetBuildError
+
+        try:
+            with hub.failures(where):
+                builder, files, options = self._files(split, where)
+                name = split if split in self.files else self._name(split)
+                # Naming the files of one split keeps the other splits' files from being downloaded.
+                return datasets.load_dataset(builder, data_files={name: files}, split=name, **options)
+        except (FileNotFoundError, ValueError, DatasetBuildError) as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            if "corresponds to no data" in reason:
+                raise UserError(f"{where}: {EMPTY}") from error
+            raise UserError(
+                f"{where}: damaged, or not laid out as data ({reason}); expected parquet files, "
+                "or one folder per class: fetch them again, or give another copy as tasks.<name>.data=DIR"
+            ) from error
+
+    def _files(self, split: SplitName, where: str) -> tuple[str, list[str], dict[str, Any]]:
+        """A builder of `datasets`, the files of a split, and the builder's options."""
+        single = self.files.get(split) or (
+            self.place if isinstance(self.place, Path) and self.place.is_file() else None
+        )
+        if single is not None:
+            file = Path(single).expanduser()
+            if not file.is_file():
+                raise UserError(f"{where}: no such file")
+            return BUILDERS[file.suffix.lower()], [str(file)], {"sep": "\t"} if file.suffix.lower() == ".tsv" else {}
+        if self.place is None:
+            raise UserError(f"{where}: there is no such split; it has: {', '.join(self.files)}")
+        builder, found = self._builder
+        name = self._name(split)
+        if name not in found:
+            raise UserError(f"{where}: there is no such split; it has: {', '.join(found) or 'none'}")
+        downloads.data(found[name])
+        return builder, found[name], {}
+
+
+def is_file(name: object) -> bool:
+    """Whether the name of a split is that of a file."""
+    return isinstance(name, str) and Path(name).suffix.lower() in BUILDERS

@@ -1,0 +1,201 @@
+"""What the YAMLs on the search path say of tasks and task sets: task/<name>.yaml and task_set/<name>.yaml."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from tsv_exp.config import conf_dir
+from tsv_exp.errors import UserError
+
+Definition = dict[str, Any]  # the content of a task's YAML, with the settings of the run
+
+KEYS = ("data", "classes", "templates", "metric", "checkpoint", "checkpoint_name", "finetune_epochs", "families")
+LAYOUT = ("input", "label", "train", "validation", "test")  # of data, wherever they are
+NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
+
+
+def selected(cfg: DictConfig) -> list[tuple[str, Definition]]:
+    """Name and definition of each task that a configuration's `tasks` chooses, in their order.
+
+    Args:
+        cfg: with `tasks` (a number, the name of a task set, or a list of tasks), `model.task_set` (whose first tasks a
+            number means) and `task` (name -> keys that replace those of the task's YAML).
+
+    Raises:
+        UserError: an unknown task, set or key, a number that is too large, an empty list, a name given twice.
+    """
+    wanted: Any = OmegaConf.to_container(cfg.tasks) if OmegaConf.is_config(cfg.tasks) else cfg.tasks
+    settings: Any = OmegaConf.to_container(cfg.task, resolve=True) if cfg.get("task") else {}
+    _known(settings, "tasks.{}: unknown task")
+    return chosen(task_names(wanted, cfg.model.get("task_set")), settings)
+
+
+def chosen(names: Sequence[str], settings: Mapping[str, Any]) -> list[tuple[str, Definition]]:
+    """Name and definition of each of these tasks, which are known; see `define`."""
+    return list(zip([_plain(name) for name in names], define(names, settings), strict=True))
+
+
+def task_names(wanted: Any, task_set: str | None) -> list[str]:
+    """The names that `tasks` stands for: a number, a task set's name or a list of tasks.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    if isinstance(wanted, int) and not isinstance(wanted, bool):
+        return _first(wanted, task_set)
+    if isinstance(wanted, str) and NAME.fullmatch(wanted):
+        return members(wanted)
+    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
+        raise UserError(
+            f"tasks={wanted}: give a number such as tasks=8, a task set, or a list such as tasks='[Cars,DTD]'"
+        )
+    names = [str(name) for name in wanted]
+    if not names:
+        raise UserError(f"tasks=[]: the list is empty; choose from: {', '.join(options('task'))}")
+    _known(names, "tasks: unknown task")
+    plain = [_plain(name) for name in names]
+    for name in plain:
+        if plain.count(name) > 1:
+            raise UserError(f"tasks: {name!r} is given more than once; name each task once")
+    return names
+
+
+def members(task_set: str) -> list[str]:
+    """The tasks of a task set, in their order.
+
+    Raises:
+        UserError: there is no such set, or its file is not a list of known tasks.
+    """
+    known = options("task_set")
+    if task_set not in known:
+        hint = f"; for one task: tasks='[{task_set}]'" if task_set in options("task") else ""
+        raise UserError(f"tasks={task_set}: unknown task set; choose from: {', '.join(known)}{hint}")
+    (found,) = _composed("task_set", (task_set,), tuple(_sources()))
+    names = found.get("tasks")
+    if set(found) != {"tasks"} or not isinstance(names, list) or not names:
+        raise UserError(f"task_set/{task_set}.yaml: expected one key, tasks: a list of names of tasks")
+    return task_names(names, None)
+
+
+def define(names: Sequence[str], settings: Mapping[str, Any]) -> list[Definition]:
+    """The definitions of known tasks; a run's settings of a task replace what its YAML says.
+
+    Raises:
+        UserError: a file is there twice, or has a key that no task has.
+    """
+    for name in names:
+        places = [source for source in _sources() if f"{name}.yaml" in _files(source, "task")]
+        if len(places) > 1:
+            raise UserError(f"task {name!r} is in {' and in '.join(map(str, places))}: give yours another name")
+    return [
+        complete(name, found, settings.get(_plain(name)) or settings.get(name, {}))
+        for name, found in zip(names, _composed("task", tuple(names), tuple(_sources())), strict=True)
+    ]
+
+
+def complete(name: str, found: Definition, settings: Mapping[str, Any]) -> Definition:
+    """A task's YAML with a run's settings, checked; a path that replaces its data keeps the names of columns, splits.
+
+    Raises:
+        UserError: a key that no task has, or no data.
+    """
+    data, own = found.get("data") or {}, settings.get("data") or {}
+    if isinstance(own, str):
+        own = {**{key: value for key, value in _place(data).items() if key in LAYOUT}, "path": own}
+    else:
+        own = {**_place(data), **own}
+    joined = {**found, **settings, "data": own}
+    for key in joined:
+        if key not in KEYS:
+            raise UserError(f"task {name}: unknown key {key!r}; a task has: {', '.join(KEYS)}")
+    if not joined["data"]:
+        raise UserError(f"task {name}: its YAML names no data; add a line such as data: FOLDER")
+    return joined
+
+
+def options(group: str) -> list[str]:
+    """The names in a group of the configuration, those that the search path adds included."""
+    found = {file.removesuffix(".yaml") for source in _sources() for file in _files(source, group) if file[0] != "_"}
+    return sorted(found, key=lambda name: (name.casefold(), name))
+
+
+def _first(count: int, task_set: str | None) -> list[str]:
+    if task_set is None:
+        raise UserError(f"tasks={count}: this model has no task_set to count in; give a list: tasks='[Cars,DTD]'")
+    names = members(task_set)
+    if not 1 <= count <= len(names):
+        raise UserError(f"tasks={count}: this model has {len(names)} tasks; give 1 to {len(names)} or a list of names")
+    return names[:count]
+
+
+def _known(names: Iterable[str], problem: str) -> None:
+    known = options("task")
+    for name in names:
+        if name not in known and name not in map(_plain, known):
+            raise UserError(f"{problem.format(name)} {name!r}; choose from: {', '.join(known)}")
+
+
+def _plain(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _place(data: Any) -> dict[str, Any]:
+    return {"path": data} if isinstance(data, str) else dict(data)
+
+
+def _sources() -> list[str]:
+    """file:// and pkg:// addresses of the search path: ours, then what the command line adds."""
+    own = f"file://{conf_dir()}"
+    if not HydraConfig.initialized():
+        return [own]
+    found = [f"{source.schema}://{source.path}" for source in HydraConfig.get().runtime.config_sources]
+    added = [place for place in found if place.startswith(("file://", "pkg://")) and place != "pkg://hydra.conf"]
+    return list(
+        dict.fromkeys([own, *(place for place in added if place.startswith("pkg://") or _folder(place).is_dir())])
+    )
+
+
+def _folder(source: str) -> Path:
+    scheme, _, place = source.partition("://")
+    return Path(place) if scheme == "file" else Path(str(files(place)))
+
+
+def _files(source: str, group: str) -> set[str]:
+    folder = _folder(source) / group
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")}
+
+
+@lru_cache(maxsize=16)
+def _composed(group: str, names: tuple[str, ...], sources: tuple[str, ...]) -> tuple[Definition, ...]:
+    """Options of a group as Hydra composes them, with their defaults lists and interpolations."""
+    added = ",".join(f"'{source}'" for source in sources[1:])
+    packages = [f"t{number}" for number in range(len(names))]
+    chosen = [f"+{group}@{package}={name}" for package, name in zip(packages, names, strict=True)]
+    with _no_hydra(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        found = OmegaConf.to_container(compose(overrides=[f"hydra.searchpath=[{added}]", *chosen]), resolve=True)
+    assert isinstance(found, dict)
+    return tuple(found.get(package) or {} for package in packages)
+
+
+@contextmanager
+def _no_hydra() -> Iterator[None]:
+    """Set the command's own Hydra aside: there can be only one at a time."""
+    hydra = GlobalHydra.instance()
+    own = hydra.hydra
+    hydra.clear()
+    try:
+        yield
+    finally:
+        hydra.hydra = own
+
+
+OmegaConf.register_new_resolver("options", lambda group: ", ".join(options(group)), replace=True)  # in --help
