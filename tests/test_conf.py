@@ -175,7 +175,11 @@ def test_the_docs_tell_paper_defaults_and_alpha_of_a_method(name: str) -> None:
     assert "α" in "".join(line for line in text.splitlines() if line.startswith("#"))
     method = Method.from_config(config)
     for key, value in method.params.items():
-        told = "null" if value is None else f"{value:g}"
+        told = (
+            {None: "null", True: "true", False: "false"}.get(value)
+            if value is None or isinstance(value, bool)
+            else f"{value:g}"
+        )
         expected = f"`{key}` chosen per task" if method.tune and key == method.tune.parameter else f"`{key}` {told}"
         assert expected in cells[2] or (value is None and f"`{key}`" in cells[2])
     alpha = method.alpha
