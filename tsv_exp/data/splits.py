@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp.data.examples import Examples, Kind, Source
+from tsv_exp.errors import UserError
 from tsv_exp.storage.files import atomic
 from tsv_exp.tasks.task import SplitName, Task
 
@@ -67,6 +68,11 @@ def split_examples(
     if not missing:
         return train
     rows = holdout.splits(len(train), missing)
+    if not all(len(part) for part in rows.values()):
+        raise UserError(
+            f"{train.where}: {len(train)} examples are too few to draw {' and '.join(missing)} from; give more, "
+            "or these splits in the task's YAML"
+        )
     with atomic(record) as temporary:
         content = {"rows of train": len(train), "seed": holdout.seed}
         drawn = {name: rows[name].tolist() for name in rows if name != "train"}

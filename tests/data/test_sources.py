@@ -1,0 +1,254 @@
+"""Examples from tables and folders of one's own: images and texts, in the layouts that a task's YAML can name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image as Picture
+
+from tsv_exp.data.examples import Examples, Kind
+from tsv_exp.data.splits import Holdout, split_examples
+from tsv_exp.data.tasks import source_of, task_of
+from tsv_exp.errors import UserError
+from tsv_exp.tasks.definitions import complete
+from tsv_exp.tasks.task import SplitName, Task
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
+
+
+def task(data: Any, kind: Kind = "text", **keys: Any) -> Task:
+    return task_of("mine", complete("mine", {"data": data, **keys}, {}), "any", ("{}",), kind)
+
+
+def split(found: Task, name: SplitName, tmp_path: Path, kind: Kind = "text") -> Examples:
+    return split_examples(found, source_of(found), name, kind, Holdout(), tmp_path / "record.json")
+
+
+def texts(examples: Examples) -> list[Any]:
+    return [examples.text(index) for index in range(len(examples))]
+
+
+ROWS = [("good", "positive"), ("bad", "negative"), ("fine, really", "positive"), ("poor", "negative")]
+
+
+def csv(file: Path, rows: list[tuple[str, ...]], header: str = "text,label") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = [",".join(f'"{value}"' for value in row) for row in rows]
+    file.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return file
+
+
+def pictures(folder: Path, classes: dict[str, int], count: int) -> None:
+    for name, shade in classes.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Picture.new("RGB", (9, 7), (shade, i, 0)).save(folder / name / f"{i}.png")
+
+
+def test_a_file_for_each_split(tmp_path: Path) -> None:
+    data = {"train": str(csv(tmp_path / "a.csv", ROWS)), "test": str(csv(tmp_path / "b.csv", ROWS[:3]))}
+    found = task(data)
+    assert found.classes == ("negative", "positive")
+    test = split(found, "test", tmp_path)
+    assert texts(test) == ["good", "bad", "fine, really"]
+    assert test.labels.tolist() == [1, 0, 1]
+    train, validation = split(found, "train", tmp_path), split(found, "validation", tmp_path)
+    assert (len(train), len(validation)) == (3, 1)
+    assert sorted(texts(train) + texts(validation)) == sorted(text for text, _ in ROWS)
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["rows of train"] == 4
+    assert len(record["validation"]) == 1
+    given = task(data | {"validation": data["test"]})
+    assert texts(split(given, "validation", tmp_path)) == texts(test)
+    assert len(split(given, "train", tmp_path)) == 4
+
+
+def test_jsonl_with_columns_that_the_yaml_names(tmp_path: Path) -> None:
+    rows = [{"premise": f"p{i}", "hypothesis": f"h{i}", "kind": i % 3, "id": i} for i in range(6)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows[:2])))
+    data = {"path": str(tmp_path), "input": ["premise", "hypothesis"], "label": "kind"}
+    found = task(data, classes=["yes", "maybe", "no"])
+    test = split(found, "test", tmp_path)
+    assert texts(test) == [("p0", "h0"), ("p1", "h1")]
+    assert test.labels.tolist() == [0, 1]
+    assert task(data).classes == ("0", "1", "2")
+
+
+def test_one_file_is_divided_into_all_splits(tmp_path: Path) -> None:
+    file = csv(tmp_path / "all.csv", [(f"text {i}", "ab"[i % 2]) for i in range(50)])
+    found = task(str(file))
+    parts = {name: texts(split(found, name, tmp_path)) for name in ("train", "validation", "test")}  # type: ignore[arg-type]
+    assert {name: len(part) for name, part in parts.items()} == {"train": 36, "validation": 4, "test": 10}
+    assert sorted(sum(parts.values(), [])) == sorted(f"text {i}" for i in range(50))
+    again = texts(split(found, "test", tmp_path))
+    assert again == parts["test"]
+
+
+def test_class_folders_without_splits(tmp_path: Path) -> None:
+    pictures(tmp_path / "shades", {"dark": 10, "light": 200}, 10)
+    found = task(str(tmp_path / "shades"), "image")
+    assert found.classes == ("dark", "light")
+    parts = {name: split(found, name, tmp_path, "image") for name in ("train", "validation", "test")}  # type: ignore[arg-type]
+    assert [len(part) for part in parts.values()] == [15, 1, 4]
+    seen = [part.picture(i).getpixel((0, 0)) for part in parts.values() for i in range(len(part))]
+    assert sorted(seen) == sorted((shade, i, 0) for shade in (10, 200) for i in range(10))
+    for part in parts.values():
+        shades = [part.picture(i).getpixel((0, 0))[0] for i in range(len(part))]  # type: ignore[index]
+        assert shades == [(10, 200)[label] for label in part.labels]
+
+
+def test_class_folders_with_all_splits(tmp_path: Path) -> None:
+    for name, count in (("train", 6), ("validation", 2), ("test", 3)):
+        pictures(tmp_path / "shades" / name, {"10": 10, "9": 9}, count)
+    found = task(str(tmp_path / "shades"), "image")
+    assert found.classes == ("9", "10")
+    assert [len(split(found, name, tmp_path, "image")) for name in ("train", "validation", "test")] == [12, 4, 6]  # type: ignore[arg-type]
+    without = task({"path": str(tmp_path / "shades"), "validation": None}, "image")
+    assert [len(split(without, name, tmp_path, "image")) for name in ("train", "validation")] == [11, 1]  # type: ignore[arg-type]
+
+
+def test_folders_of_text_files(tmp_path: Path) -> None:
+    for name in ("neg", "pos"):
+        for part in ("train", "test"):
+            (tmp_path / "reviews" / part / name).mkdir(parents=True)
+            (tmp_path / "reviews" / part / name / "0.txt").write_text(f"{part} {name}")
+    assert texts(split(task(str(tmp_path / "reviews")), "test", tmp_path)) == ["test neg", "test pos"]
+
+
+def test_a_table_with_paths_of_pictures(tmp_path: Path) -> None:
+    pictures(tmp_path / "files", {"x": 3}, 2)
+    csv(tmp_path / "train.csv", [("files/x/0.png", "a"), ("files/x/1.png", "b")], "file,label")
+    found = task({"path": str(tmp_path / "train.csv"), "input": "file"}, "image")
+    train = source_of(found).examples(found, "train", "image")
+    assert [train.picture(i).getpixel((0, 0)) for i in range(2)] == [(3, 0, 0), (3, 1, 0)]
+
+
+def test_values_as_labels(tmp_path: Path) -> None:
+    file = csv(tmp_path / "sts.csv", [("a", "b", "4.5"), ("c", "d", "0.5")], "one,two,score")
+    found = task({"train": str(file), "test": str(file), "input": ["one", "two"], "label": "score"}, metric="spearman")
+    assert found.classes == ()
+    test = split(found, "test", tmp_path)
+    assert test.labels.dtype is torch.float32
+    assert test.labels.tolist() == [4.5, 0.5]
+
+
+def test_the_identity_follows_files_and_columns(tmp_path: Path) -> None:
+    file = csv(tmp_path / "all.csv", ROWS)
+    first = source_of(task(str(file))).identity()
+    assert source_of(task(str(file))).identity() == first
+    assert source_of(task({"path": str(file), "input": "text"})).identity() != first
+    csv(file, [*ROWS, ("new", "positive")])
+    assert source_of(task(str(file))).identity() != first
+
+
+class Own:
+    """A source in Python."""
+
+    templates = ("about {}",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def class_names(self, kind: Kind) -> list[str]:
+        return ["even", "odd"]
+
+    def has(self, split: SplitName) -> bool:
+        return split != "validation"
+
+    def examples(self, task: Task, split: SplitName, kind: Kind) -> Examples:
+        return Examples("own", torch.arange(self.size) % len(task.classes), str)
+
+    def identity(self) -> str:
+        return f"own {self.size}"
+
+
+def test_a_source_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    module = type(sys)("own_source")
+    module.Own = Own  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "own_source", module)
+    found = task({"_target_": "own_source.Own", "size": 20})
+    assert (found.classes, found.templates) == (("even", "odd"), ("about {}",))
+    assert [len(split(found, name, tmp_path)) for name in ("train", "validation", "test")] == [18, 2, 20]  # type: ignore[arg-type]
+    train = split(found, "train", tmp_path)
+    assert [int(text) % 2 for text in texts(train)] == train.labels.tolist()
+
+
+def bad(tmp_path: Path, case: str) -> Task:
+    """A task with something wrong."""
+    rows = csv(tmp_path / "rows.csv", ROWS)
+    match case:
+        case "no file":
+            return task({"train": str(tmp_path / "absent.csv")}, classes=["a"])
+        case "no folder":
+            return task(str(tmp_path / "absent"), classes=["a"])
+        case "no data":
+            return task({"input": "text"}, classes=["a"])
+        case "a key":
+            return task({"path": str(rows), "inputs": "text"})
+        case "a column":
+            return task({"path": str(rows), "input": "body"})
+        case "a label column":
+            return task({"path": str(rows), "label": "class"})
+        case "two columns":
+            return task(str(csv(tmp_path / "two.csv", [("a", "b", "c")], "one,two,label")))
+        case "an unknown class":
+            return task(str(rows), classes=["positive", "neutral"])
+        case "too many classes":
+            return task(str(csv(tmp_path / "n.csv", [("a", "7")], "text,label")), classes=["x", "y"])
+        case "an empty text":
+            return task(str(csv(tmp_path / "e.csv", [("a", "x"), ("", "y")])))
+        case "no rows":
+            return task(str(csv(tmp_path / "no.csv", [])), classes=["a"])
+        case "a foreign file":
+            (tmp_path / "data.xyz").write_text("?")
+            return task(str(tmp_path / "data.xyz"), classes=["a"])
+        case "images":
+            return task(str(rows), "image")
+        case _:
+            return task(str(csv(tmp_path / "f.csv", [("a", "0.5"), ("b", "1.5")])))
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("no file", r"data of mine \(.*absent\.csv\): no such file"),
+        ("no folder", r"tasks\.mine\.data=.*absent: no such folder"),
+        ("no data", "task mine: data needs hub: OWNER/NAME, path: FOLDER, or a file for each split"),
+        ("a key", "task mine: unknown key data.inputs; data has: hub, path, "),
+        ("a column", r"there is no column 'body' among \(text: \w*string, label: \w*string\); correct the task's YAML"),
+        ("a label column", "there is no column 'class' among"),
+        ("two columns", r"expected one column of texts among \(one: .*name it in the task's YAML"),
+        ("an unknown class", r"the label 'negative' of row 1 is none of the task's classes \(positive, neutral …\)"),
+        ("too many classes", "labels go from 7 to 7, but the task's 2 classes are 0 to 1"),
+        ("an empty text", "row 1 has no text; remove the row"),
+        ("no rows", "the split is empty"),
+        ("a foreign file", r"tasks\.mine\.data=.*data\.xyz: not a table that can be read"),
+        ("images", r"expected one column of images among \(text"),
+        ("values", r"the labels in 'label' are float64, not classes; for values choose a metric of pearson, spearman"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(case: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        found = bad(tmp_path, case)
+        examples = source_of(found).examples(found, "train", "image" if case == "images" else "text")
+        [examples.text(index) for index in range(len(examples))]
+
+
+def test_a_task_with_neither_classes_nor_names(tmp_path: Path) -> None:
+    (tmp_path / "folder/train").mkdir(parents=True)
+    with pytest.raises(UserError, match="mine"):
+        task(str(tmp_path / "folder"), "image")
+
+
+def test_too_few_examples_to_draw_from(tmp_path: Path) -> None:
+    found = task(str(csv(tmp_path / "one.csv", ROWS[:1])), classes=["positive"])
+    with pytest.raises(UserError, match="too few to draw"):
+        split(found, "train", tmp_path)
