@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tsv_exp.data.examples import Kind
-from tsv_exp.data.tasks import task_of
+from tsv_exp.data.examples import Examples, Kind
+from tsv_exp.data.splits import Holdout, split_examples
+from tsv_exp.data.tasks import source_of, task_of
 from tsv_exp.finetuning.training import Recipe
 from tsv_exp.models.heads import frozen_head_logits
 from tsv_exp.runtime.devices import moved
+from tsv_exp.storage.digests import digest
+from tsv_exp.storage.files import cache_dir
 from tsv_exp.tasks.definitions import Definition, define, task_names
 from tsv_exp.tasks.task import Split, SplitName, Task
 
@@ -30,6 +33,7 @@ class Model(ABC):
         templates: prompts of tasks whose YAML has none.
         task_set: whose first N tasks `tasks=N` means.
         family: where the checkpoints come from (published figures belong to one family of checkpoints).
+        holdout: how validation examples are drawn from train where a task's data have none.
         exclude: 2-D parameters that are no matrices for the methods (name patterns), unless engine.exclude is given.
         finetune: the recipe of tsv-finetune, unless finetune.* is given.
     """
@@ -39,6 +43,7 @@ class Model(ABC):
     kind: Kind = "image"
     templates: Sequence[str] = ("{}",)
     task_set: str | None = None
+    holdout: Holdout = Holdout()
     exclude: Sequence[str] = ()
     finetune: Recipe = Recipe(lr=1e-5, steps=2000)
 
@@ -70,6 +75,16 @@ class Model(ABC):
     @abstractmethod
     def identity(self, task: Task) -> str:
         """Digest of what, beside the weights, a score on this task depends on: data, head, preprocessing."""
+
+    def examples(self, task: Task, split: SplitName) -> Examples:
+        """The examples of one split, for `split` to encode: texts or pictures, and labels."""
+        record = cache_dir() / "validation" / f"{task.name}-{self.data_identity(task)[:20]}.json"
+        return split_examples(task, source_of(task), split, self.kind, self.holdout, record)
+
+    def data_identity(self, task: Task) -> str:
+        """Digest of where a task's examples come from, for `identity`."""
+        drawn = [self.holdout.share, self.holdout.most, self.holdout.seed]
+        return digest(task.name, task.classes, source_of(task).identity(), drawn)
 
     def prepare(self, inputs: Any, device: torch.device) -> Any:
         """What a split holds of B examples, as the encoder takes it, on a device."""

@@ -15,9 +15,9 @@ from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import PublishedRecipe, Recipe
 from tsv_exp.models.clip import network
 from tsv_exp.models.clip.data import Data
-from tsv_exp.models.clip.locate import Located, locate
 from tsv_exp.models.clip.names import Renamed, check_finite, clip_weights
 from tsv_exp.models.heads import zero_shot_head
+from tsv_exp.models.locate import Located, locate
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.console import track
 from tsv_exp.runtime.devices import device_of
@@ -34,7 +34,7 @@ class ClipModel(Model):
         name: of the configuration.
         architecture: a name that open_clip knows, or a mapping with embed_dim, vision_cfg, text_cfg and quick_gelu.
         pretrained: path or repository of the whole CLIP, image and text side.
-        checkpoints: see `tsv_exp.models.clip.locate.locate`.
+        checkpoints: see `tsv_exp.models.locate.locate`.
         family: whose labels and prompts the tasks have, and with whose published figures results compare; None takes it
             from the layout of the checkpoints.
         device: where heads are computed.

@@ -1,0 +1,90 @@
+"""docs/new_model.md, done as it stands there, from a folder outside the repository."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from encoders import network, saved, sentences
+
+PAGE = (Path(__file__).parents[2] / "docs" / "new_model.md").read_text(encoding="utf-8")
+COMMANDS = {
+    name: f"from tsv_exp.commands.main import {name.removeprefix('tsv-')} as run"
+    for name in ("tsv-exp", "tsv-finetune", "tsv-analyze")
+}
+TASK = "data: {{path: {place}, input: text, label: label}}\nclasses: [good, bad, fine]\ntemplates: ['{{}} film']\n"
+
+
+def blocks(heading: str, language: str) -> list[str]:
+    """The code blocks of a language in one section of the page."""
+    (section,) = re.findall(rf"^## {heading}.*?(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Two tasks of texts in mine/conf/task."""
+    folder = tmp_path / "mine" / "conf"
+    for group in ("task", "model"):
+        (folder / group).mkdir(parents=True)
+    for number, name in enumerate(("mood", "topic")):
+        data = sentences(tmp_path / "data" / name, 90, seed=number)
+        (folder / "task" / f"{name}.yaml").write_text(TASK.format(place=data), encoding="utf-8")
+    return tmp_path
+
+
+def run(script: str, folder: Path, *more: str) -> None:
+    """The lines of a shell script with the commands of the package."""
+    environment = os.environ | {"TSV_EXP_CACHE": str(folder / "cache")}
+    for line in script.strip().splitlines():
+        if line.startswith("export "):
+            name, _, value = line.removeprefix("export ").partition("=")
+            environment[name] = os.pathsep.join([str(folder / value), os.environ.get(name, "")])
+            continue
+        command, *words = shlex.split(line)
+        if command == "tsv-finetune":
+            words += more
+        code = [sys.executable, "-c", f"import sys; {COMMANDS[command]}; sys.exit(run())", *words]
+        done = subprocess.run(code, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}: {done.stderr[-2000:]}"
+
+
+def results(folder: Path) -> dict[str, object]:
+    (found,) = folder.glob("outputs/runs/**/results.json")
+    return json.loads(found.read_text(encoding="utf-8"))
+
+
+def test_a_text_encoder_in_one_yaml(place: Path) -> None:
+    base = saved(place / "base", network("bert"))
+    yaml = blocks("2", "yaml")[0].replace("google-bert/bert-base-uncased", str(base))
+    (place / "mine/conf/model/my_bert.yaml").write_text(yaml, encoding="utf-8")
+    run(blocks("2", "bash")[0], place, "finetune.steps=40", "finetune.lr=3e-3", "finetune.precision=float32")
+    found = results(place)
+    assert found["tasks"] == ["mood", "topic"]
+    assert found["finetuned"]["test"]["mood"] > 0.5  # chance is a third
+    assert found["stored_bytes_without_base"] > 0
+
+
+def test_checkpoints_with_classifiers_in_one_yaml(place: Path) -> None:
+    yaml = blocks("2", "yaml")[1]
+    base = saved(place / "base", network("bert", "SequenceClassification"))
+    yaml = yaml.replace("google-bert/bert-base-uncased", str(base))
+    for number, name in enumerate(("mood", "topic")):
+        made = saved(place / name, network("bert", "SequenceClassification", seed=number))
+        yaml = yaml.replace(f"someone/bert-{name}", str(made))
+    (place / "mine/conf/model/my_classifiers.yaml").write_text(yaml, encoding="utf-8")
+    run('tsv-exp --config-dir mine/conf model=my_classifiers "tasks=[mood,topic]" alpha=0.5', place)
+    assert set(results(place)["test"]["accuracy"]) == {"mood", "topic"}
+
+
+def test_another_encoder_in_one_file_and_one_yaml(place: Path) -> None:
+    (place / "mine/letters.py").write_text(blocks("3", "python")[0], encoding="utf-8")
+    (place / "mine/conf/model/letters.yaml").write_text(blocks("3", "yaml")[0], encoding="utf-8")
+    run(blocks("3", "bash")[0], place)
+    found = results(place)
+    assert found["finetuned"]["test"]["mood"] > 0.8
+    assert list(place.glob("outputs/analyze/**/*.html"))

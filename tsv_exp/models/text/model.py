@@ -1,0 +1,239 @@
+"""A BERT-like encoder of transformers as a model of the framework."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from tsv_exp.checkpoints.adapters import Adapter
+from tsv_exp.checkpoints.readers import Reader, file_digest
+from tsv_exp.checkpoints.sources import folder_of, open_weights
+from tsv_exp.checkpoints.sources import locate as locate_source
+from tsv_exp.data.splits import Holdout
+from tsv_exp.errors import UserError
+from tsv_exp.finetuning.training import Recipe
+from tsv_exp.models.heads import frozen_head_logits, zero_shot_head
+from tsv_exp.models.locate import Located, locate
+from tsv_exp.models.protocol import Model
+from tsv_exp.models.text import network
+from tsv_exp.models.text.names import encoder_weights, head_weights
+from tsv_exp.models.text.tokens import Text, Tokens, by_length, tokenize
+from tsv_exp.models.text.trained_heads import class_order
+from tsv_exp.runtime.console import track
+from tsv_exp.runtime.devices import device_of
+from tsv_exp.storage.digests import digest
+from tsv_exp.storage.files import cache_dir
+from tsv_exp.storage.weight_cache import cached_weights
+from tsv_exp.tasks.task import Split, SplitName, Task
+
+PROMPTS_AT_ONCE = 256
+TOKENIZER = ("tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
+
+
+class TextEncoder(Model):
+    """An encoder with frozen heads made of class prompts, or with a trained classifier per task.
+
+    Args:
+        name: of the configuration.
+        pretrained: folder or repository of the base: config.json, weights and tokenizer.
+        checkpoints: see `tsv_exp.models.locate.locate`; with head=classifier each one has its head.
+        head: prompts: class prompts through the frozen base; classifier: as AutoModelForSequenceClassification has it.
+        pooling: of a frozen head: mean over the tokens, or cls, the first one.
+        length: the most tokens of a text.
+        scale: of the logits of a frozen head.
+        family: of the checkpoints; None is the name.
+        device: where heads are computed.
+        holdout: how validation examples are drawn where the data have none.
+        task_set, exclude, finetune: see `Model`.
+    """
+
+    kind = "text"
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: str,
+        checkpoints: str | Mapping[str, str],
+        head: Literal["prompts", "classifier"] = "prompts",
+        pooling: network.Pooling = "mean",
+        length: int = 128,
+        scale: float = 20.0,
+        family: str | None = None,
+        device: str = "auto",
+        holdout: Holdout | None = None,
+        task_set: str | None = None,
+        exclude: Sequence[str] = ("*embeddings.*",),
+        finetune: Recipe | None = None,
+    ):
+        for key, value, known in (("head", head, ("prompts", "classifier")), ("pooling", pooling, ("mean", "cls"))):
+            if value not in known:
+                raise UserError(f"model.{key}={value}: choose from: {', '.join(known)}")
+        self.name = name
+        self.pretrained = pretrained
+        self.checkpoints = checkpoints
+        self.trained = head == "classifier"
+        self.pooling = pooling
+        self.length = length
+        self.scale = scale
+        self.device = device
+        self.holdout = holdout or Holdout()
+        self.task_set = task_set
+        self.exclude = exclude
+        self.finetune = finetune or Recipe(lr=5e-5, steps=250, batch_size=32)
+        self.family = family or name
+        self._splits: dict[tuple[str, SplitName], Split] = {}
+        self._trained_heads: dict[str, network.TrainedHead] = {}
+
+    def encoder(self) -> nn.Module:
+        """A fresh encoder with the base weights; a tokenizer's dict of tensors (B, L) -> what transformers returns."""
+        fresh = self._new()
+        fresh.load_state_dict(dict(self.base()))
+        return fresh.eval().requires_grad_(False)
+
+    def base(self) -> Mapping[str, Tensor]:
+        """The base weights of the encoder alone, under transformers' names."""
+        return self._base
+
+    def finetuned(self, tasks: Sequence[Task]) -> dict[str, Mapping[str, Tensor]]:
+        """The fine-tuned weights by task, of the encoder alone: lazy readers of downloaded or local files."""
+        found: dict[str, Mapping[str, Tensor]] = {}
+        for task in track(tasks, "fine-tuned checkpoints"):
+            source, where = self._checkpoint(task)
+            adapted = isinstance(source, Adapter)
+            found[task.name] = source if adapted else encoder_weights(source, self._base, self._prefix, where)
+        return found
+
+    def split(self, task: Task, split: SplitName) -> Split:
+        """The tokens of one split; of validation and test in order of length, which costs less."""
+        if (task.name, split) not in self._splits:
+            examples = self.examples(task, split)
+            tokens = self._tokens([examples.text(row) for row in range(len(examples))])
+            labels = examples.labels
+            if split != "train":
+                order = by_length(tokens)
+                tokens, labels = tokens.take(order), labels[order]
+            self._splits[task.name, split] = Split(tokens, labels)
+        return self._splits[task.name, split]
+
+    def identity(self, task: Task) -> str:
+        """Digest of the task's data and head, and of how texts become tokens."""
+        head = self._checkpoint(task)[0].digest if self.trained else self.head(task)
+        return digest(self.data_identity(task), head, self.pooling, self.scale, self._reading)
+
+    def head(self, task: Task) -> Tensor:
+        """Class weights (C, d) from the prompts through the frozen base; cached by prompts and base."""
+        key = digest(task.classes, task.templates, self._base_digest, self._reading, self.pooling, self.scale)
+        path = cache_dir() / "text" / "heads" / f"{self.name}-{task.name}-{key[:20]}.safetensors"
+        return cached_weights(path, key, lambda: {"head": zero_shot_head(task, self._encode, self.scale)})["head"]
+
+    def logits(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
+        """Outputs (B, C), float32, by the frozen or the trained head of the task."""
+        outputs = encoder(**batch)
+        if self.trained:
+            return self._trained_head(task, outputs.last_hidden_state.device)(outputs, batch)
+        features = network.pooled(outputs.last_hidden_state.float(), batch["attention_mask"], self.pooling)
+        return frozen_head_logits(features, self._placed_head(task, features.device))
+
+    def predict(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
+        """Predictions (B,): the likeliest class, or the value where the task has none."""
+        logits = self.logits(encoder, batch, task)
+        return logits.argmax(1) if task.classes else logits[:, 0]
+
+    def trainee(self, task: Task) -> nn.Module:
+        """The encoder; with head=classifier behind it a fresh head with random weights."""
+        if not self.trained:
+            return self.encoder()
+        fresh = network.new_classifier(self._config, len(task.classes) or 1)
+        getattr(fresh, self._prefix).load_state_dict(dict(self.base()))
+        return fresh
+
+    def loss(self, encoder: nn.Module, batch: Any, labels: Tensor, task: Task) -> Tensor:
+        """Cross-entropy, or the mean squared error where labels are values."""
+        logits = encoder(**batch).logits.float() if self.trained else self.logits(encoder, batch, task)
+        return cross_entropy(logits, labels) if task.classes else mse_loss(logits[:, 0], labels)
+
+    @cached_property
+    def _folder(self) -> Path:
+        path = locate_source(self.pretrained)
+        folder = folder_of(path)
+        if folder is None:
+            raise UserError(f"{self._where}: expected a folder or repository with config.json, weights and tokenizer")
+        return folder
+
+    @cached_property
+    def _where(self) -> str:
+        return f"model.pretrained={self.pretrained}"
+
+    @cached_property
+    def _config(self) -> Any:
+        return network.configuration(self._folder, self._where)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return network.tokenizer(self._folder, self._where)
+
+    @cached_property
+    def _prefix(self) -> str:
+        return str(self._new().base_model_prefix)
+
+    def _new(self) -> Any:
+        if not self.trained:
+            return network.new_encoder(self._config)
+        whole = network.new_classifier(self._config, 2)
+        return getattr(whole, whole.base_model_prefix)
+
+    @cached_property
+    def _base(self) -> dict[str, Tensor]:
+        source = open_weights(self._folder)
+        assert isinstance(source, Reader)  # an adapter is refused without a base
+        found = encoder_weights(source, self._new().state_dict(), self._prefix, self._where)
+        return {name: weight.float().contiguous() for name, weight in found.items()}
+
+    @cached_property
+    def _base_digest(self) -> str:
+        return digest(self._base)
+
+    @cached_property
+    def _reading(self) -> str:
+        """Digest of how texts become tokens."""
+        files = sorted({path for pattern in TOKENIZER for path in self._folder.glob(pattern)})
+        return digest([(path.name, file_digest(path)) for path in files], self.length)
+
+    @cached_property
+    def _located(self) -> Located:
+        return locate(self.checkpoints, self.name)
+
+    def _checkpoint(self, task: Task) -> tuple[Any, str]:
+        place = self._located.place(task, self.name)
+        return open_weights(place, self._base), f"checkpoint of {task.name} ({place})"
+
+    def _tokens(self, texts: Sequence[Text]) -> Tokens:
+        return tokenize(self._tokenizer, texts, self.length)
+
+    @cached_property
+    def _frozen(self) -> nn.Module:
+        return self.encoder().to(device_of(self.device))
+
+    @torch.no_grad()
+    def _encode(self, prompts: Sequence[str]) -> Tensor:
+        tokens, found = self._tokens(prompts), []
+        for start in range(0, len(tokens), PROMPTS_AT_ONCE):
+            batch = self.prepare(tokens[start : start + PROMPTS_AT_ONCE], device_of(self.device))
+            hidden = self._frozen(**batch).last_hidden_state
+            found.append(network.pooled(hidden, batch["attention_mask"], self.pooling).cpu())
+        return torch.cat(found)
+
+    def _trained_head(self, task: Task, device: torch.device) -> network.TrainedHead:
+        if task.name not in self._trained_heads:
+            source, where = self._checkpoint(task)
+            if isinstance(source, Adapter):
+                raise UserError(f"{where}: an adapter has no classifier that is known; give the merged model")
+            weights = head_weights(source, self._prefix)
+            fresh = network.new_classifier(self._config, len(task.classes) or 1)
+            order = class_order(source.path, task, where)
+            self._trained_heads[task.name] = network.TrainedHead(fresh, weights, order, where)
+        return self._trained_heads[task.name].to(device)

@@ -1,0 +1,56 @@
+"""Texts as token numbers: tokenized once, padded to the longest of a batch when they are asked for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+Text = str | tuple[str, ...]  # of one column, or of two
+
+
+class Tokens:
+    """N texts; indexed with a slice or row numbers they are a tokenizer's dict of tensors (B, L)."""
+
+    def __init__(self, columns: dict[str, list[Tensor]], padding: dict[str, int]):
+        self.columns = columns
+        self.padding = padding
+        self.lengths = torch.tensor([len(row) for row in columns["input_ids"]])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: slice | Tensor) -> dict[str, Tensor]:
+        rows = range(len(self))[index] if isinstance(index, slice) else index.tolist()
+        batch = {
+            name: pad_sequence([column[row].long() for row in rows], True, self.padding.get(name, 0))
+            for name, column in self.columns.items()
+        }
+        lengths = self.lengths[list(rows)]
+        return batch | {"attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long()}
+
+    def take(self, order: Tensor) -> "Tokens":
+        """The texts of these row numbers, in their order."""
+        rows = order.tolist()
+        return Tokens({name: [column[row] for row in rows] for name, column in self.columns.items()}, self.padding)
+
+
+def tokenize(tokenizer: Any, texts: Sequence[Text], length: int) -> Tokens:
+    """The texts, or pairs of texts, cut off behind `length` tokens.
+
+    Args:
+        tokenizer: of transformers.
+        texts: all of one column, or all of two.
+        length: the most tokens of a text or pair.
+    """
+    rows = [(text,) if isinstance(text, str) else text for text in texts]
+    parts = [[row[i] for row in rows] for i in range(len(rows[0]))]
+    found = tokenizer(*parts, truncation=True, max_length=length, return_attention_mask=False)
+    columns = {name: [torch.tensor(row, dtype=torch.int32) for row in column] for name, column in found.items()}
+    return Tokens(columns, {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id})
+
+
+def by_length(tokens: Tokens) -> Tensor:
+    """Row numbers in order of length: consecutive batches are of like lengths, with little padding."""
+    return tokens.lengths.argsort(stable=True)
