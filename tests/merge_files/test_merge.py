@@ -149,7 +149,7 @@ def test_an_index_stands_for_its_folder(files, tmp_path):
     words[0] = f"base={index}"
     run(parse(words))
     written = {file.name for file in (tmp_path / "out").iterdir()}
-    assert written == {".tsv-merge", "model.safetensors", *beside}
+    assert written == {".tsv-merge", ".gitignore", "README.md", "tsv_merge.json", "model.safetensors", *beside}
     save_file({name: base[name] + 1 for name in sorted(base)[:5]}, tmp_path / "base" / "0.safetensors")
     with pytest.raises(UserError, match="holds something else"):
         run(parse(words))

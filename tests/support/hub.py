@@ -1,5 +1,6 @@
 """A Hugging Face hub on loopback that serves a folder with models/OWNER/NAME/... and datasets/OWNER/NAME/..."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -20,7 +21,8 @@ class Hub(ThreadingHTTPServer):
 
     `faults` maps the end of a path to "gated", "drop" (half of the file, then nothing more), "drop once", "hang" (half
     of the file, then silence), "slow" (seconds without an answer), "damaged once", "elsewhere" (the file is on another
-    host, as the real hub's large files are) or a status. `told` holds the hosts that were sent a token.
+    host, as the real hub's large files are) or a status. `told` holds the hosts that were sent a token, `created` the
+    repositories that were made and how.
     """
 
     def __init__(self, root: Path, port: int = 0):
@@ -30,6 +32,7 @@ class Hub(ThreadingHTTPServer):
         self.ranges: list[int] = []
         self.told: set[str] = set()
         self.faults: dict[str, str] = {}
+        self.created: list[tuple[str, dict[str, Any]]] = []
 
     @property
     def url(self) -> str:
@@ -62,7 +65,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        lines = [json.loads(line) for line in sent.splitlines()]  # one value, or one a line
+        body = lines[0] if lines else {}
         path = unquote(urlsplit(self.path).path).strip("/")
         self.server.requests.append(f"{self.command} {path}")
         if "Authorization" in self.headers:
@@ -76,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(int(fault), b"")
         parts = path.split("/")
         if parts[0] == "api":
-            return self._api(parts[1:], body)
+            return self._upload(parts[1:], lines) if self.command == "POST" else self._api(parts[1:], body)
         kind = "datasets" if parts[0] == "datasets" else "models"
         owner, name, _, _, *inside = parts[1:] if kind == "datasets" else parts
         repository = self.server.root / kind / owner / name
@@ -104,6 +109,8 @@ class Handler(BaseHTTPRequestHandler):
         return self._send(206 if start else 200, content[start:], headers, sent, hang=fault == "hang")
 
     def _api(self, parts: list[str], body: dict[str, Any]) -> None:
+        if parts == ["whoami-v2"]:
+            return self._json({"name": "me", "type": "user", "orgs": []})
         repository = self.server.root.joinpath(*parts[:3])
         if len(parts) < 3 or not repository.is_dir():
             return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
@@ -120,6 +127,31 @@ class Handler(BaseHTTPRequestHandler):
             {"id": "/".join(parts[1:3]), "sha": COMMIT, "private": False, "siblings": siblings, "tags": []}
         )
 
+    def _upload(self, parts: list[str], lines: list[dict[str, Any]]) -> None:
+        """What creating a repository and uploading into it ask for; every file is small to this hub."""
+        if parts[:2] == ["repos", "create"]:
+            owner, name = lines[0]["organization"], lines[0]["name"]
+            new = not (self.server.root / "models" / owner / name).is_dir()
+            (self.server.root / "models" / owner / name).mkdir(parents=True, exist_ok=True)
+            self.server.created.append((f"{owner}/{name}", lines[0]))
+            url = {"url": f"{self.server.url}/{owner}/{name}", "name": f"{owner}/{name}"}
+            return self._json(url, 200 if new else 409)
+        if parts == ["validate-yaml"]:
+            return self._json({"errors": [], "warnings": []})
+        if "preupload" in parts:
+            modes = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in lines[0]["files"]
+            ]
+            return self._json({"files": modes})
+        if "commit" in parts:
+            for entry in (line["value"] for line in lines if line["key"] == "file"):
+                file = self.server.root.joinpath(*parts[:3], entry["path"])
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(base64.b64decode(entry["content"]))
+            place = f"{self.server.url}/{'/'.join(parts[1:3])}/commit/{COMMIT}"
+            return self._json({"success": True, "commitOid": COMMIT, "commitUrl": place, "hookOutput": ""})
+        return self._api(parts, lines[0] if lines else {})
+
     def _tree(self, entries: list[dict[str, object]], inside: str, recursive: bool) -> None:
         prefix = f"{inside}/" if inside else ""
         below = [entry for entry in entries if str(entry["path"]).startswith(prefix)]
@@ -133,8 +165,8 @@ class Handler(BaseHTTPRequestHandler):
         oid = hashlib.sha1(file.read_bytes()).hexdigest()
         return {"type": "file", "path": name, "size": file.stat().st_size, "oid": oid}
 
-    def _json(self, content: object) -> None:
-        self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json", "X-Repo-Commit": COMMIT})
+    def _json(self, content: object, status: int = 200) -> None:
+        self._send(status, json.dumps(content).encode(), {"Content-Type": "application/json", "X-Repo-Commit": COMMIT})
 
     def _send(
         self,

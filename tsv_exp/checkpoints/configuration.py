@@ -14,7 +14,8 @@ from tsv_exp.storage.files import atomic
 from tsv_exp.storage.json_files import read_object
 
 _COPIED = (*CONFIGURATION, "*.py")
-_OF_WEIGHTS = ("*.index.json", "adapter_config.json", "merged.json", "trainer_state.json")
+PROVENANCE = "tsv_merge.json"  # where a merged model comes from
+_OF_WEIGHTS = ("*.index.json", "adapter_config.json", "merged.json", "trainer_state.json", PROVENANCE)
 _OTHER_FOLDERS = ("checkpoint-*", "global_step*", "runs", "wandb", "__pycache__")  # of training, not of the model
 _DTYPES = ("dtype", "torch_dtype")  # keys of transformers' config.json, 5 and before
 

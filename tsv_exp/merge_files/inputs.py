@@ -1,11 +1,13 @@
 """The inputs of a merge, opened: base, models, and where they lie."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tsv_exp.checkpoints import adapter_factors
+from tsv_exp.checkpoints.readers import HUB_NAMES
 from tsv_exp.checkpoints.sources import adapter_file, folder_of, locate, open_weights
 from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
@@ -80,6 +82,16 @@ def files_of(path: Path) -> list[Path]:
     """The files of a source."""
     folder = folder_of(path)
     return sorted(file for file in folder.iterdir() if file.is_file()) if folder else [path]
+
+
+def weight_files(place: Path) -> list[Path]:
+    """The files of a source that hold its weights."""
+    file = adapter_file(place) or place
+    if file.is_dir():
+        file = next(file / name for name in HUB_NAMES if (file / name).is_file())
+    if not file.name.endswith(".index.json"):
+        return [file]
+    return sorted({file.parent / shard for shard in json.loads(file.read_text())["weight_map"].values()})
 
 
 def _fingerprint(path: Path) -> list[tuple[str, int, int]]:

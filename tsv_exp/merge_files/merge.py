@@ -11,11 +11,12 @@ from tsv_exp.merge_files.forms import ByTask, Form, WholeModel
 from tsv_exp.merge_files.inputs import Inputs
 from tsv_exp.merge_files.measures import Record
 from tsv_exp.merge_files.options import Options
-from tsv_exp.merge_files.provenance import short_form
+from tsv_exp.merge_files.provenance import short_form, write_provenance
 from tsv_exp.merge_files.rules import Plan
 from tsv_exp.merge_files.summary import show
+from tsv_exp.merge_files.upload import check_upload, upload
 from tsv_exp.merge_files.work import Work
-from tsv_exp.runtime.console import bar
+from tsv_exp.runtime.console import bar, console
 from tsv_exp.runtime.distributed import assigned, process_group, split_work
 from tsv_exp.storage.digests import digest
 from tsv_exp.versions import program
@@ -27,6 +28,8 @@ def run(options: Options) -> None:
     if options.stacks is not None:
         engine.stacks = options.stacks
     plan = Plan.of(options)
+    if options.push:
+        check_upload(options.push)
     inputs = Inputs.open(options, engine)
     settings = [
         options.task,
@@ -70,7 +73,11 @@ def run(options: Options) -> None:
         if rank == 0:
             form.describe(options.out, output.digests)
             size = output.finish(form.configuration)
-            show(options, inputs.stream, record.load(), f"{size / 1e6:.1f} MB in {len(parts)} files")
+            layers = record.load()
+            write_provenance(options, plan, inputs, layers)
+            show(options, inputs.stream, layers, f"{size / 1e6:.1f} MB in {len(parts)} files")
+            if options.push:
+                console.print(f"uploaded to {upload(options.out, options.push)}", markup=False, soft_wrap=True)
 
 
 def _form(work: Work) -> Form:

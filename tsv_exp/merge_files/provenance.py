@@ -1,10 +1,30 @@
-"""Where a merged model comes from: the short form in its files, the whole in README.md and merge.json."""
+"""Where a merged model comes from: short in its files' metadata, whole in README.md (the hub's model card) and JSON."""
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import tsv_exp
+from tsv_exp.checkpoints import writer
+from tsv_exp.checkpoints.configuration import PROVENANCE
+from tsv_exp.checkpoints.sources import HUB_ID
+from tsv_exp.merge_files.inputs import Inputs, weight_files
+from tsv_exp.merge_files.measures import Measured
 from tsv_exp.merge_files.options import Options
 from tsv_exp.merge_files.rules import Plan
+from tsv_exp.merge_files.summary import norms
+from tsv_exp.storage.files import atomic
+from tsv_exp.storage.known_digests import known_digests
+from tsv_exp.versions import installed
+
+_LIBRARIES = {  # by what a folder holds, the first that is there
+    "adapter_config.json": "peft",
+    "model_index.json": "diffusers",
+    "modules.json": "sentence-transformers",
+    "open_clip_config.json": "open_clip",
+    "config.json": "transformers",
+}
 
 
 def short_form(options: Options, plan: Plan) -> dict[str, str]:
@@ -13,7 +33,99 @@ def short_form(options: Options, plan: Plan) -> dict[str, str]:
         "version": tsv_exp.__version__,
         "base": options.base,
         "models": options.models,
+        "weights": options.weights or None,
         "rules": plan.description,
         "task": options.task,
     }
     return {"tsv_exp": json.dumps({key: value for key, value in told.items() if value is not None})}
+
+
+def write_provenance(options: Options, plan: Plan, inputs: Inputs, layers: Mapping[str, Measured]) -> None:
+    """Write README.md, tsv_merge.json and a .gitignore that hides the recipe's folder from uploads."""
+    told = _whole(options, plan, inputs, layers)
+    texts = {
+        PROVENANCE: json.dumps(told, indent=2, ensure_ascii=False) + "\n",
+        "README.md": _card(options, told),
+        ".gitignore": f"/{writer.STATE}/\n",
+    }
+    for name, text in texts.items():
+        with atomic(options.out / name) as path:
+            path.write_text(text, encoding="utf-8")
+
+
+def _whole(options: Options, plan: Plan, inputs: Inputs, layers: Mapping[str, Measured]) -> dict[str, Any]:
+    sources = ({} if options.base is None else {"base": options.base}) | options.models
+    files = {name: weight_files(place) for name, place in inputs.places.items()}
+    digests = known_digests({file for several in files.values() for file in several})
+    own, merged, scaled = norms(inputs.stream.tasks, layers)
+    return {
+        "command": options.command,
+        "tsv_exp": tsv_exp.__version__,
+        "torch": installed("torch"),
+        "rules": plan.description,
+        "task": options.task,
+        "form": options.form,
+        "dtype": options.dtype,
+        "weights": options.weights,
+        "inputs": {
+            name: {"source": sources[name.removeprefix("model ")], "files": _named(several, digests)}
+            for name, several in files.items()
+        },
+        "norms": {"models": dict(zip(inputs.stream.tasks, own, strict=True)), "merge": merged, "scaled": scaled},
+    }
+
+
+def _named(files: list[Path], digests: Mapping[Path, str]) -> dict[str, str]:
+    return {file.name: digests[file] for file in files}
+
+
+def _card(options: Options, told: Mapping[str, Any]) -> str:
+    from huggingface_hub import ModelCardData
+
+    sources = [entry["source"] for entry in told["inputs"].values()]
+    library = next((name for file, name in _LIBRARIES.items() if (options.out / file).is_file()), None)
+    data = ModelCardData(
+        base_model=[source.partition("@")[0] for source in sources if _on_hub(source)] or None,
+        base_model_relation="adapter" if options.form == "lora" else "merge",
+        library_name=library,
+        tags=["merge", "tsv_exp"],
+    )
+    rules = "\n".join(
+        f"| `{rule['layers']}` | {rule['method']} | {rule['alpha']:g} | {_parameters(rule)} |" for rule in told["rules"]
+    )
+    inputs = "\n".join(
+        f"| {name} | `{entry['source']}` | {file} | `{sha256}` |"
+        for name, entry in told["inputs"].items()
+        for file, sha256 in entry["files"].items()
+    )
+    return f"""---
+{data.to_yaml()}
+---
+
+# {options.out.name}
+
+Merged from {len(options.models)} models by [tsv_exp](https://pypi.org/project/tsv-exp) {told["tsv_exp"]}:
+
+```bash
+{told["command"]}
+```
+
+| layers | method | α | parameters |
+| --- | --- | ---: | --- |
+{rules}
+
+| input | source | file | SHA-256 |
+| --- | --- | --- | --- |
+{inputs}
+
+`{PROVENANCE}` says the same for programs.
+"""
+
+
+def _parameters(rule: Mapping[str, Any]) -> str:
+    given = {"rank": rule.get("rank")} | rule["parameters"]
+    return ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+
+
+def _on_hub(source: str) -> bool:
+    return bool(HUB_ID.fullmatch(source)) and not Path(source).expanduser().exists()
