@@ -19,7 +19,7 @@ from tsv_exp.checkpoints.readers import read
 from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.commands.merge import main, run
 from tsv_exp.decompositions import fast
-from tsv_exp.merge_files import merge as merge_files
+from tsv_exp.merge_files import one_model
 from tsv_exp.merge_files.options import parse
 
 PER_TASK = ["individual", "tsv_c", "tall_mask", "emr"]
@@ -130,7 +130,7 @@ def test_killed_and_run_again(files, tmp_path):
 
 def test_what_another_version_began_is_not_gone_on_with(files, monkeypatch):
     run(parse(files[2]))
-    monkeypatch.setattr(merge_files, "program", lambda: "another version")
+    monkeypatch.setattr(one_model, "program", lambda: "another version")
     with pytest.raises(UserError, match="holds something else"):
         run(parse(files[2]))
 

@@ -27,6 +27,9 @@ HUB_NAMES = (  # in order of preference
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
     "open_clip_pytorch_model.bin",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin",
 )
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # what trainers put a state dict under, in this order
 CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.bpe")  # what lies beside them

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -41,13 +41,23 @@ class Output:
         count: of files.
         recipe: digest of everything that the content depends on.
         metadata: of every file.
+        beside: what else the folder may hold.
 
     Raises:
         UserError: the folder holds something else.
     """
 
-    def __init__(self, folder: Path, stem: str, count: int, recipe: str, metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        count: int,
+        recipe: str,
+        metadata: Mapping[str, str] | None = None,
+        beside: Collection[str] = (),
+    ) -> None:
         self.folder, self.stem, self._recipe, self._metadata = folder, stem, recipe, metadata
+        self._known = (STATE, *beside)
         numbers = [f"-{i + 1:05}-of-{count:05}" for i in range(count)] if count > 1 else [""]
         self.files = [folder / f"{stem}{number}.safetensors" for number in numbers]
 
@@ -77,7 +87,7 @@ class Output:
 
     def _check(self) -> None:
         if not self._ours():
-            others = (entry for entry in self.folder.glob("*") if entry.name != STATE)
+            others = (entry for entry in self.folder.glob("*") if entry.name not in self._known)
             if any(others) or any(self._marker.parent.glob("*.safetensors")):
                 raise UserError(
                     f"out={self.folder} holds something else already, or what other inputs, options or another version "

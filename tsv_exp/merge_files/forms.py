@@ -20,6 +20,8 @@ from tsv_exp.merging.result import merged_weight
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.tensor_files import Kinds, kinds
 
+_DIFFUSERS = "diffusion_pytorch_model"  # how diffusers names the weights of a component
+
 
 class Form(Protocol):
     """Names and content of the files of an output."""
@@ -55,8 +57,10 @@ class WholeModel:
         if folder is not None:
             self.configuration = Configuration(folder, self.work.options.dtype)
         self.stem, self.limit = "model", self.work.options.shard_mb * 2**20
+        own = str(getattr(getattr(self.work.stream.base, "path", None), "name", ""))
+        if own.startswith(_DIFFUSERS):
+            self.stem = _DIFFUSERS
         if folder is not None and (folder / "open_clip_config.json").is_file():
-            own = self.work.stream.base.path.name  # type: ignore[attr-defined]
             self.stem = "open_clip_model" if own.startswith("open_clip") else "model"
             self.limit = math.inf  # open_clip opens one file
 

@@ -55,15 +55,18 @@ class Inputs:
             found = {"base": locate(options.base)} | found
             base = open_weights(options.base)
             models = {task: open_weights(path, base) for task, path in options.models.items()}
-        _all_match("keep", options.keep, list(base), "base's tensors")
-        _all_match("ignore", options.ignore, [name for model in models.values() for name in model], "models' tensors")
+        if not options.component:
+            own = [name for model in models.values() for name in model]
+            _all_match("keep", options.keep, list(base), "base's tensors")
+            _all_match("ignore", options.ignore, own, "models' tensors")
         stream = TaskVectors.of(base, models, engine, device)
         if unknown := sorted(set(options.weights) - set(stream.tasks)):
             raise UserError(f"weights: there is no model {unknown[0]!r}; choose from: {', '.join(stream.tasks)}")
         stream = weighted(stream, options.weights)
-        shapes = {name: stream.base[name].dim() for name in stream.names}
-        _all_match("exclude", options.exclude, [n for n in shapes if shapes[n] in (2, 3)], "base's 2-D weights")
-        _all_match("stacks", options.stacks, [n for n in shapes if shapes[n] == 3], "base's 3-D weights")
+        if not options.component:
+            shapes = {name: stream.base[name].dim() for name in stream.names}
+            _all_match("exclude", options.exclude, [n for n in shapes if shapes[n] in (2, 3)], "base's 2-D weights")
+            _all_match("stacks", options.stacks, [n for n in shapes if shapes[n] == 3], "base's 3-D weights")
         if options.task is not None and options.task not in stream.tasks:
             raise UserError(f"task={options.task}: choose from: {', '.join(stream.tasks)}")
         return cls(stream, found, adapters)

@@ -34,7 +34,11 @@ _PATTERNS = ("exclude", "stacks", "keep", "ignore")
 
 @dataclass
 class Options:
-    """The command line; what it does not know is a parameter of the method."""
+    """The command line; what it does not know is a parameter of the method.
+
+    `component` is true of one of several models in a folder, to which not all patterns belong; `beside` names the
+    others that lie in its folder.
+    """
 
     base: str | None
     models: dict[str, str]
@@ -58,6 +62,8 @@ class Options:
     weights: dict[str, float] = field(default_factory=dict)
     search: tuple[Path, ...] = ()
     command: str = ""
+    component: bool = False
+    beside: tuple[str, ...] = ()
     params: dict[str, Any] = field(default_factory=dict)
 
 

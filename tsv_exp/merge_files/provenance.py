@@ -9,10 +9,9 @@ import tsv_exp
 from tsv_exp.checkpoints import writer
 from tsv_exp.checkpoints.configuration import PROVENANCE
 from tsv_exp.checkpoints.sources import HUB_ID
-from tsv_exp.merge_files.inputs import Inputs, weight_files
-from tsv_exp.merge_files.measures import Measured
+from tsv_exp.merge_files.inputs import weight_files
+from tsv_exp.merge_files.one_model import Finished
 from tsv_exp.merge_files.options import Options
-from tsv_exp.merge_files.rules import Plan
 from tsv_exp.merge_files.summary import norms
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.known_digests import known_digests
@@ -27,56 +26,53 @@ _LIBRARIES = {  # by what a folder holds, the first that is there
 }
 
 
-def short_form(options: Options, plan: Plan) -> dict[str, str]:
-    """What every file says in its metadata; the same for the same inputs and options."""
-    told = {
-        "version": tsv_exp.__version__,
-        "base": options.base,
-        "models": options.models,
-        "weights": options.weights or None,
-        "rules": plan.description,
-        "task": options.task,
-    }
-    return {"tsv_exp": json.dumps({key: value for key, value in told.items() if value is not None})}
+def write_provenance(options: Options, finished: Mapping[str, Finished]) -> None:
+    """Write README.md, tsv_merge.json and a .gitignore that hides the recipes' folders from uploads.
 
-
-def write_provenance(options: Options, plan: Plan, inputs: Inputs, layers: Mapping[str, Measured]) -> None:
-    """Write README.md, tsv_merge.json and a .gitignore that hides the recipe's folder from uploads."""
-    told = _whole(options, plan, inputs, layers)
+    Args:
+        options: as typed.
+        finished: what was merged, by the name of the component; "." is the model itself.
+    """
+    told = _whole(options, finished)
     texts = {
         PROVENANCE: json.dumps(told, indent=2, ensure_ascii=False) + "\n",
         "README.md": _card(options, told),
-        ".gitignore": f"/{writer.STATE}/\n",
+        ".gitignore": f"{writer.STATE}/\n",
     }
     for name, text in texts.items():
         with atomic(options.out / name) as path:
             path.write_text(text, encoding="utf-8")
 
 
-def _whole(options: Options, plan: Plan, inputs: Inputs, layers: Mapping[str, Measured]) -> dict[str, Any]:
+def _whole(options: Options, finished: Mapping[str, Finished]) -> dict[str, Any]:
+    first = next(iter(finished.values()))
     sources = ({} if options.base is None else {"base": options.base}) | options.models
-    files = {name: weight_files(place) for name, place in inputs.places.items()}
-    digests = known_digests({file for several in files.values() for file in several})
-    own, merged, scaled = norms(inputs.stream.tasks, layers)
+    layers = {f"{part}/{name}": found for part, one in finished.items() for name, found in one.layers.items()}
+    own, merged, scaled = norms(first.inputs.stream.tasks, layers)
+    files: dict[str, dict[str, Path]] = {}
+    for part, one in finished.items():
+        for name, place in one.inputs.places.items():
+            prefix = "" if part == "." else f"{part}/"
+            files.setdefault(name, {}).update({f"{prefix}{file.name}": file for file in weight_files(place)})
+    digests = known_digests({file for several in files.values() for file in several.values()})
     return {
         "command": options.command,
         "tsv_exp": tsv_exp.__version__,
         "torch": installed("torch"),
-        "rules": plan.description,
+        "rules": first.plan.description,
         "task": options.task,
         "form": options.form,
         "dtype": options.dtype,
         "weights": options.weights,
         "inputs": {
-            name: {"source": sources[name.removeprefix("model ")], "files": _named(several, digests)}
+            name: {
+                "source": sources[name.removeprefix("model ")],
+                "files": {shown: digests[file] for shown, file in several.items()},
+            }
             for name, several in files.items()
         },
-        "norms": {"models": dict(zip(inputs.stream.tasks, own, strict=True)), "merge": merged, "scaled": scaled},
+        "norms": {"models": dict(zip(first.inputs.stream.tasks, own, strict=True)), "merge": merged, "scaled": scaled},
     }
-
-
-def _named(files: list[Path], digests: Mapping[Path, str]) -> dict[str, str]:
-    return {file.name: digests[file] for file in files}
 
 
 def _card(options: Options, told: Mapping[str, Any]) -> str:

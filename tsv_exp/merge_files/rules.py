@@ -68,13 +68,14 @@ class Plan:
             for rule in self.rules
         ]
 
-    def bind(self, stream: TaskVectors, algebra: Algebra, products: bool) -> Bound:
+    def bind(self, stream: TaskVectors, algebra: Algebra, products: bool, component: bool) -> Bound:
         """The function of one layer. A method that looks at all layers first sees those that it merges.
 
         Args:
             stream: the task vectors.
             algebra: how decompositions are computed.
             products: whether merges of products are given as products.
+            component: whether this is one of several models, so that a pattern may be that of another.
 
         Raises:
             UserError: a pattern matches no layer.
@@ -84,7 +85,7 @@ class Plan:
             names[self.rule(name)].append(name)
         functions: dict[Rule, Bound] = {}
         for rule in self.rules:
-            if not names[rule] and rule is not self.rules[-1]:
+            if not names[rule] and rule is not self.rules[-1] and not component:
                 some = ", ".join(stream.names[:3])
                 raise UserError(f"layers: {rule.pattern!r} is the first match of no layer ({some}, ...)")
             its = stream if len(self.rules) == 1 else replace(stream, only=tuple(names[rule]))

@@ -1,0 +1,128 @@
+"""Folders of several models, laid out as diffusers and sentence-transformers lay them out."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from models import close, zoo
+from safetensors.torch import load_file, save_file
+
+from tsv_exp import UserError, apply, merge
+from tsv_exp.merge_files.command_line import options_of
+from tsv_exp.merge_files.merge import run
+
+DIFFUSERS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+}
+SENTENCES = {".": "model.safetensors", "2_Dense": "model.safetensors"}
+
+
+def weights(layout, models):
+    """Component -> base and fine-tuned weights; the last component is the same in all of them."""
+    found = {}
+    for seed, name in enumerate(layout):
+        base, finetuned = zoo(len(models), torch.float32, seed)
+        found[name] = (base, dict(zip(models, finetuned.values(), strict=True)))
+    return found
+
+
+def lay_out(folder, layout, contents, others):
+    """Write weights by component, and other files by their path."""
+    for name, tensors in contents.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / name / layout[name])
+    for name, content in others.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+
+
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch):
+    """A pipeline whose vae no model changes."""
+    monkeypatch.chdir(tmp_path)
+    found = weights(DIFFUSERS, ["a", "b"])
+    others = {
+        "model_index.json": {"unet": []},
+        "unet/config.json": {"c": 1},
+        "scheduler/scheduler_config.json": {"s": 1},
+    }
+    vae = found["vae"][0]
+    lay_out(tmp_path / "base", DIFFUSERS, {name: base for name, (base, _) in found.items()}, others)
+    for model in ("a", "b"):
+        contents = {name: finetuned[model] for name, (_, finetuned) in found.items()} | {"vae": vae}
+        lay_out(tmp_path / model, DIFFUSERS, contents, others)
+    return found
+
+
+WORDS = ["base=base", "models=[a, b]", "out=out"]
+
+
+def expect(folder, base, finetuned, **params):
+    wanted = apply(base, merge(base, finetuned, **params))
+    close(
+        {name: tensor.double() for name, tensor in load_file(folder).items()},
+        {name: tensor.double() for name, tensor in wanted.items()},
+        1e-6,
+    )
+
+
+def test_a_pipeline_is_merged_component_by_component(pipeline, tmp_path):
+    run(options_of(WORDS))
+    for name in ("unet", "text_encoder"):
+        expect(tmp_path / "out" / name / DIFFUSERS[name], *pipeline[name])
+    for name in ("vae/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json", "model_index.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "base" / name).read_bytes()
+    assert (tmp_path / "out" / "unet" / "config.json").is_file()
+    told = json.loads((tmp_path / "out" / "tsv_merge.json").read_text())
+    assert set(told["inputs"]["model a"]["files"]) == {f"{name}/{DIFFUSERS[name]}" for name in ("unet", "text_encoder")}
+    run(options_of(WORDS))  # what is finished is recognized
+    with pytest.raises(UserError, match="holds something else"):
+        run(options_of([*WORDS, "alpha=0.5"]))
+
+
+def test_rules_may_name_layers_of_one_component(pipeline, tmp_path):
+    base, finetuned = pipeline["unet"]
+    (tmp_path / "config.yaml").write_text("layers: {'tall*': {method: weight_average}}\nmethod: weight_average\n")
+    for model in (base, *finetuned.values()):
+        model["another.weight"] = torch.randn(4, 4)
+    lay_out(tmp_path / "base", DIFFUSERS, {"unet": base}, {})
+    for name, model in finetuned.items():
+        lay_out(tmp_path / name, DIFFUSERS, {"unet": model}, {})
+    (tmp_path / "config.yaml").write_text("layers: {'another*': {method: task_arithmetic, alpha: 1.0}}\nmethod: ties\n")
+    run(options_of(["config.yaml", *WORDS]))
+    got = load_file(tmp_path / "out" / "unet" / DIFFUSERS["unet"])["another.weight"]
+    change = sum(model["another.weight"] - base["another.weight"] for model in finetuned.values())
+    assert torch.allclose(got, base["another.weight"] + change, atol=1e-6)
+
+
+def test_sentence_transformers_with_a_dense_layer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = weights(SENTENCES, ["a", "b"])
+    modules = [{"path": path} for path in ("", "1_Pooling", "2_Dense")]
+    others = {"modules.json": modules, "config.json": {}, "1_Pooling/config.json": {"p": 1}, "2_Dense/config.json": {}}
+    lay_out(tmp_path / "base", SENTENCES, {name: base for name, (base, _) in found.items()}, others)
+    for model in ("a", "b"):
+        lay_out(tmp_path / model, SENTENCES, {name: tuned[model] for name, (_, tuned) in found.items()}, others)
+    run(options_of(WORDS))
+    for name, file in SENTENCES.items():
+        expect(tmp_path / "out" / name / file, *found[name])
+    for name in others:
+        assert (tmp_path / "out" / name).is_file()
+
+
+def test_components_that_do_not_fit_are_named(pipeline, tmp_path):
+    shutil.rmtree(tmp_path / "b" / "unet")
+    with pytest.raises(UserError, match=r"model 'b' .* lacks the component 'unet'"):
+        run(options_of(WORDS))
+    shutil.copytree(tmp_path / "a" / "unet", tmp_path / "b" / "controlnet")
+    shutil.copytree(tmp_path / "a" / "unet", tmp_path / "b" / "unet")
+    with pytest.raises(UserError, match="a component 'controlnet' that the base lacks"):
+        run(options_of(WORDS))
+    with pytest.raises(UserError, match="has several components"):
+        run(options_of([*WORDS, "form=lora"]))
+    with pytest.raises(UserError, match="all models are equal to the base"):
+        run(options_of(["base=base", "models={a: base}", "out=out"]))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,116 @@
+"""Folders of several models: pipelines of diffusers, and sentence-transformers with layers of their own."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tsv_exp.checkpoints.readers import CONFIGURATION, HUB_NAMES
+from tsv_exp.checkpoints.sources import locate
+from tsv_exp.errors import UserError
+from tsv_exp.merge_files.inputs import weight_files
+from tsv_exp.merge_files.options import Options
+from tsv_exp.storage.files import atomic
+from tsv_exp.storage.known_digests import known_digests
+
+_INDEXES = ("model_index.json", "modules.json")  # of diffusers, of sentence-transformers
+ROOT = "."  # the component whose files lie in the folder itself
+
+
+@dataclass(frozen=True)
+class Components:
+    """What is merged by itself, each with its options, and which parts of the base are copied as they are."""
+
+    merged: Mapping[str, Options]
+    copied: tuple[str, ...] = ()
+    base: Path | None = field(default=None)
+
+
+def components(options: Options) -> Components:
+    """The components of the base's folder that some model changes; a model of one part is merged as it is.
+
+    Raises:
+        UserError: a model lacks a component that another has, has one that the base lacks, or none differs.
+    """
+    base = None if options.base is None else locate(options.base)
+    if base is None or not any((base / index).is_file() for index in _INDEXES):
+        return Components({ROOT: options})
+    names = list(_names(base))
+    if names == [ROOT]:
+        return Components({ROOT: options})
+    if options.form == "lora":
+        raise UserError(f"form=lora: {base} has several components; give one of them: {', '.join(names)}")
+    places = {task: locate(path) for task, path in options.models.items()}
+    for task, place in places.items():
+        if extra := sorted(set(_names(place)) - set(names)):
+            raise UserError(f"model {task!r} ({place}) has a component {extra[0]!r} that the base lacks; leave it out")
+    merged: list[str] = []
+    copied: list[str] = []
+    for name in names:
+        having = [task for task, place in places.items() if _has_weights(place / name)]
+        if having and len(having) < len(places):
+            lacking = next(task for task in places if task not in having)
+            raise UserError(f"model {lacking!r} ({places[lacking]}) lacks the component {name!r} that another one has")
+        differs = any(_content(places[task] / name) != _content(base / name) for task in having)
+        (merged if differs else copied).append(name)
+    if not merged:
+        raise UserError("all models are equal to the base in every component; check the paths")
+    merged.sort(key=lambda name: name == ROOT)  # its folder holds the others
+    beside = tuple(name for name in merged if name != ROOT)
+    parts = {
+        name: replace(
+            options,
+            base=str(base / name),
+            models={task: str(place / name) for task, place in places.items()},
+            out=options.out / name,
+            beside=beside if name == ROOT else (),
+            component=True,
+        )
+        for name in merged
+    }
+    _check_free(options.out, parts)
+    return Components(parts, tuple(copied), base)
+
+
+def copy_rest(options: Options, parts: Components) -> None:
+    """Copy the components that no model changes, and the files that tie all of them together."""
+    if parts.base is None:
+        return
+    for name in parts.copied:
+        for file in sorted(path for path in (parts.base / name).glob("*") if path.is_file()):
+            _copy(file, options.out / name / file.name)
+    known = {*parts.copied, *parts.merged}
+    for folder in sorted(path for path in parts.base.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if folder.name not in known:  # schedulers, tokenizers, poolings: no weights
+            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                _copy(file, options.out / file.relative_to(parts.base))
+    if ROOT not in known:
+        for pattern in CONFIGURATION:
+            for file in sorted(parts.base.glob(pattern)):
+                _copy(file, options.out / file.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic(target) as path:
+        shutil.copyfile(source, path)
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """The parts of a folder that hold weights."""
+    if any((folder / index).is_file() for index in _INDEXES):
+        places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+        yield from (place.relative_to(folder).as_posix() for place in places if _has_weights(place))
+
+
+def _has_weights(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in HUB_NAMES)
+
+
+def _content(folder: Path) -> list[str]:
+    return sorted(known_digests(weight_files(folder)).values())
+
+
+def _check_free(out: Path, parts: Mapping[str, Options]) -> None:
+    begun = any((part.out / ".tsv-merge").is_dir() for part in parts.values())
+    if out.is_dir() and any(out.iterdir()) and not begun:
+        raise UserError(f"out={out} holds something else already; remove it or choose another folder")

@@ -1,0 +1,20 @@
+"""What the files of a merged model say of it themselves."""
+
+import json
+
+import tsv_exp
+from tsv_exp.merge_files.options import Options
+from tsv_exp.merge_files.rules import Plan
+
+
+def short_form(options: Options, plan: Plan) -> dict[str, str]:
+    """What every file says in its metadata; the same for the same inputs and options."""
+    told = {
+        "version": tsv_exp.__version__,
+        "base": options.base,
+        "models": options.models,
+        "weights": options.weights or None,
+        "rules": plan.description,
+        "task": options.task,
+    }
+    return {"tsv_exp": json.dumps({key: value for key, value in told.items() if value is not None})}

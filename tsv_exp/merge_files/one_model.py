@@ -1,0 +1,100 @@
+"""Merge the checkpoint files of one model: weights in, merged weights out, a few layers at a time."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from tsv_exp.checkpoints import writer
+from tsv_exp.config import Engine
+from tsv_exp.decompositions.build import build_algebra, log_fallbacks
+from tsv_exp.errors import UserError
+from tsv_exp.merge_files.adapter_output import LoraAdapter
+from tsv_exp.merge_files.forms import ByTask, Form, WholeModel
+from tsv_exp.merge_files.inputs import Inputs
+from tsv_exp.merge_files.measures import Measured, Record
+from tsv_exp.merge_files.metadata import short_form
+from tsv_exp.merge_files.options import Options
+from tsv_exp.merge_files.rules import Plan
+from tsv_exp.merge_files.work import Work
+from tsv_exp.runtime.console import bar
+from tsv_exp.runtime.distributed import assigned, process_group, split_work
+from tsv_exp.storage.digests import digest
+from tsv_exp.versions import program
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One merged model: a whole checkpoint, or a component of a pipeline."""
+
+    options: Options
+    plan: Plan
+    inputs: Inputs
+    layers: Mapping[str, Measured]
+    size: str
+
+
+def merge_model(options: Options) -> Finished | None:
+    """Merge one model and write it; None on the ranks of torchrun that have nothing to tell.
+
+    Raises:
+        UserError: for whatever the user can mend.
+    """
+    engine = Engine(svd=options.svd, exclude=options.exclude, keep=options.keep, ignore=options.ignore)
+    if options.stacks is not None:
+        engine.stacks = options.stacks
+    plan = Plan.of(options)
+    inputs = Inputs.open(options, engine)
+    settings = [
+        options.task,
+        options.dtype,
+        options.shard_mb,
+        options.form,
+        options.weights,
+        engine.svd,
+        [list(engine.excluded), engine.stacks, engine.keep, engine.ignore],
+    ]
+    recipe = digest(program(), plan.description, settings, inputs.fingerprints())
+    with process_group() as (rank, world, wait), ExitStack() as held:
+        algebra = build_algebra(engine, inputs.stream.compute_device)
+        bound = plan.bind(inputs.stream, algebra, options.form == "lora", options.component)
+        form = _form(Work(options, inputs, plan, bound, algebra, {}))
+        parts = writer.shards(form.sizes, form.limit)
+        output = writer.Output(options.out, form.stem, len(parts), recipe, short_form(options, plan), options.beside)
+        record = Record(options.out / writer.STATE)
+        if rank == 0:
+            held.enter_context(output.prepared(options.wait))
+        wait()
+        shapes = {name: inputs.stream.base[name].shape for name in form.sizes}
+        costs = {name: shape.numel() * min(shape, default=1) for name, shape in shapes.items()}
+        work = split_work(parts, costs, world)
+        mine = assigned({i: sum(costs[name] for name in names) for i, (_, names) in enumerate(work)}, rank, world)
+        with bar(f"merging {options.method}", sum(len(work[i][1]) for i in mine)) as (progress, shown):
+            for whole, names in (work[i] for i in mine):
+                file = output.files[whole] if names == parts[whole] else output.piece(output.files[whole], names)
+                if output.finished(output.files[whole]) or output.finished(file):
+                    progress.advance(shown, len(names))
+                else:
+                    output.write(file, *form.content(names, lambda: progress.advance(shown)))
+                    record.save(file, form.work.measured)
+        log_fallbacks(algebra)
+        wait()
+        for whole in range(rank, len(parts), world):
+            cut = [output.piece(output.files[whole], names) for index, names in work if index == whole]
+            if len(cut) > 1 and not output.finished(output.files[whole]):
+                output.assemble(output.files[whole], cut)
+        wait()
+        if rank == 0:
+            form.describe(options.out, output.digests)
+            size = output.finish(form.configuration)
+            return Finished(options, plan, inputs, record.load(), f"{size / 1e6:.1f} MB in {len(parts)} files")
+    return None
+
+
+def _form(work: Work) -> Form:
+    """What is written: an adapter where that was asked for, else one model or the parts of a model per task."""
+    by_task = work.options.task is None and work.plan.per_task(work.stream, work.bound)
+    if work.options.form != "lora":
+        return ByTask(work) if by_task else WholeModel(work)
+    if by_task or work.options.task is not None:
+        raise UserError("form=lora: choose a method with one model for all tasks")
+    return LoraAdapter(work)
