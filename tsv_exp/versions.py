@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 from tsv_exp.storage.digests import digest
 
-DECOMPOSITIONS = 1  # decompositions/: singular components and polar factors
+DECOMPOSITIONS = 2  # decompositions/: singular components and polar factors
 METHODS = 1  # methods/ and merging/: the merged task vectors
 EVALUATION = 1  # evaluation/: accuracies and choices made on validation data
 FINETUNING = 2  # finetuning/ and models/heads.py: fine-tuned weights

@@ -56,7 +56,8 @@ def test_a_result_inside_the_base(folder):
 
 def test_what_is_changed(folder, tmp_path):
     replaced = {"tokenizer.json": b"{}"}
-    Configuration(folder, "bfloat16", {"vocab_size": 12, "other": 1}, replaced, ("*.jinja",)).write(tmp_path / "out")
+    values = {"vocab_size": 12, "other": 1}
+    Configuration(folder, "bfloat16", values, replaced, folder / "1_Pooling").write(tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config == {
         "dtype": "bfloat16",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tsv_exp.checkpoints.readers import CONFIGURATION
+from tsv_exp.checkpoints.tokenizers import FILES
 from tsv_exp.errors import UserError
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.json_files import read_object
@@ -17,6 +18,7 @@ _COPIED = (*CONFIGURATION, "*.py")
 PROVENANCE = "tsv_merge.json"  # where a merged model comes from
 _OF_WEIGHTS = ("*.index.json", "adapter_config.json", "merged.json", "trainer_state.json", PROVENANCE)
 _OTHER_FOLDERS = ("checkpoint-*", "global_step*", "runs", "wandb", "__pycache__")  # of training, not of the model
+_OF_TOKENIZER = (*FILES, "generation_config.json")
 _DTYPES = ("dtype", "torch_dtype")  # keys of transformers' config.json, 5 and before
 
 
@@ -29,14 +31,16 @@ class Configuration:
         dtype: that of the merged weights, which config.json then names; None leaves what it says.
         values: of other keys of config.json, wherever they are there.
         replaced: content of files by name, in place of the folder's.
-        dropped: patterns of file names that are not copied.
+        tokenizer: folder of the model whose tokenizer, chat template and generation settings replace the base's.
+        beside: subfolders that are models of their own, with their own configuration.
     """
 
     folder: Path
     dtype: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     replaced: Mapping[str, bytes] = field(default_factory=dict)
-    dropped: tuple[str, ...] = ()
+    tokenizer: Path | None = None
+    beside: tuple[str, ...] = ()
 
     def write(self, out: Path) -> None:
         """Write the files into a folder.
@@ -44,21 +48,19 @@ class Configuration:
         Raises:
             UserError: a file cannot be written, or config.json is damaged and has to be changed.
         """
-        for file in self._files(out):
-            with atomic(out / file) as path:
-                self._copy(file, path)
+        for file in _files(self.folder, out):
+            own = file.parts[0] not in self.beside
+            if own and (self.tokenizer is None or not _matches(file.name, _OF_TOKENIZER)):
+                with atomic(out / file) as path:
+                    self._copy(file, path)
+        if self.tokenizer is not None:
+            for file in _files(self.tokenizer, out):
+                if _matches(file.name, _OF_TOKENIZER):
+                    with atomic(out / file) as path:
+                        shutil.copyfile(self.tokenizer / file, path)
         for name, content in self.replaced.items():
             with atomic(out / name) as path:
                 path.write_bytes(content)
-
-    def _files(self, out: Path) -> Iterator[Path]:
-        for file in sorted(self.folder.rglob("*")):
-            inside = file.relative_to(self.folder)
-            hidden = any(_matches(part, (".*", *_OTHER_FOLDERS)) for part in inside.parts[:-1])
-            if hidden or not file.is_file() or file.resolve().is_relative_to(out.resolve()):
-                continue
-            if _matches(file.name, _COPIED) and not _matches(file.name, (*_OF_WEIGHTS, *self.dropped)):
-                yield inside
 
     def _copy(self, file: Path, target: Path) -> None:
         changes = dict(self.values) | (dict.fromkeys(_DTYPES, self.dtype) if self.dtype else {})
@@ -70,6 +72,17 @@ class Configuration:
         except ValueError as error:
             raise UserError(f"{self.folder / file}: {error}; mend it, or leave dtype and vocabulary out") from error
         target.write_text(json.dumps(_changed(config, changes), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _files(folder: Path, out: Path) -> Iterator[Path]:
+    """The configuration files in a folder, relative to it."""
+    for file in sorted(folder.rglob("*")):
+        inside = file.relative_to(folder)
+        hidden = any(_matches(part, (".*", *_OTHER_FOLDERS)) for part in inside.parts[:-1])
+        if hidden or not file.is_file() or file.resolve().is_relative_to(out.resolve()):
+            continue
+        if _matches(file.name, _COPIED) and not _matches(file.name, _OF_WEIGHTS):
+            yield inside
 
 
 def _changed(config: Any, values: Mapping[str, Any]) -> Any:

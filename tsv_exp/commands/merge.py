@@ -20,6 +20,8 @@ svd, exclude, device   as in the engine: auto or exact; patterns of 2-D weights 
                * needs quotes inside quotes: "exclude='*embed*'" or "exclude=['*embed*', 'head.*']".
 keep, ignore   patterns of the base's tensors that stay as they are, and of the models' that are left out: heads of
                another size, extra buffers.
+vocabulary     base or union: rows of embeddings and heads are matched by token, for models with added tokens.
+tokenizer      whose tokenizer and chat template the result carries: base (default) or the name of a model.
 stacks         patterns of 3-D weights that are stacks of matrices; default: the experts of known models; [] for none.
 
     tsv-merge FILE.yaml [name=value ...]

@@ -53,9 +53,7 @@ class WholeModel:
     def __post_init__(self) -> None:
         self.sizes = _sizes(self.work)
         folder = self.work.inputs.base_folder
-        self.configuration: Configuration | None = None
-        if folder is not None:
-            self.configuration = Configuration(folder, self.work.options.dtype)
+        self.configuration = self.work.inputs.configuration(self.work.options)
         self.stem, self.limit = "model", self.work.options.shard_mb * 2**20
         own = str(getattr(getattr(self.work.stream.base, "path", None), "name", ""))
         if own.startswith(_DIFFUSERS):

@@ -7,11 +7,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tsv_exp.checkpoints import adapter_factors
+from tsv_exp.checkpoints import vocabulary as vocabularies
+from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.readers import HUB_NAMES
 from tsv_exp.checkpoints.sources import adapter_file, folder_of, locate, open_weights
 from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options import Options
+from tsv_exp.merging.alignment import align
 from tsv_exp.merging.layer import Weights
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.merging.weighted import weighted
@@ -26,11 +29,13 @@ class Inputs:
         stream: the task vectors.
         places: the file or folder of the base and of each model.
         adapters: the models, where all of them are adapters and the base was not opened; else none.
+        vocabulary: the rows of embeddings, where they were matched by token.
     """
 
     stream: TaskVectors
     places: Mapping[str, Path]
     adapters: Mapping[str, adapter_factors.Adapter]
+    vocabulary: vocabularies.Vocabulary | None = None
 
     @classmethod
     def open(cls, options: Options, engine: Engine) -> "Inputs":
@@ -59,6 +64,18 @@ class Inputs:
             own = [name for model in models.values() for name in model]
             _all_match("keep", options.keep, list(base), "base's tensors")
             _all_match("ignore", options.ignore, own, "models' tensors")
+        vocabulary = None
+        if (options.vocabulary or options.tokenizer) and not options.component:
+            if "base" not in found:
+                raise UserError("vocabulary and tokenizer are for whole models; leave them out, or give base")
+            folders: dict[str | None, Path | None] = {None: folder_of(found["base"])}
+            folders |= {task: folder_of(found[f"model {task}"]) for task in models}
+            models = {task: align(base, model, engine.keep, engine.ignore) for task, model in models.items()}
+            chosen = None if options.tokenizer == "base" else options.tokenizer
+            vocabulary = vocabularies.plan(base, models, folders, options.vocabulary, chosen)
+            wide = vocabulary.of_base(base, models)
+            models = {task: vocabulary.of_model(task, model, wide) for task, model in models.items()}
+            base = wide
         stream = TaskVectors.of(base, models, engine, device)
         if unknown := sorted(set(options.weights) - set(stream.tasks)):
             raise UserError(f"weights: there is no model {unknown[0]!r}; choose from: {', '.join(stream.tasks)}")
@@ -69,7 +86,17 @@ class Inputs:
             _all_match("stacks", options.stacks, [n for n in shapes if shapes[n] == 3], "base's 3-D weights")
         if options.task is not None and options.task not in stream.tasks:
             raise UserError(f"task={options.task}: choose from: {', '.join(stream.tasks)}")
-        return cls(stream, found, adapters)
+        return cls(stream, found, adapters, vocabulary)
+
+    def configuration(self, options: Options) -> Configuration | None:
+        """The files beside the weights of a whole model, if the base is a folder."""
+        if self.base_folder is None:
+            return None
+        other = options.tokenizer not in (None, "base") and not options.component
+        tokenizer = folder_of(self.places[f"model {options.tokenizer}"]) if other else None
+        found = self.vocabulary
+        values, files = (found.values, found.files) if found else ({}, {})
+        return Configuration(self.base_folder, options.dtype, values, files, tokenizer, options.beside)
 
     @property
     def base_folder(self) -> Path | None:

@@ -52,6 +52,7 @@ def merge_model(options: Options) -> Finished | None:
         options.weights,
         engine.svd,
         [list(engine.excluded), engine.stacks, engine.keep, engine.ignore],
+        [options.vocabulary, options.tokenizer],
     ]
     recipe = digest(program(), plan.description, settings, inputs.fingerprints())
     with process_group() as (rank, world, wait), ExitStack() as held:

@@ -15,6 +15,7 @@ from tsv_exp.merge_files.paths import named, paths, text
 from tsv_exp.merge_files.values import check_layers, check_weights, is_number
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+VOCABULARIES = ("base", "union")
 FORMS = ("model", "lora")
 TEXTS = (  # as typed, whatever they would be in YAML
     "base",
@@ -26,6 +27,8 @@ TEXTS = (  # as typed, whatever they would be in YAML
     "device",
     "form",
     "push",
+    "vocabulary",
+    "tokenizer",
 )
 _SWITCHES = ("wait",)
 _NUMBERS = ("alpha", "shard_mb", "rank")
@@ -55,6 +58,8 @@ class Options:
     ignore: list[str] = field(default_factory=list)
     device: str | None = None
     wait: bool = True
+    vocabulary: str | None = None
+    tokenizer: str | None = None
     form: str = "model"
     rank: int | None = None
     push: str | None = None
@@ -96,6 +101,10 @@ def parse(arguments: Sequence[str], preset: Mapping[str, Any] | None = None) -> 
         raise UserError(f"shard_mb={known['shard_mb']}: give a size above 0")
     if known.get("dtype", "float32") not in DTYPES:
         raise UserError(f"dtype={known['dtype']}: choose from: {', '.join(DTYPES)}")
+    if known.get("vocabulary", "base") not in VOCABULARIES:
+        raise UserError(f"vocabulary={known['vocabulary']}: choose from: {', '.join(VOCABULARIES)}")
+    if known.get("tokenizer", "base") not in ("base", *models):
+        raise UserError(f"tokenizer={known['tokenizer']}: choose from: base, {', '.join(models)}")
     if known.get("form", FORMS[0]) not in FORMS:
         raise UserError(f"form={known['form']}: choose from: {', '.join(FORMS)}")
     if "rank" in known and (known["rank"] != int(known["rank"]) or known["rank"] < 1):

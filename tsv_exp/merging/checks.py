@@ -65,6 +65,8 @@ def _check_tensors(base: Weights, model: Weights, names: Sequence[str], keep: Se
                 )
     if odd:
         remedy = _option("keep", odd, "takes the base's")
+        if base[odd[0]].shape[1:] == model[odd[0]].shape[1:]:
+            remedy += "; rows of a vocabulary are matched by token with vocabulary=base or union"
         found = f"{tuple(model[odd[0]].shape)} in {what}{file_of(model, odd[0])}"
         raise UserError(
             f"tensor {_listed(odd)} has shape {found} and {tuple(base[odd[0]].shape)} in the base; "

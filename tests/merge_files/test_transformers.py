@@ -1,0 +1,67 @@
+"""Models of transformers merged from folder to folder: what comes out is what the library loads."""
+
+import pytest
+import torch
+
+from tsv_exp.checkpoints.readers import read
+from tsv_exp.merge_files.merge import run
+from tsv_exp.merge_files.options import parse
+
+transformers = pytest.importorskip("transformers")
+
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 30}
+MODELS = {
+    "gpt2": lambda: transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=30, n_positions=8)
+    ),
+    "llama tied": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, tie_word_embeddings=True)),
+    "bert": lambda: transformers.BertForSequenceClassification(transformers.BertConfig(**SIZES)),
+    "t5": lambda: transformers.T5ForConditionalGeneration(
+        transformers.T5Config(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, vocab_size=30)
+    ),
+    "moe": lambda: transformers.MixtralForCausalLM(
+        transformers.MixtralConfig(**SIZES, num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1)
+    ),
+}
+
+
+def average(states):
+    """Weight averaging, α = 1, in float64."""
+    return {name: torch.stack([state[name].double() for state in states]).mean(0) for name in states[0]}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_folders_and_raw_state_dicts(tmp_path, kind, dtype):
+    models = []
+    for seed, name in enumerate(("base", "a", "b")):
+        torch.manual_seed(seed)
+        models.append(MODELS[kind]())
+        models[-1].save_pretrained(tmp_path / name)
+    raw = models[2].state_dict() if kind != "moe" else dict(read(tmp_path / "b"))  # whose experts are fused in memory
+    wrapped = {f"module._orig_mod.{name}": weight for name, weight in raw.items()}
+    torch.save({"epoch": 1, "model": wrapped}, tmp_path / "b.ckpt")  # all tied weights, all buffers, other names
+    words = [f"base={tmp_path / 'base'}", f"models=[{tmp_path / 'a'},{tmp_path / 'b.ckpt'}]", f"out={tmp_path / 'out'}"]
+    run(parse([*words, "method=weight_average", *([f"dtype={dtype}"] if dtype else [])]))
+    loaded = type(models[0]).from_pretrained(tmp_path / "out")
+    wanted = average([model.state_dict() for model in models[1:]])
+    assert {weight.dtype for weight in loaded.parameters()} == {getattr(torch, dtype or "float32")}
+    for name, weight in loaded.state_dict().items():
+        if weight.is_floating_point():
+            tolerance = 1e-2 if dtype else 1e-6
+            torch.testing.assert_close(weight.double(), wanted[name], rtol=tolerance, atol=tolerance)
+    assert set(read(tmp_path / "out")) == set(read(tmp_path / "base"))
+
+
+def test_a_head_of_another_size(tmp_path):
+    for seed, (name, labels) in enumerate({"base": 2, "a": 5}.items()):
+        torch.manual_seed(seed)
+        config = transformers.BertConfig(**SIZES, num_labels=labels)
+        transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / name)
+    words = [f"base={tmp_path / 'base'}", f"models=[{tmp_path / 'a'}]", f"out={tmp_path / 'out'}"]
+    run(parse([*words, "keep=['classifier.*']"]))
+    merged, base = read(tmp_path / "out"), read(tmp_path / "base")
+    assert torch.equal(merged["classifier.weight"], base["classifier.weight"])
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert not torch.equal(merged[name], base[name])
+    assert transformers.BertForSequenceClassification.from_pretrained(tmp_path / "out").config.num_labels == 2

@@ -1,0 +1,128 @@
+"""Models whose tokenizers have other tokens, made with transformers: rows are matched by token, not by number."""
+
+import json
+
+import pytest
+import torch
+
+from tsv_exp import UserError
+from tsv_exp.checkpoints.readers import read
+from tsv_exp.merge_files.merge import run
+from tsv_exp.merge_files.options import parse
+
+tokenizers = pytest.importorskip("tokenizers")
+transformers = pytest.importorskip("transformers")
+
+WORDS = ["<unk>", "<s>", "</s>", "the", "cat", "dog", "sat"]
+ADDED = {"base": [], "a": ["<x>", "<y>"], "b": ["<y>", "<z>"], "c": []}
+EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
+PADDED = 8  # rows of the base: one without a token
+
+
+def tokenizer(added, words=WORDS):
+    model = tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    plain = tokenizers.Tokenizer(model)
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    fast.add_tokens([tokenizers.AddedToken(token, special=True) for token in added])
+    return fast
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Models with tied and untied heads by name; a shuffled vocabulary in c; returns the folder of all."""
+    for seed, (name, added) in enumerate(ADDED.items()):
+        words = WORDS if name != "c" else [*WORDS[:3], *reversed(WORDS[3:])]
+        fast = tokenizer(added, words)
+        fast.chat_template = f"template of {name}"
+        config = transformers.LlamaConfig(
+            hidden_size=12, intermediate_size=20, num_hidden_layers=1, num_attention_heads=2,
+            vocab_size=PADDED + (len(added) == 2), bos_token_id=1, eos_token_id=2,
+        )  # fmt: skip
+        torch.manual_seed(seed)
+        transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / name)
+        fast.save_pretrained(tmp_path / name)
+    return tmp_path
+
+
+def merged(folder, *words, models="a,b"):
+    given = ",".join(str(folder / name) for name in models.split(","))
+    run(parse([f"base={folder / 'base'}", f"models=[{given}]", f"out={folder / 'out'}", *words]))
+    loaded = transformers.AutoTokenizer.from_pretrained(folder / "out")
+    return read(folder / "out"), loaded, transformers.LlamaForCausalLM.from_pretrained(folder / "out")
+
+
+def rows(folder, name, token, tensor):
+    ids = transformers.AutoTokenizer.from_pretrained(folder / name).get_vocab()
+    return read(folder / name)[tensor][ids[token]] if token in ids else None
+
+
+def expected(folder, token, tensor, models, alpha=1.0):
+    """Weight averaging of one row in float64."""
+    base, own = rows(folder, "base", token, tensor), [rows(folder, name, token, tensor) for name in models]
+    if base is None:
+        return torch.stack([row.double() for row in own if row is not None]).mean(0)
+    deltas = [(row if row is not None else base).double() - base.double() for row in own]
+    return base.double() + alpha * torch.stack(deltas).mean(0)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_union(folder, alpha):
+    weights, loaded, model = merged(folder, "vocabulary=union", "method=weight_average", f"alpha={alpha}")
+    assert loaded.get_vocab() == {token: i for i, token in enumerate([*WORDS, "<x>", "<y>", "<z>"])}
+    assert model.config.vocab_size == 10
+    assert loaded("the <z> cat")["input_ids"] == [3, 9, 4]
+    for tensor in EMBEDDINGS:
+        assert len(weights[tensor]) == 10
+        for token, i in loaded.get_vocab().items():
+            wanted = expected(folder, token, tensor, "ab", alpha)
+            torch.testing.assert_close(weights[tensor][i].double(), wanted, rtol=0, atol=1e-6)
+    assert torch.equal(model.get_input_embeddings().weight.data, weights[EMBEDDINGS[0]])
+    assert loaded.chat_template == "template of base"
+
+
+def test_the_base_s_vocabulary(folder):
+    weights, loaded, model = merged(folder, "vocabulary=base", "method=weight_average", models="a,c")
+    assert loaded.get_vocab() == {token: i for i, token in enumerate(WORDS)}
+    assert model.config.vocab_size == PADDED
+    for tensor in EMBEDDINGS:
+        for token, i in loaded.get_vocab().items():  # c has another order
+            wanted = expected(folder, token, tensor, "ac")
+            torch.testing.assert_close(weights[tensor][i].double(), wanted, rtol=0, atol=1e-6)
+        assert torch.equal(weights[tensor][7], read(folder / "base")[tensor][7]), "padding stays"
+
+
+def test_the_tokenizer_of_a_model(folder):
+    weights, loaded, _ = merged(folder, "tokenizer=c", "method=weight_average", models="a,c")
+    assert loaded.get_vocab() == {token: i for i, token in enumerate([*WORDS[:3], *reversed(WORDS[3:])])}
+    assert loaded.chat_template == "template of c"
+    for token, i in loaded.get_vocab().items():
+        wanted = expected(folder, token, EMBEDDINGS[0], "ac")
+        torch.testing.assert_close(weights[EMBEDDINGS[0]][i].double(), wanted, rtol=0, atol=1e-6)
+
+
+def test_what_does_not_fit_is_said_before_anything_is_written(folder):
+    with pytest.raises(UserError, match=r"weight' and 1 more has shape .*vocabulary=base or union"):
+        merged(folder)
+    with pytest.raises(UserError, match=r"tokenizer=a: the base has no row for 2 of its tokens.*vocabulary=union"):
+        merged(folder, "tokenizer=a")
+    with pytest.raises(UserError, match="tokenizer=x: choose from: base, a, b"):
+        merged(folder, "tokenizer=x")
+    with pytest.raises(UserError, match="vocabulary=all: choose from: base, union"):
+        merged(folder, "vocabulary=all")
+    (folder / "a" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"a has no tokenizer.json"):
+        merged(folder, "vocabulary=union")
+    assert not (folder / "out").exists()
+
+
+def test_slow_tokenizers(folder):
+    for name, added in ADDED.items():
+        (folder / name / "tokenizer.json").unlink()
+        (folder / name / "vocab.txt").write_text("\n".join(WORDS))
+        (folder / name / "added_tokens.json").write_text(json.dumps({t: 7 + i for i, t in enumerate(added)}))
+    given = ",".join(str(folder / name) for name in "ab")
+    run(parse([f"base={folder / 'base'}", f"models=[{given}]", f"out={folder / 'out'}", "vocabulary=union"]))
+    assert json.loads((folder / "out" / "added_tokens.json").read_text()) == {"<x>": 7, "<y>": 8, "<z>": 9}

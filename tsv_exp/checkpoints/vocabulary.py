@@ -1,0 +1,173 @@
+"""Models whose tokenizers differ: rows of embeddings and output heads are matched by their tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsv_exp.checkpoints.tokenizers import Tokens
+from tsv_exp.errors import UserError
+from tsv_exp.merging.layer import ExplicitDeltas, Weights
+from tsv_exp.merging.views import View
+from tsv_exp.storage.json_files import read_object
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The rows of the merged model: for each, its row in the base and in every model, or -1 where they lack its token.
+
+    `names` are the tensors that have `size` such rows. `files` of the tokenizer and `values` of config.json change.
+    """
+
+    base: Tensor
+    models: Mapping[str, Tensor]
+    names: tuple[str, ...]
+    size: int
+    files: Mapping[str, bytes]
+    values: Mapping[str, Any]
+
+    def of_base(self, base: Weights, models: Mapping[str, Weights]) -> Weights:
+        """The base with these rows; those that it lacks are the mean of the models that have them."""
+        return _Rows(base, self, None, models)
+
+    def of_model(self, task: str, model: Weights, base: Weights) -> Weights:
+        """A model with these rows; those that it lacks are the base's, so that they do not change."""
+        if isinstance(model, ExplicitDeltas):  # of the base's vocabulary, and checked to leave these weights alone
+            return model
+        return _Rows(model, self, task, base)
+
+
+class _Rows(View):
+    """Weights whose vocabulary has other rows. The base's are kept in memory once they have been made."""
+
+    def __init__(self, weights: Weights, vocabulary: Vocabulary, task: str | None, others: Any) -> None:
+        super().__init__(weights, {name: name for name in weights})
+        self._vocabulary, self._task, self._others = vocabulary, task, others
+        self._made: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        own = super().__getitem__(name)
+        if name not in self._vocabulary.names:
+            return own
+        if self._task is not None:
+            rows = self._vocabulary.models[self._task]
+            return own if _same(rows, own) else _filled(own, rows, self._others[name].to(own.dtype))
+        if name not in self._made:
+            rows = self._vocabulary.base
+            self._made[name] = own if _same(rows, own) else _filled(own, rows, self._means(name, own))
+        return self._made[name]
+
+    def _means(self, name: str, own: Tensor) -> Tensor:
+        """The mean of the models that have a row, for every row of the result."""
+        total = torch.zeros(self._vocabulary.size, *own.shape[1:], dtype=torch.float32)
+        count = torch.zeros(self._vocabulary.size)
+        missing = self._vocabulary.base < 0
+        for task, model in self._others.items():
+            rows = self._vocabulary.models[task]
+            wanted = (missing & (rows >= 0)).nonzero().flatten()
+            if len(wanted) and not isinstance(model, ExplicitDeltas):
+                total[wanted] += model[name][rows[wanted]].float()
+                count[wanted] += 1
+        return (total / count.clamp(min=1).view(-1, *[1] * (own.dim() - 1))).to(own.dtype)
+
+
+def _same(rows: Tensor, own: Tensor) -> bool:
+    return len(rows) == len(own) and torch.equal(rows, torch.arange(len(own)))
+
+
+def _filled(own: Tensor, rows: Tensor, rest: Tensor) -> Tensor:
+    return torch.where((rows >= 0).view(-1, *[1] * (own.dim() - 1)), own[rows.clamp(min=0)], rest)
+
+
+def plan(
+    base: Weights,
+    models: Mapping[str, Weights],
+    folders: Mapping[str | None, Path | None],
+    choice: str | None,
+    tokenizer: str | None,
+) -> Vocabulary:
+    """Which rows the merged model has.
+
+    Args:
+        base: the base.
+        models: the models, under the base's names.
+        folders: of the models by task, and of the base under None.
+        choice: base (the tokens of the result's tokenizer) or union (the models' other tokens too); None is base.
+        tokenizer: the task whose tokenizer the result carries; None is the base's.
+
+    Raises:
+        UserError: a tokenizer cannot be read, or the choice does not fit the tokenizer.
+    """
+    tokens = {task: Tokens.read(folder, _what(task)) for task, folder in folders.items()}
+    carried = tokens[tokenizer]
+    size = _size(base, models, folders[None])
+    names = tuple(
+        name for name, weight in base.items() if weight.is_floating_point() and weight.dim() and len(weight) == size
+    )
+    for task, model in models.items():
+        if isinstance(model, ExplicitDeltas) and any(model.delta(name, torch.float32) is not None for name in names):
+            raise UserError(f"{_what(task)} is an adapter that changes the vocabulary; merge it into its model first")
+    target = dict(carried.rows)
+    if choice != "union" and (lacking := [token for token in target if token not in tokens[None].rows]):
+        some = f"{len(lacking)} of its tokens ({lacking[0]!r}, ...)"
+        raise UserError(f"tokenizer={tokenizer}: the base has no row for {some}; give vocabulary=union")
+    new: list[tuple[str, int, dict[str, Any]]] = []
+    if choice == "union":
+        following = 1 + max(target.values(), default=-1)
+        for other in tokens.values():
+            for token in sorted(other.rows.keys() - target.keys(), key=other.rows.__getitem__):
+                target[token] = following
+                new.append((token, following, other.added.get(token, {})))
+                following += 1
+    rows = max(size, 1 + max(target.values(), default=-1))
+    files = carried.with_added(new) if new else {}
+    own = _index(target, tokens[None].rows, rows, size, unnamed=True)
+    found = {
+        task: _index(target, tokens[task].rows, rows, len(model[names[0]]) if names else size, unnamed=False)
+        for task, model in models.items()
+    }
+    values: dict[str, Any] = {"vocab_size": rows} if rows != size else {}
+    if tokenizer is not None:
+        values |= _special(carried.folder)
+    return Vocabulary(own, found, names, rows, files, values)
+
+
+def _index(target: Mapping[str, int], own: Mapping[str, int], rows: int, size: int, unnamed: bool) -> Tensor:
+    """For every row of the result that of the same token, or -1; `unnamed`: rows without a token stay in place."""
+    index = torch.full((rows,), -1, dtype=torch.int64)
+    if unnamed:
+        index[: min(size, rows)] = torch.arange(min(size, rows))
+        index[torch.tensor(list(target.values()), dtype=torch.int64)] = -1
+    for token, row in target.items():
+        if own.get(token, size) < size:
+            index[row] = own[token]
+    return index
+
+
+def _size(base: Weights, models: Mapping[str, Weights], folder: Path | None) -> int:
+    """The number of rows of the base's embedding: by its config.json, else by what differs between the models."""
+    config: dict[str, Any] = {}
+    if folder is not None and (folder / "config.json").is_file():
+        config = read_object(folder / "config.json")
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if isinstance(size := part.get("vocab_size"), int):
+            return size
+    for model in models.values():
+        for name, weight in base.items():
+            if name in model and model[name].shape != weight.shape and model[name].shape[1:] == weight.shape[1:]:
+                return len(weight)
+    raise UserError("vocabulary: the base's config.json has no vocab_size, and all embeddings have its number of rows")
+
+
+def _special(folder: Path) -> dict[str, Any]:
+    """The rows of special tokens (bos_token_id, ...) that a model's config.json names."""
+    path = folder / "config.json"
+    config = read_object(path) if path.is_file() else {}
+    return {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
+
+
+def _what(task: str | None) -> str:
+    return "the base" if task is None else f"model {task!r}"
