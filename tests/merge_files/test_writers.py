@@ -14,7 +14,7 @@ from models import zoo
 from safetensors.torch import save_file
 
 from tsv_exp import UserError, apply, merge
-from tsv_exp.checkpoints import writer
+from tsv_exp.checkpoints import configuration, writer
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.merge_files.merge import run
@@ -140,7 +140,7 @@ def test_a_full_disk_leaves_no_half_of_a_configuration_file(
         Path(target).write_text("{")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer.shutil, "copyfile", full)
+    monkeypatch.setattr(configuration.shutil, "copyfile", full)
     words[0] = f"base={tmp_path / 'base'}"
     with pytest.raises(UserError, match=r"tokenizer.json: No space left on device; free space"):
         run(parse(words))

@@ -1,0 +1,89 @@
+"""What a finished merge says: norms against a float64 computation, and warnings."""
+
+import re
+
+import pytest
+import torch
+from models import zoo
+from safetensors.torch import save_file
+
+from tsv_exp import merge
+from tsv_exp.merge_files.command_line import options_of
+from tsv_exp.merge_files.merge import run
+
+WORDS = ["base=base.safetensors", "models=[a.safetensors, b.safetensors]", "out=out"]
+
+
+def write(tmp_path, monkeypatch, change):
+    """base, a and b, where `change` gives the task vectors of a and b of every parameter."""
+    monkeypatch.chdir(tmp_path)
+    base, finetuned = zoo(2)
+    for name, (first, second) in zip("ab", [list(finetuned.values())] * 2, strict=True):
+        model = {}
+        for key, weight in base.items():
+            deltas = first[key] - weight, second[key] - weight
+            model[key] = weight if key == "position_ids" else weight + change(*deltas)["ab".index(name)]
+        save_file(model, f"{name}.safetensors")
+        finetuned[name] = model
+    save_file(base, "base.safetensors")
+    return base, {name: finetuned[name] for name in "ab"}
+
+
+@pytest.mark.parametrize("method", ["tsv_m", "ties", "weight_average"])
+def test_the_table_has_the_norms_of_the_task_vectors_and_of_the_merge(tmp_path, monkeypatch, capsys, method):
+    base, models = write(tmp_path, monkeypatch, lambda a, b: (a, b))
+    run(options_of([*WORDS, f"method={method}", "alpha=0.5"]))
+    said = capsys.readouterr().err
+    names = [name for name, weight in base.items() if weight.is_floating_point()]
+
+    def norm(tau):
+        return float(sum(tau[name].square().sum() for name in names) ** 0.5)
+
+    merged = norm(merge(base, models, method).vector())
+    for name, model in models.items():
+        own = norm({key: model[key] - base[key] for key in names})
+        assert re.search(rf"^{name} +{own:.4g} +{0.5 * merged / own:.3f}$", said, re.M), said
+    assert re.search(rf"^merge, α · merge +{merged:.4g} +{0.5 * merged:.4g}$", said, re.M)
+    assert "warning" not in said
+
+
+def test_layers_are_counted(tmp_path, monkeypatch, capsys):
+    write(tmp_path, monkeypatch, lambda a, b: (a, b))
+    run(options_of(WORDS))
+    said = capsys.readouterr().err
+    assert "4 matrices merged by tsv_m, α = 1" in said  # tall, wide, square, thin
+    assert "4 other layers merged by weight_average, α = 1" in said  # text_projection, conv, norm, scale
+    assert "2 tensors kept as the base has them" in said  # frozen and position_ids
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        (lambda a, b: (0 * a, 0 * b), "all models are equal to the base, so the merged model is the base"),
+        (lambda a, b: (a, 0 * b), "model 'b' is equal to the base"),
+        (lambda a, b: (a, a), "models 'a' and 'b' are equal to each other"),
+        (lambda a, b: (a, -a), "the merged task vector nearly cancels"),
+    ],
+)
+@pytest.mark.parametrize("method", ["weight_average", "task_arithmetic"])
+def test_what_looks_wrong_is_a_warning(tmp_path, monkeypatch, capsys, method, change, warning):
+    write(tmp_path, monkeypatch, change)
+    run(options_of([*WORDS, f"method={method}"]))
+    said = capsys.readouterr().err
+    assert said.count("warning: ") == 1
+    assert f"warning: {warning}" in said
+
+
+def test_adapters_that_are_equal_are_seen_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    g = torch.Generator().manual_seed(0)
+    factors = {
+        "base_model.model.q.lora_A.weight": torch.randn(2, 8, generator=g),
+        "base_model.model.q.lora_B.weight": torch.randn(6, 2, generator=g),
+    }
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        save_file(factors, tmp_path / name / "adapter_model.safetensors")
+        (tmp_path / name / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
+    run(options_of(["models=[a, b]", "out=out", "form=lora", "method=task_arithmetic", "alpha=1"]))
+    assert "warning: models 'a' and 'b' are equal to each other" in capsys.readouterr().err
