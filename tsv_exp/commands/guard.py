@@ -9,6 +9,7 @@ from tsv_exp.merge_files.paths import paths
 from tsv_exp.runtime.console import fail
 from tsv_exp.runtime.failures import error_message, expected
 from tsv_exp.runtime.interrupts import describe, exit_code
+from tsv_exp.runtime.torchrun import repeat_last
 
 _PATHS = {
     *("paths.outputs", "paths.cache", "hydra.run.dir", "hydra.sweep.dir", "output", "base", "models"),
@@ -46,7 +47,9 @@ def error_guard(command: str, kept: Callable[[], str] = str) -> Iterator[None]:
     except Exception as error:
         if not expected(error):
             raise
-        raise SystemExit(fail(command, error_message(error), 1)) from error
+        message = error_message(error)
+        shown = repeat_last(f"{command}: {message}")
+        raise SystemExit(fail(command, message, 1) if shown else 1) from error
 
 
 def text_paths(argument: str) -> str:
