@@ -183,7 +183,14 @@ def test_a_browser_shows_the_page_and_sorts_its_tables(report: Report, tmp_path:
     table.tHead.rows[0].cells[0].querySelector("button").click();
     shown.names = order();
     shown.overflow = document.documentElement.scrollWidth > document.documentElement.clientWidth;
-    shown.pictures = Math.min(...[...document.querySelectorAll("svg")].map(s => s.getBoundingClientRect().height));
+    const all = [...document.querySelectorAll("svg")].map(s => [s, s.getBoundingClientRect()]);
+    const pictures = all.filter(([_, r]) => r.height);
+    shown.pictures = Math.min(...pictures.map(([_, r]) => r.height));
+    shown.kinds = [...new Set(pictures.map(([s, _]) => s.getAttribute("class")))].join();
+    shown.right = Math.max(...pictures.map(([_, r]) => r.right)) <= innerWidth;
+    const texts = pictures.flatMap(([s, _]) => [...s.querySelectorAll("text")]);
+    const letters = texts.map(t => t.getBoundingClientRect().height);
+    shown.readable = Math.min(...letters.filter(h => h)) > 8;
     shown.paper = getComputedStyle(document.body).backgroundColor;
     document.title = JSON.stringify(shown);
     """
@@ -214,5 +221,8 @@ def test_a_browser_shows_the_page_and_sorts_its_tables(report: Report, tmp_path:
     assert light["names"] == "ties,tsv_c,tsv_m"
     assert light["overflow"] is False
     assert light["pictures"] > 100
+    assert light["kinds"] == "narrow"
+    assert light["right"] is True
+    assert light["readable"] is True
     assert light["paper"] == "rgb(255, 255, 255)"
     assert shown["dark"]["paper"] == "rgb(21, 24, 28)"

@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "a row, such as tsv_m: the differences of all others to it, with standard errors over the same examples"
     )
     parser.add_argument("--paired", metavar="ROW", help=help_paired)
+    help_sort = "pictures show the methods in the order of their average accuracy, the best first"
+    parser.add_argument("--by-score", action="store_true", help=help_sort)
     options = parser.parse_args(arguments)
     kept = "what was written is whole, the rest is not there"
     return run_command("tsv-report", lambda: _run(options), lambda: kept)
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     out = options.out or options.folders[0]
-    report = write_report(options.folders, out, options.published, options.paired)
+    report = write_report(options.folders, out, options.published, options.paired, options.by_score)
     console = Console(soft_wrap=True, highlight=False)
     show(report.sheets, Console())
     for problem in report.runs.problems:

@@ -26,7 +26,11 @@ class Report:
 
 
 def write_report(
-    folders: Iterable[Path | str], out: Path | str, published: str | None = None, paired: str | None = None
+    folders: Iterable[Path | str],
+    out: Path | str,
+    published: str | None = None,
+    paired: str | None = None,
+    by_score: bool = False,
 ) -> Report:
     """Read all runs below `folders`; write report.html, table.md, .csv, .tex, report.json and plots/ into `out`.
 
@@ -35,6 +39,7 @@ def write_report(
         out: made where it is missing; the files of an earlier report are replaced.
         published: compare with the figures of this family of checkpoints; None: of the family that was measured.
         paired: the name of a row: every other is compared with it, example by example; None: no such tables.
+        by_score: pictures show methods in the order of their accuracy, not of their runs.
 
     Raises:
         UserError: a folder does not exist or holds no runs; nothing was published for these models; no row has the name
@@ -67,7 +72,7 @@ def write_report(
     }
     for name, text in texts.items():
         _write(out / name, text)
-    pictures = draw_pictures(groups, out / "plots")
+    pictures = draw_pictures(groups, out / "plots", by_score=by_score)
     copied = [picture for shown in analyses for picture in shown.pictures]
     _write(out / "report.html", render(title_of(runs), runs.summary, sheets, [*pictures, *copied], runs.problems))
     drawn = (path for picture in pictures for path in picture.paths)

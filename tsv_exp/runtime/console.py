@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 PROGRESS_FILE = ".progress"  # in the folder of a run that is under way in a sweep
 INTERVAL = 0.5  # seconds between two lines told
 
-console = Console(stderr=True)
+console = Console(stderr=True, highlight=False)  # paths and numbers in one colour
 _active: list["ProgressLine"] = []
 _destination: tuple[Path | None, str] = (None, "")
 

@@ -1,17 +1,21 @@
 """Lines and maps: accuracy against α, rank fraction and the number of tasks."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from statistics import fmean
+from collections.abc import Callable, Mapping, Sequence
+from math import nan
+from statistics import fmean, stdev
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from tsv_exp.report.plots.style import INK, entitle, figure, legend_beside, line_styles
-from tsv_exp.report.tables.groups import Group, Row
+from tsv_exp.report.plots.hover import note
+from tsv_exp.report.plots.style import INK, NARROW, entitle, figure, legend_beside, line_styles, locator
+from tsv_exp.report.tables.groups import Estimate, Group, Row
 from tsv_exp.report.tables.labels import label
+
+Looks = Mapping[str, Mapping[str, Any]]  # by the label of a row
 
 RANK = "rank_fraction"
 ON_VALIDATION = "validation accuracy relative\nto fine-tuned (%)"
@@ -43,62 +47,98 @@ def _others(row: Row) -> dict[str, Any]:
     return {**{name: value for name, value in row.params.items() if name != RANK}, **first.conditions, **first.choice}
 
 
-def against_alpha(group: Group, rows: Sequence[Row]) -> Figure:
+def spread(row: Row) -> dict[float, float]:
+    """α -> standard deviation over the seeds, where several scored it."""
+    points: dict[float, list[float]] = {}
+    for cell in row.cells:
+        for point in cell.validation:
+            points.setdefault(point["alpha"], []).append(point["mean_normalized"])
+    return {alpha: stdev(found) for alpha, found in points.items() if len(found) > 1}
+
+
+def against_alpha(group: Group, rows: Sequence[Row], looks: Looks, narrow: bool = False) -> Figure:
     """Validation accuracy of every α that was scored, the chosen one marked; many lines get a panel per method."""
     crowded = max(Counter(row.method for row in rows).values()) > CROWDED
     panels: dict[str, list[Row]] = {}
     for row in rows:
         panels.setdefault(row.method if crowded else "", []).append(row)
-    fig = figure(8, 0.6 + 3.8 * len(panels))
+    height = 3.8 * len(panels) + (0.19 * (len(rows) + 2) if narrow else 0)
+    fig = figure(NARROW if narrow else 9, 0.6 + height)
     for (method, members), axes in zip(panels.items(), fig.subplots(len(panels), 1, squeeze=False).flat, strict=True):
-        styles = line_styles([row.label for row in members], ordered=bool(method))
+        styles = line_styles([row.label for row in members], ordered=True) if method else looks
         for row in members:
-            points = {alpha: 100 * value for alpha, value in curve(row).items()}
-            axes.plot(list(points), list(points.values()), label=row.label, **styles[row.label])
-            chosen = [alpha for alpha in row.alphas if alpha in points]
-            colour = styles[row.label]["color"]
-            marks = [points[alpha] for alpha in chosen]
-            axes.plot(chosen, marks, "*", markersize=13, color=colour, markeredgecolor=INK, zorder=3)
-        axes.plot([], [], "*", markersize=11, color="none", markeredgecolor=INK, label="chosen α")
-        _finish(axes, "α, scaling of the merged task vector", ON_VALIDATION)
+            _alpha_line(axes, row, styles[row.label])
+        star: dict[str, Any] = {"linestyle": "", "marker": "*", "markersize": 11, "markeredgecolor": INK}
+        axes.plot([], [], color=INK, label="chosen α", **star)
+        if any(row.at_edge for row in members):
+            axes.plot([], [], color="none", label="chosen α at the end of its grid", **star)
+        _finish(axes, "α, scaling of the merged task vector", ON_VALIDATION, narrow=narrow)
         axes.set_title(method)
     entitle(fig, f"Choosing α: {group.title}")
     return fig
 
 
-def against_rank(group: Group, families: Mapping[str, Sequence[Row]]) -> Figure:
-    """Test accuracy at the chosen α against the fraction of singular components kept per task."""
-    fig = figure(8, 4.2)
+def _alpha_line(axes: Axes, row: Row, look: Mapping[str, Any]) -> None:
+    """The curve of a row, the deviation over seeds as a band, its chosen values as stars: open at the grid's end."""
+    points = {alpha: 100 * value for alpha, value in curve(row).items()}
+    axes.plot(list(points), list(points.values()), label=row.label, **look)
+    band = {alpha: 100 * value for alpha, value in spread(row).items()}
+    if band:
+        low, high = ([points[alpha] + sign * band[alpha] for alpha in sorted(band)] for sign in (-1, 1))
+        axes.fill_between(sorted(band), low, high, color=look["color"], alpha=0.15, linewidth=0)
+    for at_edge in (False, True):
+        chosen = sorted({cell.alpha for cell in row.cells if cell.alpha in points and cell.at_edge is at_edge})
+        if chosen:
+            colour: dict[str, Any] = {
+                "color": "none" if at_edge else look["color"],
+                "markeredgecolor": INK,
+                "zorder": 3,
+            }
+            axes.plot(chosen, [points[alpha] for alpha in chosen], "*", markersize=13, **colour)
+    note(axes, ((alpha, value, f"{row.label}, α {alpha:.4g}: {value:.2f} %") for alpha, value in points.items()))
+
+
+def against_rank(group: Group, families: Mapping[str, Sequence[Row]], looks: Looks, narrow: bool = False) -> Figure:
+    """Test accuracy at the chosen α against the fraction of singular components kept per task, on a log axis."""
+    fig = figure(NARROW if narrow else 9, 4.2 + (0.19 * len(families) if narrow else 0))
     axes = fig.subplots()
-    styles = line_styles(list(families))
+    fractions = sorted({float(row.params[RANK]) for rows in families.values() for row in rows})
     for name, rows in families.items():
-        values = [row.average for row in rows]
-        spread = [100 * (value.spread or 0) if value else 0 for value in values]
-        means = [100 * value.mean if value else 0 for value in values]
-        axes.errorbar([row.params[RANK] for row in rows], means, yerr=spread, capsize=2, label=name, **styles[name])
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-    _finish(axes, "rank fraction (components kept per task)", "average test accuracy (%)")
+        known = [(float(row.params[RANK]), value) for row in rows if (value := row.average)]
+        _estimates(axes, known, name, looks[rows[0].label], "rank fraction {:.3g}".format)
+    if fractions[0] > 0:
+        axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(_apart(fractions)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
+    _finish(axes, "rank fraction (components kept per task)", "average test accuracy (%)", narrow=narrow)
     entitle(fig, f"Rank per task: {group.title}")
     return fig
 
 
-def alpha_rank_map(group: Group, name: str, rows: Sequence[Row]) -> Figure:
-    """Validation accuracy over α and rank fraction, the best combination marked."""
-    curves = [curve(row) for row in rows]
-    alphas = sorted({alpha for points in curves for alpha in points})
-    values = [[100 * points.get(alpha, float("nan")) for alpha in alphas] for points in curves]
-    fig = figure(1.6 + max(5.0, 0.3 * len(alphas)), 1.4 + 0.32 * len(rows))
-    axes = fig.subplots()
-    image = axes.imshow(values, aspect="auto", origin="lower", cmap="viridis")
-    axes.set_yticks(range(len(rows)), [f"{row.params[RANK]:.3g}" for row in rows])
-    axes.set_xticks(range(len(alphas)), [f"{alpha:.2g}" for alpha in alphas], rotation=90)
-    best = max((value, y, x) for y, line in enumerate(values) for x, value in enumerate(line) if value == value)
-    axes.plot(best[2], best[1], "*", markersize=14, color="white", markeredgecolor="black")
-    axes.set_xlabel("α, scaling of the merged task vector")
-    axes.set_ylabel("rank fraction")
-    fig.colorbar(image, label=ON_VALIDATION)
-    entitle(fig, f"{name}: {group.title} (★ best on validation)")
-    return fig
+def _apart(values: Sequence[float]) -> list[float]:
+    """Those of ascending values whose labels do not touch on a log axis."""
+    kept: list[float] = []
+    for value in values:
+        if not kept or kept[-1] <= 0 or value / kept[-1] > (values[-1] / max(values[0], 1e-9)) ** 0.06:
+            kept.append(value)
+    return kept
+
+
+def _estimates(
+    axes: Axes,
+    points: Sequence[tuple[float, Estimate]],
+    name: str,
+    look: Mapping[str, Any],
+    at: Callable[[Any], str],
+) -> None:
+    """A line of estimates with their standard errors or deviations over seeds."""
+    errors = [nan if value.spread is None else 100 * value.spread for _, value in points]
+    means = [100 * value.mean for _, value in points]
+    axes.errorbar([x for x, _ in points], means, yerr=errors, capsize=2, elinewidth=1, label=name, **look)
+    for (x, value), mean in zip(points, means, strict=True):
+        exact = f"{mean:.2f}" + ("" if value.spread is None else f" ± {100 * value.spread:.2f}")
+        note(axes, [(x, mean, f"{name}, {at(x)}: {exact} %")])
 
 
 def counts(groups: Sequence[Group]) -> dict[str, list[tuple[int, Row]]]:
@@ -115,27 +155,36 @@ def counts(groups: Sequence[Group]) -> dict[str, list[tuple[int, Row]]]:
     return {name: found for name, found in points.items() if len(found) > 1}
 
 
-def against_tasks(source: str, lines: Mapping[str, Sequence[tuple[int, Row]]]) -> Figure:
+def against_tasks(
+    source: str, lines: Mapping[str, Sequence[tuple[int, Row]]], looks: Looks, narrow: bool = False
+) -> Figure:
     """Average accuracy against the number of merged tasks, absolute and normalized."""
-    fig = figure(11, max(4.2, 0.6 + 0.24 * len(lines)))
-    left, right = fig.subplots(1, 2, sharey=True)
-    styles = line_styles(list(lines))
-    for name, found in lines.items():
-        numbers = [number for number, _ in found]
-        for axes, values in ((left, [row.average for _, row in found]), (right, [row.normalized for _, row in found])):
-            axes.plot(numbers, [100 * value.mean for value in values if value], label=name, **styles[name])
-    for axes, title in ((left, "absolute"), (right, "normalized by the fine-tuned models")):
-        _finish(axes, "number of tasks", "average test accuracy (%)" if axes is left else "", legend=axes is right)
+    below = 0.19 * len(lines) + 0.3
+    fig = figure(NARROW, 7.6 + below) if narrow else figure(12, max(4.4, 0.6 + 0.24 * len(lines)))
+    panels = fig.subplots(*((2, 1) if narrow else (1, 2)), sharey=True)
+    titles = "absolute", "normalized" if narrow else "normalized by the fine-tuned models"
+    for axes, title, figure_of in zip(panels, titles, (lambda r: r.average, lambda r: r.normalized), strict=True):
+        for name, found in lines.items():
+            known = [(number, value) for number, row in found if (value := figure_of(row))]
+            _estimates(axes, known, name, looks[name], "{} tasks".format)
+        first = axes is panels[0]
+        _finish(
+            axes,
+            "number of tasks",
+            "average test accuracy (%)" if first or narrow else "",
+            legend=not first,
+            narrow=narrow,
+        )
         axes.set_xticks(sorted({number for found in lines.values() for number, _ in found}))
         axes.set_title(title)
     entitle(fig, f"Number of tasks: {source}")
     return fig
 
 
-def _finish(axes: Axes, x: str, y: str, legend: bool = True) -> None:
+def _finish(axes: Axes, x: str, y: str, legend: bool = True, narrow: bool = False) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
+    axes.yaxis.set_major_locator(locator())
     axes.grid(True)
     if legend:
-        legend_beside(axes)
+        legend_beside(axes, narrow)

@@ -5,37 +5,48 @@ from collections.abc import Iterator, Sequence
 
 from matplotlib.figure import Figure
 
-from tsv_exp.report.plots import bars, curves
+from tsv_exp.report.plots import bars, curves, maps
+from tsv_exp.report.plots.style import row_styles
 from tsv_exp.report.tables.groups import Group, Row
 
 
-def draw(groups: Sequence[Group]) -> Iterator[tuple[str, str, Figure]]:
-    """Section (a group's title, or its source), file name and figure of every picture that the data supports."""
+def draw(groups: Sequence[Group], narrow: bool = False, by_score: bool = False) -> Iterator[tuple[str, str, Figure]]:
+    """Section (a group's title, or its source), file name and figure of every picture that the data supports.
+
+    Args:
+        groups: the tables; a row looks the same in every picture.
+        narrow: for a phone: panels below each other.
+        by_score: methods in the order of their average accuracy, the best first.
+    """
+    looks = row_styles((row.label, row.method) for group in groups for row in group.rows)
     for source in dict.fromkeys(group.source for group in groups):
         mine = [group for group in groups if group.source == source]
         lines = curves.counts(mine)
         if lines:
-            yield source, f"number-of-tasks-{_slug(source)}", curves.against_tasks(source, lines)
+            yield source, f"number-of-tasks-{_slug(source)}", curves.against_tasks(source, lines, looks, narrow)
         for group in mine:
             rows = [row for row in group.rows if row.cells]
             if rows:
-                for name, figure in _of_group(group, rows):
+                for name, figure in _of_group(group, rows, looks, narrow, by_score):
                     yield group.title, name, figure
 
 
-def _of_group(group: Group, rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
+def _of_group(
+    group: Group, rows: Sequence[Row], looks: curves.Looks, narrow: bool, by_score: bool
+) -> Iterator[tuple[str, Figure]]:
     name = _slug(group.title)
-    yield f"average-{name}", bars.averages(group, rows)
+    ranked = sorted(rows, key=lambda row: -row.average.mean if row.average else 0.0) if by_score else rows
+    yield f"average-{name}", bars.averages(group, ranked, looks, narrow)
     if len(group.tasks) > 1:
-        yield f"tasks-{name}", bars.per_task(group, rows)
+        yield f"tasks-{name}", bars.per_task(group, ranked, looks, narrow)
     curved = [row for row in rows if len(curves.curve(row)) > 1]
     if curved:
-        yield f"alpha-{name}", curves.against_alpha(group, curved)
+        yield f"alpha-{name}", curves.against_alpha(group, curved, looks, narrow)
     families = curves.ranks(rows)
     if families:
-        yield f"rank-{name}", curves.against_rank(group, families)
+        yield f"rank-{name}", curves.against_rank(group, families, looks, narrow)
     for family, members in curves.ranks(curved).items():
-        yield f"alpha-rank-{name}-{_slug(family)}", curves.alpha_rank_map(group, family, members)
+        yield f"alpha-rank-{name}-{_slug(family)}", maps.alpha_rank_map(group, family, members, narrow)
 
 
 def _slug(text: str) -> str:

@@ -3,7 +3,7 @@
 import re
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markupsafe import Markup, escape
@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from tsv_exp.report.plots.draw import draw
+from tsv_exp.report.plots.hover import with_titles
 from tsv_exp.report.plots.style import INK, styled
 from tsv_exp.report.tables.groups import Group
 from tsv_exp.storage.files import atomic
 
+PHONE = "-narrow"  # ends the name of a picture for phones
 # without date and version, the same runs give the same files
 UNDATED: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}}
 
@@ -29,19 +31,27 @@ class Picture:
 
     @property
     def element(self) -> Markup:
-        """The SVG as an element: its identifiers its own, its ink the text's colour, as wide as there is room.
+        """Its SVGs as elements, of which the page shows the one that fits the screen.
 
-        Its text stays readable: where there is too little room, the reader scrolls.
+        Identifiers are their own, and their ink is the text's colour.
         """
-        document = next(path for path in self.paths if path.suffix == ".svg").read_text(encoding="utf-8")
+        files = [path for path in self.paths if path.suffix == ".svg"]
+        return Markup("").join(
+            self._element(path, "narrow" if path.stem.endswith(PHONE) else "broad") for path in files
+        )
+
+    def _element(self, path: Path, kind: str) -> Markup:
+        document = path.read_text(encoding="utf-8")
         svg = re.sub(r"<metadata>.*?</metadata>", "", document[document.index("<svg") :], flags=re.DOTALL)
-        own = "".join(c if c.isalnum() else "-" for c in self.section + self.title)
+        own = "".join(c if c.isalnum() else "-" for c in self.section + self.title + kind)
         svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{own}-", svg).replace(INK, "currentColor")
         start, end = svg.split(">", 1)
         points = float(re.findall(r'width="([\d.]+)pt"', start)[0])
         start = re.sub(r' (width|height)="[^"]*"', "", start)
-        style = f"min-width: {points:.0f}px; max-width: {1.6 * points:.0f}px"
-        return Markup(f'{start} role="img" aria-label="{escape(self.title)}" style="{style}">{end}')
+        alone = sum(one.suffix == ".svg" for one in self.paths) == 1
+        shown = "" if alone else f' class="{kind}"'
+        style = f"max-width: {1.6 * points:.0f}px"
+        return Markup(f'{start} role="img"{shown} aria-label="{escape(self.title)}" style="{style}">{end}')
 
 
 class ForeignPicture(Picture):
@@ -55,10 +65,17 @@ class ForeignPicture(Picture):
         return Markup(f'<img alt="{escape(self.title)}" src="data:image/svg+xml;base64,{data}">')
 
 
-def draw_pictures(groups: Sequence[Group], out: Path, kinds: Sequence[str] = ("png", "svg")) -> list[Picture]:
-    """Draw what the groups support into the folder `out`, each picture in every kind."""
+def draw_pictures(
+    groups: Sequence[Group], out: Path, kinds: Sequence[str] = ("png", "svg"), by_score: bool = False
+) -> list[Picture]:
+    """Draw what the groups support into the folder `out`, each picture in every kind; as SVG for phones too."""
     with styled():
-        return [save_picture(section, name, figure, out, kinds) for section, name, figure in draw(groups)]
+        pictures = [save_picture(*one, out, kinds) for one in draw(groups, False, by_score)]
+        if "svg" not in kinds:
+            return pictures
+        drawn = draw(groups, True, by_score)
+        phone = [save_picture(section, name + PHONE, figure, out, ("svg",)) for section, name, figure in drawn]
+    return [replace(one, paths=(*one.paths, *other.paths)) for one, other in zip(pictures, phone, strict=True)]
 
 
 def save_picture(section: str, name: str, figure: Figure, out: Path, kinds: Sequence[str] = ("png", "svg")) -> Picture:
@@ -72,4 +89,6 @@ def save_picture(section: str, name: str, figure: Figure, out: Path, kinds: Sequ
     for kind, path in zip(kinds, paths, strict=True):
         with atomic(path) as temporary:
             figure.savefig(temporary, format=kind, dpi=160, transparent=kind == "svg", metadata=UNDATED[kind])
-    return Picture(section, figure.get_suptitle(), paths)
+            if kind == "svg":
+                temporary.write_text(with_titles(figure, temporary.read_text(encoding="utf-8")), encoding="utf-8")
+    return Picture(section, " ".join(figure.get_suptitle().split()), paths)

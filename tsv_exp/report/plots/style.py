@@ -1,20 +1,24 @@
 """How the pictures look: a palette that survives colour blindness, light and dark pages, and print."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
+from textwrap import wrap
 from typing import Any
 
 # matplotlib's Agg canvas needs no display; figures are made without pyplot, which would keep them in a global registry.
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's palette (Color Universal Design) without black and yellow, which vanish on one of the two pages.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A8A8A")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 DASHES = tuple(dash for dash in ("-", "--", ":") for _ in PALETTE)
-SINGLE, PER_TASK, REFERENCE = PALETTE[0], PALETTE[1], PALETTE[6]
+NEUTRAL = PALETTE[6]
+NARROW = 4.1  # inches: what a phone shows without scrolling
+LETTERS = 10  # of a title in an inch
 INK = "#010203"  # the page replaces it in SVG by the text's own colour
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -51,17 +55,44 @@ def line_styles(labels: Sequence[str], ordered: bool = False) -> dict[str, dict[
     """
     scale = [colormaps["viridis"](0.2 + 0.65 * at / max(1, len(labels) - 1)) for at in range(len(labels))]
     looks = zip(scale if ordered else cycle(PALETTE), cycle(MARKERS), cycle("-" if ordered else DASHES), strict=False)
-    return {
-        label: {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4.5, "linewidth": 1.6}
-        for label, (colour, marker, dash) in zip(labels, looks, strict=False)
-    }
+    return {label: _look(*look) for label, look in zip(labels, looks, strict=False)}
+
+
+def row_styles(rows: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """Per row a look, the same in every picture of a report: its colour is its method's.
+
+    Args:
+        rows: (label, method) of every row of the report.
+    """
+    methods: dict[str, list[str]] = {}
+    for label, method in dict.fromkeys(rows):
+        methods.setdefault(method, []).append(label)
+    found = {}
+    for i, labels in enumerate(methods.values()):
+        for j, label in enumerate(labels):
+            dash = DASHES[(i + j * len(PALETTE)) % len(DASHES)]
+            found[label] = _look(PALETTE[i % len(PALETTE)], MARKERS[(i + j) % len(MARKERS)], dash)
+    return found
+
+
+def _look(colour: Any, marker: str, dash: str) -> dict[str, Any]:
+    return {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4.5, "linewidth": 1.6}
+
+
+def locator(count: int = 7) -> MaxNLocator:
+    """Ticks at steps of 1, 2, 2.5 or 5 times a power of ten, about so many."""
+    return MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10])
 
 
 def entitle(fig: Figure, title: str) -> None:
     """The figure's title, at the left: on a narrow screen the right is out of sight."""
-    fig.suptitle(title, x=0.01, horizontalalignment="left", fontweight="bold")
+    width = max(20, int(fig.get_figwidth() * LETTERS))
+    fig.suptitle("\n".join(wrap(title, width)), x=0.01, horizontalalignment="left", fontweight="bold")
 
 
-def legend_beside(axes: Axes) -> None:
-    """The legend right of the axes, where it hides no line."""
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+def legend_beside(axes: Axes, narrow: bool = False) -> None:
+    """The legend right of the axes, where it hides no line; below them on a narrow picture."""
+    if narrow:
+        axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.24), fontsize=8)
+    else:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -1,0 +1,49 @@
+"""The map of accuracy over α and rank fraction."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from tsv_exp.report.plots.curves import ON_VALIDATION, RANK, curve
+from tsv_exp.report.plots.hover import note
+from tsv_exp.report.plots.style import NARROW, entitle, figure, locator
+from tsv_exp.report.tables.groups import Group, Row
+
+SPAN = 10.0  # points that a scale of colours covers at least
+
+
+def alpha_rank_map(group: Group, name: str, rows: Sequence[Row], narrow: bool = False) -> Figure:
+    """Validation accuracy over α and rank fraction, the best combination marked; steps of α are as wide as they are."""
+    curves = [curve(row) for row in rows]
+    values = [100 * value for points in curves for value in points.values()]
+    fig = figure(NARROW if narrow else 9, 1.6 + 0.32 * len(rows))
+    axes = fig.subplots()
+    # a scale of at least so many points: small differences are small in colour too
+    scale = Normalize(min(min(values), max(values) - SPAN), max(values))
+    alike = len({tuple(points) for points in curves}) == 1
+    for y, points in enumerate(curves):
+        row = [[100 * value for value in points.values()]]
+        mesh = axes.pcolormesh(_edges(list(points)), [y - 0.5, y + 0.5], row, norm=scale, cmap="viridis")
+        if not alike:
+            axes.plot(list(points), [y] * len(points), ".", color="white", markeredgecolor="black", markersize=3)
+        fraction = f"rank fraction {rows[y].params[RANK]:.3g}"
+        note(axes, ((alpha, y, f"{fraction}, α {alpha:.4g}: {100 * value:.2f} %") for alpha, value in points.items()))
+    half = min(right - left for points in curves for left, right in pairwise(points)) / 2
+    axes.set_xlim(min(min(points) for points in curves) - half, max(max(points) for points in curves) + half)
+    axes.set_yticks(range(len(rows)), [f"{row.params[RANK]:.3g}" for row in rows])
+    axes.xaxis.set_major_locator(locator())
+    best = max((value, -y, -alpha) for y, points in enumerate(curves) for alpha, value in points.items())
+    axes.plot(-best[2], -best[1], "*", markersize=14, color="white", markeredgecolor="black")
+    axes.set_xlabel("α, scaling of the merged task vector" + ("" if alike else " (dots: scored; empty: not scored)"))
+    axes.set_ylabel("rank fraction")
+    fig.colorbar(mesh, label=ON_VALIDATION)
+    entitle(fig, f"{name}: {group.title} (★ best on validation)")
+    return fig
+
+
+def _edges(values: Sequence[float]) -> list[float]:
+    """The borders of cells around ascending values: half-way between them."""
+    between = [(left + right) / 2 for left, right in pairwise(values)]
+    return [2 * values[0] - between[0], *between, 2 * values[-1] - between[-1]]
