@@ -33,6 +33,7 @@ from tsv_exp.runtime.devices import device_of, mixed
 from tsv_exp.tasks.task import Split, Task
 
 CLASSES = 100
+MEAN = STD = (0.5, 0.5, 0.5)
 
 
 class Random(Model):
@@ -57,7 +58,7 @@ class Random(Model):
         return {task.name: self.weights for task in tasks}
 
     def prepare(self, inputs: Tensor, device: torch.device) -> Tensor:
-        return network.normalize(inputs.to(device, non_blocking=True))
+        return network.normalize(inputs.to(device, non_blocking=True), MEAN, STD)
 
     def head(self, task: Task) -> Tensor:
         return torch.nn.functional.normalize(torch.randn(CLASSES, self.width), dim=-1)
@@ -95,7 +96,7 @@ def rate(work: Callable[[], int], device: torch.device) -> float:
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     os.environ["TSV_EXP_CACHE"] = str(folder)
     device = device_of(args.device)
-    size = int(network.settings(args.architecture)["vision_cfg"]["image_size"])
+    size = network.image_size(args.architecture)
     files = [photo(seed) for seed in range(args.images)]
     decoded = pictures.Pictures(lambda i: Image.open(io.BytesIO(files[i])), args.images, size)
     labels = torch.arange(args.images) % CLASSES

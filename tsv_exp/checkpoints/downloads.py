@@ -47,6 +47,18 @@ def model(repo: str, revision: str | None, weights: str, others: Iterable[str]) 
     return Path(snapshot_download(repo, revision=revision, allow_patterns=[weights, *others]))
 
 
+def file(repo: str, revision: str, name: str) -> Path:
+    """One file of a model repository.
+
+    Raises:
+        As `model`.
+    """
+    from huggingface_hub import hf_hub_download
+
+    _bring(repo, name, "model", revision)
+    return Path(hf_hub_download(repo, name, revision=revision))
+
+
 def data(files: Iterable[str]) -> None:
     """Bring files of data sets (hf://datasets/owner/name@revision/path); others are left to who reads them.
 

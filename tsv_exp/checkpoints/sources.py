@@ -15,6 +15,7 @@ from tsv_exp.checkpoints.readers import CONFIGURATION, HUB_NAMES, Reader, read
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.os_errors import explain
 
+HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)/(?P<file>[\w./-]+)")
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -67,6 +68,9 @@ def locate(source: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a null character
         reason = explain(error) if isinstance(error, OSError) else error
         raise UserError(f"{source}: {reason}") from error
+    if found := HUB_FILE.fullmatch(str(source)):
+        with hub.failures(f"model {source}"):
+            return downloads.file(found["repo"], found["revision"], found["file"])
     match = HUB_ID.fullmatch(str(source))
     if not match or path.suffix in SUFFIXES:
         raise UserError(f"{source}: there is no such file or folder, and it is not a hub id such as owner/name")

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tsv_exp.errors import UserError
 from tsv_exp.runtime.console import track
 from tsv_exp.runtime.threads import prefetch
 from tsv_exp.storage.files import atomic, locked
@@ -24,11 +25,28 @@ CHUNK = 256  # images
 SPARE = 1 << 30  # bytes that a disk keeps free
 
 
-def preprocess(picture: Image.Image, size: int) -> Tensor:
-    """A picture to uint8 (3, size, size): short side to `size` (bicubic), centre cut out, RGB, in open_clip's order."""
+@dataclass(frozen=True)
+class Resize:
+    """How a picture is brought to size, in open_clip's words.
+
+    `interpolation` bicubic or bilinear; `mode` shortest (the centre is cut out) or squash.
+    """
+
+    interpolation: str = "bicubic"
+    mode: str = "shortest"
+
+    def __post_init__(self) -> None:
+        for value, known in ((self.interpolation, ("bicubic", "bilinear")), (self.mode, ("shortest", "squash"))):
+            if value not in known:
+                raise UserError(f"pictures that are resized by {value!r} are not supported; choose: {', '.join(known)}")
+
+
+def preprocess(picture: Image.Image, size: int, resize: Resize = Resize()) -> Tensor:
+    """To uint8 (3, size, size), RGB, in open_clip's order; by default short side to `size`, centre cut out."""
     width, height = picture.size
     short = min(width, height)
-    resized = picture.resize((size * width // short, size * height // short), Image.Resampling.BICUBIC)
+    shape = (size, size) if resize.mode == "squash" else (size * width // short, size * height // short)
+    resized = picture.resize(shape, Image.Resampling[resize.interpolation.upper()])
     left, top = round((resized.width - size) / 2), round((resized.height - size) / 2)
     colours = resized.crop((left, top, left + size, top + size)).convert("RGB")
     return torch.from_numpy(np.array(colours)).permute(2, 0, 1)
@@ -41,6 +59,7 @@ class Pictures:
     picture: Callable[[int], Image.Image]
     count: int
     size: int
+    resize: Resize = Resize()
 
     def __len__(self) -> int:
         return self.count
@@ -48,7 +67,7 @@ class Pictures:
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         chosen = list(range(self.count))[index] if isinstance(index, slice) else index.tolist()
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            return torch.stack(list(pool.map(lambda i: preprocess(self.picture(i), self.size), chosen)))
+            return torch.stack(list(pool.map(lambda i: preprocess(self.picture(i), self.size, self.resize), chosen)))
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tsv_exp.checkpoints.readers import HUB_NAMES
+from tsv_exp.checkpoints.sources import HUB_FILE
 from tsv_exp.errors import UserError
 from tsv_exp.tasks.task import Task
 
 FINETUNED, ZERO_SHOT = "nonlinear_finetuned.pt", "nonlinear_zeroshot.pt"
+TASK = "{task}"
 FILES = (".safetensors", ".pt", ".pth", ".bin")
 
 
@@ -16,13 +18,14 @@ FILES = (".safetensors", ".pt", ".pth", ".bin")
 class Located:
     """A family of checkpoints: each task's place, and the base's where the family has its own.
 
-    `pattern` names repositories: * stands for the task's `checkpoint_name`.
+    `pattern` names repositories: * stands for the task's `checkpoint_name`. `each` names files: {task} is the task.
     """
 
     family: str
     places: Mapping[str, str] = field(default_factory=dict)
     base: str | None = None
     pattern: str | None = None
+    each: str | None = None
 
     def place(self, task: Task, model: str) -> str:
         """The path or repository of one task: its own `checkpoint`, else the family's.
@@ -37,6 +40,8 @@ class Located:
         own = task.source.get("checkpoint")
         place = own.get(model) if isinstance(own, Mapping) else own
         place = place or self.places.get(task.name)
+        if place is None and self.each is not None:
+            place = self.each.replace(TASK, task.name)
         if place is None and self.pattern is not None and (name := task.source.get("checkpoint_name")):
             place = self.pattern.replace("*", str(name))
         if place is None:
@@ -52,7 +57,8 @@ def locate(checkpoints: str | Mapping[str, str], folder: str) -> Located:
     """The layout that `model.checkpoints` names.
 
     Args:
-        checkpoints: a pattern of hub repositories in which * stands for a task; a folder, in the paper's layout
+        checkpoints: a pattern of hub repositories in which * stands for a task; one of files, local or in a repository
+            (owner/name@revision/path/{task}/full.pt); a folder, in the paper's layout
             (<folder>/<Task>Val/nonlinear_finetuned.pt) or with one file or folder per task; or a mapping task -> path
             or repository.
         folder: the model's name in the paper's layout.
@@ -62,6 +68,9 @@ def locate(checkpoints: str | Mapping[str, str], folder: str) -> Located:
     """
     if isinstance(checkpoints, Mapping):
         return Located("listed", {str(name): str(place) for name, place in checkpoints.items()})
+    if TASK in checkpoints:
+        found = HUB_FILE.fullmatch(checkpoints.replace(TASK, "task"))
+        return Located(found["repo"] if found else "files", each=checkpoints)
     if "*" in checkpoints:
         return Located("hub", pattern=checkpoints)
     root = Path(checkpoints).expanduser()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -72,3 +73,27 @@ told["same"] = [torch.equal(a, b) and torch.equal(x, y) for (a, x), (b, y) in pa
     assert len(splits["record"]["validation"]) == 2
     assert splits["same"] == [True, True]
     assert len(downloads(hub, "train-00000-of-00001.parquet")) == 1
+
+
+def test_one_repository_with_a_file_per_task(hub: Hub, tmp_path: Path) -> None:
+    for number, task in enumerate(worlds.first(2)):
+        folder = hub.root / "models/merge/vision8/finetune/openai" / task.name
+        folder.mkdir(parents=True)
+        torch.save(worlds.moved(worlds.whole(0), 50 + number), folder / "full.pt")  # whole CLIPs
+    body = """
+place = "merge/vision8@0123456789abcdef0123456789abcdef01234567/finetune/openai/{task}/full.pt"
+clip = model(checkpoints=place)
+tasks = list(clip.catalogue().values())[:2]
+tuned = clip.finetuned(tasks)
+told["family"] = clip.family
+told["names"] = list(tuned)
+told["layers"] = sum(bool(layer.deltas.any()) for layer in TaskVectors(clip.base(), tuned))
+told["absent"] = line(lambda: clip.finetuned([clip.catalogue()["SVHN"]]))
+"""
+    found = told(hub, tmp_path, body)
+    assert found["family"] == "merge/vision8"
+    assert found["names"] == [task.name for task in worlds.first(2)]
+    assert found["layers"] == 32
+    assert "SVHN/full.pt: " in str(found["absent"])
+    assert len(downloads(hub, "full.pt")) == 2
+    assert told(hub, tmp_path, body, HF_HUB_OFFLINE="1")["layers"] == 32

@@ -86,6 +86,27 @@ def test_a_folder_and_a_mapping(pretrained: str, tmp_path: Path) -> None:
     assert first["MNIST"].digest != first["SVHN"].digest
 
 
+def test_whole_clips_in_one_file_per_task(pretrained: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = dict(model(pretrained)._clip)
+    for number, name in enumerate(("MNIST", "SVHN")):
+        folder = tmp_path / "path" / name
+        folder.mkdir(parents=True)
+        tuned = {key: weight + 0.1 if key.startswith("visual.") else weight for key, weight in whole.items()}
+        if number:
+            tuned["text_projection"] = tuned["text_projection"] + 1
+        torch.save({"state_dict": tuned}, folder / "full.pt")
+    clip = model(pretrained, checkpoints=f"{tmp_path}/path/{{task}}/full.pt", family="paper")
+    found = clip.finetuned([clip.catalogue()[name] for name in ("MNIST", "SVHN")])
+    assert set(found["SVHN"]) == set(clip.base())
+    torch.testing.assert_close(found["MNIST"]["visual.proj"], clip.base()["visual.proj"] + 0.1)
+    assert [message for message in caplog.messages if "text side" in message] == [
+        f"checkpoint of SVHN ({tmp_path}/path/SVHN/full.pt): its text side differs from the base's in 1 tensors "
+        "(text_projection, ...); only its image side is merged, and heads are the base's"
+    ]
+    with pytest.raises(UserError, match=r"Cars/full\.pt: there is no such file"):
+        clip.finetuned([clip.catalogue()["Cars"]])
+
+
 def test_the_merged_encoder_loads_into_open_clip(pretrained: str) -> None:
     import open_clip
 
@@ -159,7 +180,7 @@ def test_bad_checkpoints(pretrained: str, tmp_path: Path) -> None:
         model(pretrained, checkpoints=str(tmp_path)).catalogue()
     only_vision = tmp_path / "vision.safetensors"
     save_file(worlds.vision(0), only_vision)
-    with pytest.raises(UserError, match=r"vision\.safetensors: lacks visual\.proj"):
+    with pytest.raises(UserError, match=r"vision\.safetensors: lacks the text side"):
         model(str(only_vision)).base()
     (tmp_path / "broken.safetensors").write_bytes(b"xx")
     with pytest.raises(UserError, match=r"broken\.safetensors"):

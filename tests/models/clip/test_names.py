@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from open_clip import SimpleTokenizer
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
@@ -79,7 +80,7 @@ def test_both_towers_give_the_same_features(theirs: Weights, base: Weights) -> N
     prompts = ["a photo of a cat.", "the number"]
     from open_clip import tokenize
 
-    encode = network.text_encoder(ARCHITECTURE, clip_weights(_reader(theirs), "base"), "base", CPU)
+    encode = network.text_encoder(ARCHITECTURE, clip_weights(_reader(theirs), "base"), SimpleTokenizer(), "base", CPU)
     torch.testing.assert_close(encode(prompts), text_features(tokenize(prompts), theirs), atol=1e-5, rtol=1e-5)
 
 

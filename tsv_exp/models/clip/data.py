@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from tsv_exp.data.splits import Holdout, split_examples
 from tsv_exp.data.tasks import source_of
-from tsv_exp.models.images import Pictures, store, stored
+from tsv_exp.models.images import Pictures, Resize, store, stored
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import cache_dir
 from tsv_exp.tasks.task import Split, SplitName, Task
@@ -19,11 +19,13 @@ class Data:
         size: pixels of a side.
         holdout: how validation is drawn.
         cache_gb: how many gigabytes preprocessed images may take on disk; 0 keeps none.
+        resize: how pictures are brought to that size.
     """
 
     size: int
     holdout: Holdout = field(default_factory=Holdout)
     cache_gb: float = 100.0
+    resize: Resize = field(default_factory=Resize)
 
     def split(self, task: Task, split: SplitName) -> Split:
         """One split, from the cache of preprocessed images or from its source.
@@ -37,10 +39,11 @@ class Data:
             return found
         record = cache / "validation" / f"{task.name}-{identity[:20]}.json"
         examples = split_examples(task, source_of(task), split, "image", self.holdout, record)
-        pictures = Pictures(examples.picture, len(examples), self.size)
+        pictures = Pictures(examples.picture, len(examples), self.size, self.resize)
         return store(path, pictures, examples.labels, int(self.cache_gb * 1e9), f"images of {task.name}, {split}")
 
     def identity(self, task: Task) -> str:
         """Digest of what the images of a task depend on."""
+        other = [] if self.resize == Resize() else [self.resize.interpolation, self.resize.mode]
         drawn = [self.holdout.share, self.holdout.most, self.holdout.seed]
-        return digest(task.name, task.classes, source_of(task).identity(), drawn, self.size, CLIP)
+        return digest(task.name, task.classes, source_of(task).identity(), drawn, self.size, CLIP, *other)

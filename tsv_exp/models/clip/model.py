@@ -1,5 +1,6 @@
 """CLIP with its tasks as a model of the framework."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ from tsv_exp.finetuning.training import PublishedRecipe, Recipe
 from tsv_exp.models.clip import network
 from tsv_exp.models.clip.data import Data
 from tsv_exp.models.clip.names import Renamed, check_finite, clip_weights
+from tsv_exp.models.clip.pretrained import Preprocessing, preprocessing, source_of, tokenizer
 from tsv_exp.models.heads import zero_shot_head
 from tsv_exp.models.locate import Located, locate
 from tsv_exp.models.protocol import Model
@@ -26,6 +28,8 @@ from tsv_exp.storage.files import cache_dir
 from tsv_exp.storage.weight_cache import cached_weights
 from tsv_exp.tasks.task import Split, SplitName, Task
 
+log = logging.getLogger(__name__)
+
 
 class ClipModel(Model):
     """A CLIP and its fine-tuned image encoders.
@@ -33,7 +37,7 @@ class ClipModel(Model):
     Args:
         name: of the configuration.
         architecture: a name that open_clip knows, or a mapping with embed_dim, vision_cfg, text_cfg and quick_gelu.
-        pretrained: path or repository of the whole CLIP, image and text side.
+        pretrained: path or repository of the whole CLIP, image and text side, or a tag of open_clip (openai, ...).
         checkpoints: see `tsv_exp.models.locate.locate`.
         family: whose labels and prompts the tasks have, and with whose published figures results compare; None takes it
             from the layout of the checkpoints.
@@ -85,7 +89,9 @@ class ClipModel(Model):
 
     def prepare(self, inputs: Tensor, device: torch.device) -> Tensor:
         """uint8 images (B, 3, H, W) as the encoder takes them."""
-        return network.normalize(inputs.to(device, non_blocking=True))
+        return network.normalize(
+            inputs.to(device, non_blocking=True), self._preprocessing.mean, self._preprocessing.std
+        )
 
     def head(self, task: Task) -> Tensor:
         """Class weights (C, d) from the prompts through the text tower; cached by prompts and tower."""
@@ -112,16 +118,33 @@ class ClipModel(Model):
         found: dict[str, Mapping[str, Tensor]] = {}
         for task in track(tasks, "fine-tuned checkpoints"):
             place = self._located.place(task, self.name)
-            found[task.name] = clip_weights(_reader(place), f"checkpoint of {task.name} ({place})", self._base)
+            reader, where = _reader(place), f"checkpoint of {task.name} ({place})"
+            found[task.name] = clip_weights(reader, where, self._base)
+            self._tell_of_text(clip_weights(reader, where), where)
         return found
 
     def identity(self, task: Task) -> str:
-        """Digest of the task's data and head."""
-        return digest(self._data.identity(task), self.head(task))
+        """Digest of the task's data and head, and of the normalization where it is not CLIP's."""
+        own, usual = self._preprocessing, Preprocessing()
+        other = [] if (own.mean, own.std) == (usual.mean, usual.std) else [own.mean, own.std]
+        return digest(self._data.identity(task), self.head(task), *other)
 
     def complete(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """These weights with the base's text side: the state dict of a whole CLIP, as open_clip loads it."""
         return {**self._clip, **weights}
+
+    def _tell_of_text(self, whole: Renamed, where: str) -> None:
+        """Log where the text side of a whole CLIP was fine-tuned as well: of it nothing is taken."""
+        others = [name for name in whole.parts if not name.startswith("visual.") and name not in self._base]
+        changed = [name for name in others if name in self._clip and not _same(whole[name], self._clip[name])]
+        if changed:
+            log.warning(
+                "%s: its text side differs from the base's in %d tensors (%s, ...); only its image side is merged, and "
+                "heads are the base's",
+                where,
+                len(changed),
+                changed[0],
+            )
 
     @cached_property
     def _located(self) -> Located:
@@ -131,10 +154,11 @@ class ClipModel(Model):
     @cached_property
     def _clip(self) -> Renamed:
         where = f"model.pretrained={self.pretrained}"
-        weights = clip_weights(_reader(self.pretrained), where)
-        for name in ("visual.proj", "token_embedding.weight", "logit_scale"):
-            if name not in weights.parts:
-                raise UserError(f"{where}: lacks {name}; expected a whole CLIP, image and text side")
+        weights = clip_weights(_reader(source_of(self.architecture, self.pretrained)), where)
+        sides = {"the text side": ("token_embedding.", "text."), "logit_scale": ("logit_scale",)}
+        for side, starts in sides.items():
+            if not any(name.startswith(starts) for name in weights.parts):
+                raise UserError(f"{where}: lacks {side}; expected a whole CLIP, image and text side")
         return weights
 
     @cached_property
@@ -149,13 +173,21 @@ class ClipModel(Model):
 
     @cached_property
     def _data(self) -> Data:
-        size = int(network.settings(self.architecture)["vision_cfg"]["image_size"])
-        return Data(size, self.holdout, self.cache_gb)
+        return Data(network.image_size(self.architecture), self.holdout, self.cache_gb, self._preprocessing.resize)
+
+    @cached_property
+    def _preprocessing(self) -> Preprocessing:
+        return preprocessing(self.architecture, self.pretrained)
 
     @cached_property
     def _encode_text(self) -> Any:
         where = f"model.pretrained={self.pretrained}"
-        return network.text_encoder(self.architecture, self._clip, where, device_of(self.device))
+        tokenize = tokenizer(self.architecture, self.pretrained)
+        return network.text_encoder(self.architecture, self._clip, tokenize, where, device_of(self.device))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.float(), other.float())
 
 
 def _reader(place: str) -> Reader:

@@ -137,7 +137,7 @@ def _parts(source: Reader, where: str) -> dict[str, Part]:
     plain = {name.removeprefix("model."): name for name in names}
     if "conv1.weight" in plain:
         plain = {f"visual.{short}": name for short, name in plain.items()}
-    if "visual.conv1.weight" not in plain:
+    if not any(name.startswith("visual.") for name in plain):
         raise UserError(
             f"{where}: expected the image encoder of a CLIP, with the names of transformers or open_clip; it begins "
             f"with {', '.join(names[:3]) or 'nothing'}: give another checkpoint"

@@ -1,6 +1,8 @@
 """open_clip's networks: the image encoder as checkpoints hold it, and the text tower for heads."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -10,29 +12,38 @@ from torch.func import functional_call
 from tsv_exp.errors import UserError
 from tsv_exp.models.clip.names import check_finite
 
-# CLIP (arXiv 2103.00020): mean and spread of the training images' channels
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-
 Architecture = str | Mapping[str, Any]
 
 
 def settings(architecture: Architecture) -> dict[str, Any]:
-    """embed_dim, vision_cfg, text_cfg and quick_gelu of a name that open_clip knows, or of a mapping that has them.
+    """embed_dim, vision_cfg, text_cfg and so on, of a name that open_clip knows, or of a mapping that has them.
 
     Raises:
         UserError: open_clip has no such name.
     """
     if not isinstance(architecture, str):
-        return dict(architecture)
+        return deepcopy(dict(architecture))
     import open_clip  # takes seconds: only where a network is built
 
-    found = open_clip.get_model_config(architecture)
+    found: dict[str, Any] | None = open_clip.get_model_config(architecture)
     if found is None:
         raise UserError(
             f"model.architecture={architecture}: open_clip has none of that name; see open_clip.list_models()"
         )
-    return {key: found[key] for key in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu") if key in found}
+    return found
+
+
+def image_size(architecture: Architecture) -> int:
+    """Pixels of a side of the input.
+
+    Raises:
+        UserError: it is not square.
+    """
+    size = settings(architecture)["vision_cfg"]["image_size"]
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) > 1:
+        raise UserError(f"model.architecture={architecture}: its input is not square ({size}); choose another")
+    return int(sides.pop())
 
 
 class ImageEncoder(nn.Module):
@@ -52,8 +63,9 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Float images (B, 3, H, W) to features (B, d)."""
-        features: Tensor = self.visual(images)
-        return features
+        features = self.visual(images)
+        pooled: Tensor = features if isinstance(features, Tensor) else features[0]  # CoCa gives tokens too
+        return pooled
 
 
 def image_encoder(architecture: Architecture, weights: Mapping[str, Tensor], where: str) -> ImageEncoder:
@@ -62,29 +74,33 @@ def image_encoder(architecture: Architecture, weights: Mapping[str, Tensor], whe
     Raises:
         UserError: they are of another architecture; `where` names their origin.
     """
-    with torch.device("meta"):
+    own = settings(architecture)
+    # Networks of other libraries have buffers that no checkpoint holds.
+    light = torch.device("meta") if not _custom(own) and "timm_model_name" not in own["vision_cfg"] else nullcontext()
+    with light:
         encoder = ImageEncoder(_clip(architecture), weights)
     _load(encoder, {name: weight.clone() for name, weight in weights.items()}, where)
     return encoder.eval().requires_grad_(False)
 
 
 def text_encoder(
-    architecture: Architecture, weights: Mapping[str, Tensor], where: str, device: torch.device
+    architecture: Architecture,
+    weights: Mapping[str, Tensor],
+    tokenize: Callable[[list[str]], Tensor],
+    where: str,
+    device: torch.device,
 ) -> Callable[[Sequence[str]], Tensor]:
     """Prompts to features (P, d) by the text tower.
 
     Raises:
         UserError: the weights are of another architecture; `where` names their origin.
     """
-    from open_clip.tokenizer import SimpleTokenizer
-
     clip = _clip(architecture)
     clip.visual = nn.Identity()
     text = {name: weight.float() for name, weight in weights.items() if not name.startswith("visual.")}
     check_finite(text, where)
     _load(clip, text, where)
     clip.to(device).eval().requires_grad_(False)
-    tokenize = SimpleTokenizer(context_length=clip.context_length)
     return lambda prompts: text_features(clip, tokenize(list(prompts)).to(device))
 
 
@@ -103,7 +119,7 @@ def text_features(clip: Any, tokens: Tensor) -> Any:
     The result is the same, since no token sees those behind it and features are read at the end of the text.
     """
     side = _TextSide(clip)
-    if clip.attn_mask is None or clip.text_pool_type != "argmax":
+    if getattr(clip, "attn_mask", None) is None or clip.text_pool_type != "argmax":
         return side(tokens)  # another kind of text tower
     length = int(tokens.argmax(1).max()) + 1  # the end of text has the highest number
     shorter = {
@@ -113,11 +129,24 @@ def text_features(clip: Any, tokens: Tensor) -> Any:
     return functional_call(side, shorter, (tokens[:, :length],))
 
 
+def _custom(own: Mapping[str, Any]) -> bool:
+    """Whether the text side is a module of its own: SigLIP, EVA, text towers of transformers."""
+    return bool(own.get("custom_text")) or "hf_model_name" in own["text_cfg"]
+
+
 def _clip(architecture: Architecture) -> Any:
+    """The network with random weights, of the class that open_clip takes for it."""
     import open_clip
 
-    clip = open_clip.CLIP(**settings(architecture))
-    for transformer in (clip.visual.transformer, clip.transformer):
+    own = settings(architecture)
+    if _custom(own):
+        own.pop("custom_text", None)
+        own["text_cfg"]["hf_model_pretrained"] = False
+        return (open_clip.CoCa if "multimodal_cfg" in own else open_clip.CustomTextCLIP)(**own)
+    clip = open_clip.CLIP(**own)
+    for transformer in (getattr(clip.visual, "transformer", None), clip.transformer):
+        if transformer is None:  # a convolutional network, or one of timm
+            continue
         # Tokens before images, as CLIP was trained: else torch transposes in front of every attention, and on a
         # processor bfloat16 products of transposed matrices take many times longer.
         transformer.batch_first = False
@@ -134,7 +163,7 @@ def _load(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
         raise UserError(f"{where}: not of the architecture that model.architecture names: {reason[:200]}") from error
 
 
-def normalize(images: Tensor) -> Tensor:
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 images (B, 3, H, W) to zero mean and unit spread by channel, float32."""
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (MEAN, STD))
-    return (images.float() / 255 - mean) / std
+    centre, spread = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (mean, std))
+    return (images.float() / 255 - centre) / spread
