@@ -21,8 +21,9 @@ class Measured:
     """Of one layer: who merged it, as what, the squared norms of its deltas and of its merge before α.
 
     `marks` are sums of some entries of each delta: two equal deltas have equal squares and marks. `lost` is the part of
-    `merged` that an adapter of smaller rank leaves out. `by_task`: every task has a merge of its own, which is
-    not measured. `kept_entries` stay the base's because the result would be no number.
+    `merged` that an adapter of smaller rank leaves out. `by_task`: every task has a merge of its own, which is not
+    measured. `responses` are those of probes.py, of a few matrices. `kept_entries` stay the base's because the result
+    would be no number.
     """
 
     method: str
@@ -35,6 +36,7 @@ class Measured:
     lost: float = 0.0
     rank: int = 0
     by_task: bool = False
+    responses: list[float] | None = None
     kept_entries: int = 0
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from tsv_exp.merge_files.measures import Measured
 from tsv_exp.merge_files.options import Options
+from tsv_exp.merge_files.probes import estimate
 from tsv_exp.merging.result import kept_variances
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.runtime.console import console
@@ -21,7 +22,7 @@ def show(options: Options, stream: TaskVectors, layers: Mapping[str, Measured], 
     for line in warnings(stream.tasks, layers):
         console.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(_tasks(stream.tasks, layers))
-    for line in (*_counts(stream, layers), *_lost(layers)):
+    for line in (*_counts(stream, layers), *_data_free(layers), *_lost(layers)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{options.out}: {size}", markup=False, highlight=False, soft_wrap=True)
 
@@ -77,6 +78,13 @@ def _counts(stream: TaskVectors, layers: Mapping[str, Measured]) -> list[str]:
     ]
     kept = len(stream.base) - len(changed)
     return [*lines, f"{kept} tensors kept as the base has them"] if kept else lines
+
+
+def _data_free(layers: Mapping[str, Measured]) -> list[str]:
+    responses = [found.responses for found in layers.values() if found.responses is not None]
+    alpha = estimate(responses)
+    matrices = sum(found.matrix for found in layers.values())
+    return [] if alpha is None else [f"data-free α: about {alpha:.2f}, from {len(responses)} of {matrices} matrices"]
 
 
 def _lost(layers: Mapping[str, Measured]) -> list[str]:

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from tsv_exp import layers
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
 from tsv_exp.merge_files.inputs import Inputs
 from tsv_exp.merge_files.measures import Measured, watch
 from tsv_exp.merge_files.options import DTYPES, Options
+from tsv_exp.merge_files.probes import probe, sample
 from tsv_exp.merge_files.rules import Bound, Plan
 from tsv_exp.merging.layer import Layer, finite
 from tsv_exp.merging.layer_map import map_layers
@@ -49,12 +52,20 @@ class Work:
         def one(layer: Layer) -> tuple[str, Measured, Result]:
             rule = self.plan.rule(layer.name)
             watched, found = watch(layer, rule.method.name_for(layer), rule.alpha)
-            return layer.name, found, finish(layer.name, self.bound(watched), found)
+            merged = self.bound(watched)
+            if layer.name in self.probed and not layers.per_task(merged, layer.shape[1:]):
+                found.responses = probe(layer, merged)
+            return layer.name, found, finish(layer.name, merged, found)
 
         for name, found, result in map_layers(one, self.stream, self.algebra, [n for n in names if n in floating]):
             self.measured[name] = found
             yield result
             advance()
+
+    @cached_property
+    def probed(self) -> frozenset[str]:
+        """The matrices on which the data-free α is estimated."""
+        return sample([name for name in self.stream.names if self.stream.is_matrix(name)])
 
     def dtype(self, name: str) -> torch.dtype:
         """In which a weight is written; buffers stay as they are."""
