@@ -46,6 +46,15 @@ def test_dtypes_in_pickles(tmp_path: Path, dtype: torch.dtype) -> None:
     assert read(tmp_path / "x.pt")["w"].dtype == dtype
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [("F6_E2M3", 6), ("F6_E3M2", 6)])
+def test_dtypes_of_safetensors_that_pytorch_lacks(tmp_path: Path, dtype: str, bits: int) -> None:
+    size = 4 * 8 * bits // 8
+    header = json.dumps({"w": {"dtype": dtype, "shape": [4, 8], "data_offsets": [0, size]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(UserError, match=rf"'w' is stored in {dtype}, which PyTorch has no dtype for"):
+        read(tmp_path / "x.safetensors")["w"]
+
+
 def test_digest_follows_the_content(tmp_path: Path) -> None:
     save_file(WEIGHTS, tmp_path / "a.safetensors")
     save_file(WEIGHTS, tmp_path / "b.safetensors")

@@ -6,6 +6,11 @@ from models import matrix
 
 from tsv_exp import apply, merge
 from tsv_exp.config import Engine
+from tsv_exp.decompositions.batched import BatchedAlgebra
+from tsv_exp.decompositions.fast import FastAlgebra
+from tsv_exp.merging.layer_map import map_layers
+from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.methods.specification import Method
 
 NAME = "layers.0.experts.down_proj"
 
@@ -39,6 +44,15 @@ def test_each_matrix_is_merged_as_one(method):
     torch.testing.assert_close(got[NAME], torch.stack([wanted[str(i)] for i in range(4)]), rtol=1e-5, atol=1e-5)
     assert torch.equal(got["router"], wanted["router"])
     assert found.stored_bytes_without_base == expected.stored_bytes_without_base
+
+
+def test_batches_of_layers():
+    base, finetuned = experts()
+    stream = TaskVectors.of(base, finetuned, Engine())
+    method, algebra = Method.load("tsv_m"), BatchedAlgebra(FastAlgebra())
+    found = map_layers(method.bind(stream, algebra), stream, algebra)
+    for layer, expected in zip(found, merge(base, finetuned).layers.values(), strict=True):
+        torch.testing.assert_close(layer, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_which_parameters_are_stacks():

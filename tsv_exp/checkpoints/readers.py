@@ -79,6 +79,11 @@ class Safetensors(Reader):
         try:
             return self._file.get_tensor(name)
         except Exception as error:
+            if (unknown := re.search(r"Dtype not understood: (\w+)", str(error))) is not None:
+                raise UserError(
+                    f"{self.path}: the tensor {name!r} is stored in {unknown[1]}, which PyTorch has no dtype for; "
+                    "dequantize the model first"
+                ) from error
             raise _damaged(self.path, error) from error
 
     def __iter__(self) -> Iterator[str]:

@@ -61,7 +61,7 @@ def text_paths(argument: str) -> str:
     if plain == "models" and value[:1] in "[{":
         given = paths(value)
         words = (
-            [f"{_quoted(task)}:{_quoted(path)}" for task, path in given.items()] if isinstance(given, dict) else None
+            [f"{_escaped(task)}:{_quoted(path)}" for task, path in given.items()] if isinstance(given, dict) else None
         )
         return f"{key}={{{','.join(words)}}}" if words is not None else f"{key}=[{','.join(map(_quoted, given))}]"
     if (
@@ -69,6 +69,11 @@ def text_paths(argument: str) -> str:
     ):  # a list, a sweep, an interpolation
         return argument
     return f"{key}={_quoted(value)}"
+
+
+def _escaped(key: str) -> str:
+    """The key of a mapping, which Hydra does not take in quotes."""
+    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key)
 
 
 def _quoted(value: str) -> str:
