@@ -10,6 +10,8 @@ from itertools import combinations
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from matplotlib import colormaps
+from matplotlib.colors import to_rgb
 from models import zoo
 from rich.console import Console
 from safetensors.torch import save_file
@@ -19,7 +21,7 @@ from tsv_exp.analyze.analysis import analyze, propose
 from tsv_exp.analyze.write import write_analysis
 from tsv_exp.commands.analyze import run
 from tsv_exp.config import conf_dir
-from tsv_exp.report.plots.style import styled
+from tsv_exp.report.plots.style import readable_on, styled
 from tsv_exp.report.tables.formats import latex
 from tsv_exp.report.tables.terminal import show
 
@@ -162,10 +164,11 @@ def long_names(tasks):
     return analyze(base, {f"task{i}": finetuned["task0"] for i in range(tasks)})
 
 
+@pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("tasks", [1, 3, 20])
-def test_titles_and_names_have_room_in_the_pictures(tasks):
+def test_titles_and_names_have_room_in_the_pictures(tasks, narrow):
     with styled():
-        for name, fig in plots.draw(long_names(tasks)):
+        for name, fig in plots.draw(long_names(tasks), narrow):
             fig.draw_without_rendering()
             titles = [axes.title.get_window_extent() for axes in fig.axes if axes.get_title()]
             boxes = [axes.get_tightbbox() for axes in fig.axes if axes.get_visible()]
@@ -185,15 +188,30 @@ def test_a_narrow_terminal_shows_interference():
         assert "…" not in text
 
 
-def test_colours_do_not_tell_rounding_apart():
+def test_colours_do_not_tell_small_differences_apart():
     with styled():
-        pairs = dict(plots.draw(long_names(2)))["pairs"]
-    for axes in pairs.axes[:4]:
-        image = axes.images[0]
-        assert image.norm(image.get_array()[0, 1]) == pytest.approx(
-            float(image.norm(image.get_array()[1, 0])), abs=0.01
-        )
-        assert image.norm(image.get_array()[0, 1]) == pytest.approx(0.5, abs=0.01)
+        for narrow in (False, True):
+            figures = dict(plots.draw(long_names(2), narrow))
+            for axes in figures["pairs"].axes[:4]:
+                image = axes.images[0]
+                assert image.norm(image.get_array()[0, 1]) == pytest.approx(
+                    float(image.norm(image.get_array()[1, 0])), abs=0.01
+                )
+            energy = figures["layers-by-tasks"].axes[0].images[0]
+            assert (energy.norm.vmin, energy.norm.vmax) == (0, 1)
+            assert "grey: a task with itself" in " ".join(figures["pairs"].get_suptitle().split())
+
+
+def test_ink_stands_out_from_every_colour():
+    def luminance(colour):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for name in ("viridis", "magma", "RdBu_r"):
+        for at in range(101):
+            colour = colormaps[name](at / 100)
+            dark, light = sorted((luminance(colour), luminance(readable_on(colour))))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
 def test_tables_show_the_pairs_that_interfere_most(monkeypatch):

@@ -10,7 +10,7 @@ from tsv_exp.analyze.analysis import Analysis, Proposal
 from tsv_exp.report import analyses
 from tsv_exp.report.analyses import Shown
 from tsv_exp.report.page import render
-from tsv_exp.report.plots.pictures import save_picture
+from tsv_exp.report.plots.pictures import save_pictures
 from tsv_exp.report.plots.style import styled
 from tsv_exp.report.results.runs import ANALYSIS, Runs
 from tsv_exp.report.tables import formats
@@ -40,7 +40,10 @@ def write_analysis(analysis: Analysis, proposals: Sequence[Proposal], out: Path 
         "pairs.csv": tables.pairs_csv(analysis),
     }
     with styled():
-        pictures = [save_picture(tables.SECTION, key, fig, out / "plots") for key, fig in plots.draw(analysis)]
+        broad, narrow = (
+            [(tables.SECTION, key, figure) for key, figure in plots.draw(analysis, phone)] for phone in (False, True)
+        )
+        pictures = save_pictures(broad, narrow, out / "plots")
     shown = Shown(name, tuple(sheets), tuple(pictures))
     figures = {**plain(analysis, proposals), "page": analyses.plain(shown)}
     texts["analysis.html"] = render(f"Interference: {name}", summary(analysis), sheets, pictures)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsv_exp.report.plots.pictures import ForeignPicture, Picture
+from tsv_exp.report.plots.pictures import PHONE, ForeignPicture, Picture
 from tsv_exp.report.results.checks import line_of, name_of, number, whole
 from tsv_exp.report.results.runs import ANALYSIS
 from tsv_exp.report.tables.sheets import Entry, Line, Sheet
@@ -58,7 +58,8 @@ def _picture(folder: Path, section: str, values: Mapping[str, Any]) -> Picture:
     name = values["name"]
     if not isinstance(name, str) or not _FILE.fullmatch(name):
         raise ValueError("a picture's name is no plain file name")
-    paths = tuple(folder / f"{name}.{kind}" for kind in KINDS)
+    phone = folder / f"{name}{PHONE}.svg"  # not there in analyses of older versions
+    paths = (*(folder / f"{name}.{kind}" for kind in KINDS), *([phone] if phone.exists() else []))
     for path in paths:
         if folder.is_symlink() or path.is_symlink() or not path.is_file() or path.stat().st_size > _LARGEST:
             raise ValueError(f"{path.name} is no picture in its folder")

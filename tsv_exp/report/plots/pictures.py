@@ -2,7 +2,7 @@
 
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,8 +48,7 @@ class Picture:
         start, end = svg.split(">", 1)
         points = float(re.findall(r'width="([\d.]+)pt"', start)[0])
         start = re.sub(r' (width|height)="[^"]*"', "", start)
-        alone = sum(one.suffix == ".svg" for one in self.paths) == 1
-        shown = "" if alone else f' class="{kind}"'
+        shown = f' class="{kind}"' if kind else ""
         style = f"max-width: {1.6 * points:.0f}px"
         return Markup(f'{start} role="img"{shown} aria-label="{escape(self.title)}" style="{style}">{end}')
 
@@ -59,10 +58,19 @@ class ForeignPicture(Picture):
 
     @property
     def element(self) -> Markup:
-        """The SVG as data of an image."""
-        document = next(path for path in self.paths if path.suffix == ".svg").read_bytes()
-        data = b64encode(document).decode()
-        return Markup(f'<img alt="{escape(self.title)}" src="data:image/svg+xml;base64,{data}">')
+        """The SVGs as data of images, of which the page shows the one that fits the screen."""
+        files = [path for path in self.paths if path.suffix == ".svg"]
+        return Markup("").join(map(self._image, files, _kinds(files)))
+
+    def _image(self, path: Path, kind: str) -> Markup:
+        data = b64encode(path.read_bytes()).decode()
+        shown = f' class="{kind}"' if kind else ""
+        return Markup(f'<img{shown} alt="{escape(self.title)}" src="data:image/svg+xml;base64,{data}">')
+
+
+def _kinds(files: Sequence[Path]) -> list[str]:
+    """Which of several SVGs are for which screens."""
+    return ["" if len(files) == 1 else "narrow" if path.stem.endswith(PHONE) else "broad" for path in files]
 
 
 def draw_pictures(
@@ -70,11 +78,18 @@ def draw_pictures(
 ) -> list[Picture]:
     """Draw what the groups support into the folder `out`, each picture in every kind; as SVG for phones too."""
     with styled():
-        pictures = [save_picture(*one, out, kinds) for one in draw(groups, False, by_score)]
-        if "svg" not in kinds:
-            return pictures
-        drawn = draw(groups, True, by_score)
-        phone = [save_picture(section, name + PHONE, figure, out, ("svg",)) for section, name, figure in drawn]
+        return save_pictures(draw(groups, False, by_score), draw(groups, True, by_score), out, kinds)
+
+
+Drawn = Iterable[tuple[str, str, Figure]]  # section, file name, figure
+
+
+def save_pictures(broad: Drawn, narrow: Drawn, out: Path, kinds: Sequence[str] = ("png", "svg")) -> list[Picture]:
+    """Write figures, and the same for phones as SVG where that is one of the kinds."""
+    pictures = [save_picture(*one, out, kinds) for one in broad]
+    if "svg" not in kinds:
+        return pictures
+    phone = [save_picture(section, name + PHONE, figure, out, ("svg",)) for section, name, figure in narrow]
     return [replace(one, paths=(*one.paths, *other.paths)) for one, other in zip(pictures, phone, strict=True)]
 
 

@@ -79,6 +79,13 @@ def _look(colour: Any, marker: str, dash: str) -> dict[str, Any]:
     return {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4.5, "linewidth": 1.6}
 
 
+def readable_on(colour: Sequence[float]) -> str:
+    """Black or white, whichever stands out more from a colour (contrast ratio of WCAG 2.2, section 1.4.3)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    luminance = sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return "black" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "white"
+
+
 def locator(count: int = 7) -> MaxNLocator:
     """Ticks at steps of 1, 2, 2.5 or 5 times a power of ten, about so many."""
     return MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10])
