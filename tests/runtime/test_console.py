@@ -48,3 +48,30 @@ def test_a_job_tells_its_line_in_its_folder(tmp_path: Path, monkeypatch: pytest.
     assert all(text.endswith("  method=ties") for text in seen)
     assert "left" in seen[-1]
     assert not (tmp_path / progress.PROGRESS_FILE).exists()
+
+
+def test_without_a_terminal_stages_are_plain_lines_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, narrow: io.StringIO, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "LOGGED", 0.0)
+    with caplog.at_level(logging.INFO), progress.bar("outer", 2) as (shown, outer), progress.bar("inner", None):
+        shown.advance(outer)
+    assert [message.partition(",")[0] for message in caplog.messages if "0/2" not in message] == [
+        "outer",
+        "inner",
+        "outer 1/2 › inner",
+    ]
+    assert narrow.getvalue() == ""
+
+
+def test_what_is_silent_says_nothing(narrow: io.StringIO, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG), progress.silent():
+        assert list(progress.track(range(3), "counting")) == [0, 1, 2]
+    assert caplog.messages == []
+    assert narrow.getvalue() == ""
+
+
+def test_results_and_progress_have_different_streams(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.output.print("a table")
+    progress.console.print("a stage")
+    assert capsys.readouterr() == ("a table\n", "a stage\n")

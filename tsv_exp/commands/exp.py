@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from tsv_exp.commands.guard import run_command
 from tsv_exp.commands.hydra_app import hydra_app
 from tsv_exp.config import Config
-from tsv_exp.runtime.console import ConsoleHandler, console, progress_in_file
+from tsv_exp.runtime.console import ConsoleHandler, output, progress_in_file
 from tsv_exp.runtime.interrupts import catch_signals
 from tsv_exp.sweeps import jobs, workers
 from tsv_exp.sweeps.cell import objective, run_cell
@@ -71,8 +71,8 @@ def _show(results: Mapping[str, Any], folder: Path) -> None:
     from rich.markdown import Markdown
 
     if results["status"] == "ok":
-        console.print(Markdown((folder / "table.md").read_text(encoding="utf-8")))
-    console.print(f"Results: {folder}", markup=False, soft_wrap=True)
+        output.print(Markdown((folder / "table.md").read_text(encoding="utf-8")))
+    output.print(f"Results: {folder}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tsv_exp.commands.hydra_app import hydra_app
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe, finetune
 from tsv_exp.models.protocol import Model
-from tsv_exp.runtime.console import bar, console
+from tsv_exp.runtime.console import bar, output
 from tsv_exp.runtime.distributed import rank_device
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.tensor_files import save
@@ -44,7 +44,7 @@ def _app(cfg: DictConfig) -> None:
     with error_guard("tsv-finetune", _kept), _processes() as (rank, in_turn):
         path = run(cfg, rank, in_turn)
     if rank == 0:
-        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+        output.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:

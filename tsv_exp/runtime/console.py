@@ -1,4 +1,7 @@
-"""The one console (standard error), and what is under way in one line: its stages, how far they are, how long yet."""
+"""The consoles, and what is under way in one line: its stages, how far they are, how long yet.
+
+Results go to `output` (standard output); progress, logs and errors to `console` (standard error).
+"""
 
 import logging
 import time
@@ -18,8 +21,11 @@ Item = TypeVar("Item")
 
 PROGRESS_FILE = ".progress"  # in the folder of a run that is under way in a sweep
 INTERVAL = 0.5  # seconds between two lines told
+LOGGED = 30.0  # seconds between two lines where there is no terminal
 
+log = logging.getLogger(__name__)
 console = Console(stderr=True, highlight=False)  # paths and numbers in one colour
+output = Console(highlight=False)
 _active: list["ProgressLine"] = []
 _destination: tuple[Path | None, str] = (None, "")
 
@@ -31,21 +37,26 @@ def fail(command: str, message: str, code: int) -> int:
 
 
 class ProgressLine(Progress):
-    """Stages, opened inside one another, as one line: on the console, or in a file for another process to show."""
+    """Stages, opened inside one another, as one line: on a terminal, in a file for another process to show, or logged."""
 
-    def __init__(self, file: Path | None = None, label: str = "", disable: bool = False):
-        super().__init__(console=console, transient=True, disable=disable or file is not None)
+    def __init__(self, file: Path | None = None, label: str = "", quiet: bool = False):
+        shown = not quiet and file is None
+        super().__init__(console=console, transient=True, disable=not (shown and console.is_terminal))
         self.file = file
         self.label = label
-        self._destination = 0.0
+        self.level = logging.INFO if shown and not console.is_terminal else logging.DEBUG
+        self.quiet = quiet
+        self._told = time.monotonic() if file is None else 0.0
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The line."""
         yield Text(line(self.tasks), no_wrap=True, overflow="ellipsis")
 
-    def add_task(self, *arguments: Any, **options: Any) -> TaskID:
+    def add_task(self, description: str, *arguments: Any, **options: Any) -> TaskID:
         """As rich's."""
-        added = super().add_task(*arguments, **options)
+        added = super().add_task(description, *arguments, **options)
+        if not self.quiet:
+            log.log(self.level, description)
         self._tell()
         return added
 
@@ -55,9 +66,13 @@ class ProgressLine(Progress):
         self._tell()
 
     def _tell(self) -> None:
-        if self.file is not None and time.monotonic() - self._destination > INTERVAL:
-            self._destination = time.monotonic()
+        if time.monotonic() - self._told < (LOGGED if self.file is None else INTERVAL):
+            return
+        self._told = time.monotonic()
+        if self.file is not None:
             self.file.write_text(f"{line(self.tasks)}  {self.label}", encoding="utf-8")
+        elif not self.quiet:
+            log.log(self.level, line(self.tasks))
 
 
 def line(stages: Sequence[Task]) -> str:
@@ -95,7 +110,7 @@ def progress_in_file(folder: Path, label: str) -> Iterator[None]:
 @contextmanager
 def silent() -> Iterator[None]:
     """What is done inside shows no progress."""
-    _active.append(ProgressLine(disable=True))
+    _active.append(ProgressLine(quiet=True))
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from tsv_exp.report.tables.terminal import show
 from tsv_exp.report.write import write_report
-from tsv_exp.runtime.console import console
+from tsv_exp.runtime.console import console, output
 from tsv_exp.sweeps import jobs
 from tsv_exp.sweeps.expansion import runs_here
 
@@ -29,11 +29,11 @@ class SweepReport(Callback):
         jobs.stop_watching()
         folder = Path(config.hydra.sweep.dir)
         report = write_report([folder], folder)
-        show(report.sheets, console)
+        show(report.sheets, output)
         for problem in report.runs.problems:
             console.print(f"{problem.folder}: {problem.reason}", style="red", markup=False, soft_wrap=True)
-        told = f"{summary(folder, len(report.runs.problems))}. Look at {report.paths[0]}"
-        console.print(told, style="bold", markup=False, soft_wrap=True)
+        console.print(summary(folder, len(report.runs.problems)), markup=False, soft_wrap=True)
+        output.print(f"Look at {report.paths[0]}", style="bold", markup=False, soft_wrap=True)
         instantiate(config.tracking).log_report(report, folder, folder.name)
         if report.runs.problems:
             raise SystemExit(1)  # Hydra catches any Exception of a callback

@@ -9,10 +9,8 @@ from typing import Any
 from rich.live import Live
 from rich.text import Text
 
-from tsv_exp.runtime.console import INTERVAL, PROGRESS_FILE, console
+from tsv_exp.runtime.console import INTERVAL, LOGGED, PROGRESS_FILE, console
 from tsv_exp.runtime.ownership import remove_abandoned
-
-LOGGED = 30.0  # seconds between two lines of a job where there is no terminal
 
 
 class JobMonitor(Thread):
