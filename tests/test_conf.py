@@ -12,10 +12,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp import merge
-from tsv_exp.commands import exp as cli
+from tsv_exp.commands import composition as composition
 from tsv_exp.config import conf_dir
 from tsv_exp.data.tasks import source_of, task_of
 from tsv_exp.methods.specification import Method
@@ -37,8 +38,16 @@ def targets(node: Any) -> list[dict[str, Any]]:
     return [found for value in node for found in targets(value)] if isinstance(node, list) else []
 
 
-def test_the_schema_is_registered() -> None:
-    assert cli.Config is not None
+@pytest.mark.parametrize(("command", "typed"), [("config", "seed"), ("analyze", "select"), ("finetune", "save_every")])
+def test_every_command_has_types_and_what_all_have_in_common(command: str, typed: str) -> None:
+    needed = ["task=digits"] if command == "finetune" else []
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        found = compose(command, overrides=needed)
+        assert (found.seed, found.paths) == (0, {"outputs": "outputs", "cache": None})
+        with pytest.raises(ConfigCompositionException):
+            compose(command, overrides=[*needed, f"{typed}=abc"])
+        with pytest.raises(ConfigCompositionException):
+            compose(command, overrides=[*needed, "sed=1"])
 
 
 @pytest.mark.parametrize("model", options("model"))

@@ -82,23 +82,68 @@ class Paths:
 
 
 @dataclass
-class Config:
-    """The root: a typo or a value of the wrong type is an error that names the key.
-
-    `tasks`: see `tsv_exp.tasks.definitions.selected`; `task`: name -> keys that replace those of the task's YAML.
-    `resume`: a sweep reuses the results of earlier runs of the same cell, and runs only what is missing or changed.
-    """
+class Common:
+    """What every command has; a typo or a value of the wrong type is an error that names the key."""
 
     seed: int = 0
-    device: str = "auto"
+    device: str | None = "auto"
+    model: dict[str, Any] = field(default_factory=dict)
+    paths: Paths = field(default_factory=Paths)
+
+
+@dataclass
+class Config(Common):
+    """Of tsv-exp. `resume`: a sweep reuses the results of earlier runs of the same cell."""
+
     resume: bool = True
     tasks: Any = 8
     task: dict[str, Any] = field(default_factory=dict)
     save_merged: bool = False
-    model: dict[str, Any] = field(default_factory=dict)
     method: dict[str, Any] = field(default_factory=dict)
     alpha: dict[str, Any] = field(default_factory=dict)
     tracking: dict[str, Any] = field(default_factory=dict)
     engine: Engine = field(default_factory=Engine)
     evaluate: Evaluate = field(default_factory=Evaluate)
-    paths: Paths = field(default_factory=Paths)
+
+
+@dataclass
+class Analysis(Common):
+    """Of tsv-analyze."""
+
+    tasks: Any = 8
+    task: dict[str, Any] = field(default_factory=dict)
+    base: str | None = None
+    models: Any = None
+    rank_fraction: float | None = None
+    select: int | None = None
+    tracking: dict[str, Any] = field(default_factory=dict)
+    engine: Engine = field(default_factory=Engine)
+
+
+@dataclass
+class Training:
+    """What replaces keys of the model's recipe."""
+
+    lr: float | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    weight_decay: float | None = None
+    warmup: float | None = None
+    warmup_steps: int | None = None
+    clip: float | None = None
+    trainable: list[str] | None = None
+    precision: str | None = None
+
+
+@dataclass
+class Finetuning(Common):
+    """Of tsv-finetune."""
+
+    task: dict[str, Any] = field(default_factory=dict)
+    epochs: float | None = None
+    output: str = "checkpoints"
+    save_every: int = 200
+    finetune: Training = field(default_factory=Training)
+
+
+SCHEMAS = {"schema": Config, "analysis_schema": Analysis, "finetuning_schema": Finetuning}

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from tsv_exp.analyze import plots, tables
 from tsv_exp.analyze.analysis import analyze, propose
 from tsv_exp.analyze.write import write_analysis
-from tsv_exp.commands.analyze import run
+from tsv_exp.commands.analysis import run
 from tsv_exp.config import conf_dir
 from tsv_exp.report.plots.style import readable_on, styled
 from tsv_exp.report.tables.formats import latex

@@ -13,10 +13,14 @@ import hydra._internal.hydra as hydra_internal
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+
+from tsv_exp.commands.guard import task_key, text_paths
+from tsv_exp.config import SCHEMAS
 
 NUMBER = "_number"  # the file of a group that says what a number in place of an option stands for
 
@@ -61,6 +65,13 @@ class ConfigLoader(ConfigLoaderImpl):
         self.repository = Repository(config_search_path)
         self._jobs: dict[tuple[str, ...], DictConfig] = {}
 
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], *arguments: Any, **options: Any
+    ) -> DictConfig:
+        """The configuration with these overrides, as they were typed."""
+        typed = [text_paths(task_key(override)) for override in overrides]
+        return super().load_configuration(config_name, typed, *arguments, **options)
+
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """The configuration of one job."""
         key = tuple(sweep_overrides)
@@ -94,4 +105,6 @@ def _number(text: str) -> float | int | None:
     return None
 
 
+for name, schema in SCHEMAS.items():
+    ConfigStore.instance().store(name=name, node=schema)
 hydra_internal.ConfigLoaderImpl = ConfigLoader  # type: ignore[misc]

@@ -9,14 +9,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tsv_exp.commands.guard import run_command
 from tsv_exp.commands.hydra_app import hydra_app
-from tsv_exp.config import Config
 from tsv_exp.runtime.console import ConsoleHandler, output, progress_in_file
 from tsv_exp.runtime.interrupts import catch_signals
 from tsv_exp.sweeps import jobs, workers
@@ -24,8 +22,6 @@ from tsv_exp.sweeps.cell import objective, run_cell
 
 # Our presets have the names of the plugins' own options, which Hydra takes for their schemas.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
-
-ConfigStore.instance().store(name="schema", node=Config)
 
 
 def main() -> int:

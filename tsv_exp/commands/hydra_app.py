@@ -1,6 +1,5 @@
 """A console command whose configuration Hydra composes."""
 
-import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from tsv_exp.commands import composition as composition  # numbers among the options of a group
-from tsv_exp.commands.guard import task_key, text_paths
 from tsv_exp.config import conf_dir
 from tsv_exp.sweeps.expansion import job_overrides
 
@@ -33,7 +31,6 @@ def hydra_app(config_name: str) -> Callable[[App], Callable[..., Any]]:
         def run(config: DictConfig | None = None) -> Any:
             if config is not None:  # launchers call what they find under the function's name
                 return app(config)
-            sys.argv[1:] = [text_paths(task_key(argument)) for argument in sys.argv[1:]]
             typed = get_args_parser().parse_args()
             if typed.multirun and typed.cfg is not None:
                 return _show_jobs(typed, config_name)

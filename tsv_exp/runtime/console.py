@@ -37,7 +37,7 @@ def fail(command: str, message: str, code: int) -> int:
 
 
 class ProgressLine(Progress):
-    """Stages, opened inside one another, as one line: on a terminal, in a file for another process to show, or logged."""
+    """Stages, opened inside one another, as one line: on a terminal, in a file for another process, or logged."""
 
     def __init__(self, file: Path | None = None, label: str = "", quiet: bool = False):
         shown = not quiet and file is None

@@ -1,6 +1,6 @@
 """The Hydra callback that checks configurations before a folder is made or a run begins."""
 
-import copy
+from contextlib import AbstractContextManager
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -8,46 +8,58 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from tsv_exp.runtime.console import fail
+from tsv_exp.runtime.console import bar, console, fail, silent
 from tsv_exp.runtime.failures import error_message, expected
 from tsv_exp.runtime.imports import import_frozen
 from tsv_exp.sweeps.expansion import job_overrides, runs_here
 
 
 class ConfigurationCheck(Callback):
-    """Refuses what cannot run, in one line and with exit code 1; of a sweep every job is checked first."""
+    """Refuses what cannot run, in one line and with exit code 1; of a sweep every job is checked first.
+
+    Args:
+        command: whose configuration it is.
+        check: path of a function of the configuration, and of whether the computer at hand will run it.
+    """
+
+    def __init__(self, command: str, check: str):
+        self.command = command
+        self.check = check
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check a single run."""
-        _refuse_invalid(config, here=True)
+        with _stage("checking the configuration"):
+            self._refuse_invalid(config, here=True)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the jobs of a sweep; devices only where they run in this process."""
+        with _stage("checking the configurations"):
+            for overrides, job in self._jobs(config):
+                self._refuse_invalid(job, runs_here(config), " ".join(overrides))
+
+    def _jobs(self, config: DictConfig) -> list[tuple[list[str], DictConfig]]:
         loader = GlobalHydra.instance().config_loader()
         try:
-            jobs = [
-                (overrides, loader.load_sweep_config(config, [*overrides]))
-                for overrides in job_overrides(config, loader)
-            ]
+            jobs = [list(overrides) for overrides in job_overrides(config, loader)]
+            return [(overrides, loader.load_sweep_config(config, overrides)) for overrides in jobs]
         except Exception as error:
-            raise _refusal(error) from error
-        for overrides, job in jobs:
-            _refuse_invalid(job, runs_here(config), " ".join(overrides))
+            raise self._refusal(error) from error
+
+    def _refuse_invalid(self, config: DictConfig, here: bool, job: str = "") -> None:
+        HydraConfig.instance().set_config(config)  # tasks are looked for where Hydra looks
+        module, _, function = self.check.rpartition(".")
+        try:
+            getattr(import_frozen(module), function)(config, here)
+        except Exception as error:
+            raise self._refusal(error, job) from error
+
+    def _refusal(self, error: Exception, job: str = "") -> SystemExit:
+        """The end of the process; of other exceptions in a callback Hydra makes warnings."""
+        plain = " ".join(str(error).split())
+        text = error_message(error) if expected(error) else f"unexpected {type(error).__name__}: {plain}"
+        return SystemExit(fail(self.command, f"{text} (in the run {job})" if job else text, 1))
 
 
-def _refuse_invalid(config: DictConfig, here: bool, job: str = "") -> None:
-    HydraConfig.instance().set_config(copy.deepcopy(config))  # its search path has the tasks
-    try:
-        import_frozen("tsv_exp.evaluation.checks").check_configuration(config, here)
-    except Exception as error:
-        raise _refusal(error, job) from error
-
-
-def _refusal(error: Exception, job: str = "") -> SystemExit:
-    """The end of the process; of other exceptions in a callback Hydra makes warnings."""
-    text = (
-        error_message(error)
-        if expected(error)
-        else f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
-    )
-    return SystemExit(fail("tsv-exp", f"{text} (in the run {job})" if job else text, 1))
+def _stage(description: str) -> AbstractContextManager[Any]:
+    """On a terminal only: elsewhere the line that says what is wrong is to be the only one."""
+    return bar(description, None) if console.is_terminal else silent()

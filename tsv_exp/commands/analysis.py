@@ -1,0 +1,98 @@
+"""What tsv-analyze does: weights in, measures, tables and plots out."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from tsv_exp.analyze.analysis import analyze, check_count, propose
+from tsv_exp.analyze.write import summary, write_analysis
+from tsv_exp.arguments import check_nodes
+from tsv_exp.checkpoints.sources import open_weights
+from tsv_exp.config import EXCLUDE, Engine
+from tsv_exp.errors import UserError
+from tsv_exp.merge_files.paths import named
+from tsv_exp.merging.layer import Weights
+from tsv_exp.methods.singular_vectors import components_per_task
+from tsv_exp.models.protocol import Model
+from tsv_exp.report.write import Report
+from tsv_exp.runtime.console import output
+from tsv_exp.runtime.devices import device_of
+from tsv_exp.tasks.definitions import selected
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, folder: Path) -> Report:
+    """Measure what the configuration names and write it into `folder`."""
+    settings: Any = OmegaConf.to_container(cfg.engine)
+    engine = Engine(**settings)
+    name, base, models, exclude = weights(cfg)
+    if cfg.select is not None:
+        check_count(cfg.select, len(models))  # before the long work
+    analysis = analyze(
+        base,
+        models,
+        cfg.rank_fraction,
+        cfg.select,
+        engine=engine.of(exclude),
+        device=cfg.device and device_of(cfg.device),
+    )
+    proposals = propose(analysis, cfg.select) if cfg.select else []
+    report = write_analysis(analysis, proposals, folder, name)
+    found = [f"{summary(analysis)}. Wrote {len(report.paths)} files to {folder}"]
+    if proposals:
+        best = proposals[0]
+        found.insert(
+            0, f"Least interference among {len(proposals)} choices: {', '.join(best.tasks)} ({best.score:.4g})"
+        )
+    for line in found:
+        output.print(line, markup=False, highlight=False, soft_wrap=True)
+        log.debug(line)
+    output.print(f"Look at {report.paths[0]}", style="bold", markup=False, soft_wrap=True)
+    return report
+
+
+def weights(cfg: DictConfig) -> tuple[str, Weights, Mapping[str, Weights], Sequence[str]]:
+    """A name, the base, the fine-tuned weights by task, and what is excluded: the model's, or of checkpoints given."""
+    given = _given(cfg)
+    if cfg.base is None:
+        chosen = selected(cfg)
+        model: Model = instantiate(cfg.model)
+        tasks = [model.task(name, definition) for name, definition in chosen]
+        return model.name, model.base(), model.finetuned(tasks), model.exclude
+    base = open_weights(cfg.base)
+    several = given if isinstance(given, dict | list) else [given]
+    paths = several if isinstance(several, dict) else named([str(path) for path in several])
+    return str(cfg.base), base, {str(task): open_weights(path, base) for task, path in paths.items()}, EXCLUDE
+
+
+def _given(cfg: DictConfig) -> Any:
+    given: Any = OmegaConf.to_container(cfg.models) if OmegaConf.is_config(cfg.models) else cfg.models
+    if (cfg.base is None) != (not given):
+        raise UserError("base and models belong together: base=PATH 'models=[PATH,PATH]', or neither of them")
+    return given
+
+
+def check(cfg: DictConfig, here: bool = True) -> None:
+    """Check what can be known to be wrong before weights are loaded.
+
+    Raises:
+        UserError: something in the configuration is invalid.
+    """
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    plain: Any = OmegaConf.to_container(own, resolve=True)
+    for group in ("model", "tracking"):
+        check_nodes(group, plain[group])
+    Engine(**plain["engine"])
+    instantiate(cfg.tracking)
+    if here and cfg.device is not None:
+        device_of(cfg.device)
+    given = _given(cfg)
+    count = len(selected(cfg)) if given is None else len(given) if isinstance(given, dict | list) else 1
+    if cfg.select is not None:
+        check_count(cfg.select, count)
+    components_per_task((1, 1), 1, cfg.rank_fraction)  # refuses what is no share
