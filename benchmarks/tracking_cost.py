@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from synthetic import results
 
-from tsv_exp.tracking import WandbTracker
+from tsv_exp.tracking.protocol import Description
+from tsv_exp.tracking.wandb import WandbTracker
 
 CONFIG = {"model": {"name": "tiny"}, "tasks": 4, "method": {"name": "tsv_m", "rank_fraction": None}}
 
@@ -28,7 +29,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(options.cells + 1):
             start = time.perf_counter()
-            tracker.log_run(content, CONFIG, Path(folder), "sweep")
+            run = tracker.open(Description("tsv_m", "run", Path(folder), "sweep", config=CONFIG))
+            for point in content["validation"]:
+                run.point(point)
+            run.results(content, Path(folder))
+            run.close(0)
             seconds.append(time.perf_counter() - start)
     print(f"{statistics.median(seconds[1:]):.3f} s a cell (median of {options.cells})", end=", ")
     print(f"{seconds[0]:.1f} s for the first, which starts the service")

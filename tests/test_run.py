@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 from tsv_exp import run
+from tsv_exp.tracking.protocol import OpenRun
 
 
 def test_averages_and_standard_errors() -> None:
@@ -55,5 +56,5 @@ def test_tf32_is_off_unless_asked_for(tmp_path: Path) -> None:
         torch.set_float32_matmul_precision(asked)
         torch.backends.cudnn.allow_tf32 = True  # torch's default
         with pytest.raises(ConfigAttributeError):
-            run.run(OmegaConf.create({"seed": 0}), tmp_path)
+            run.run(OmegaConf.create({"seed": 0}), tmp_path, OpenRun())
         assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is expected

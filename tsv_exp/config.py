@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
+
 from tsv_exp.errors import UserError
 
 SVD = ("auto", "exact")
@@ -85,6 +87,9 @@ class Paths:
 class Common:
     """What every command has; a typo or a value of the wrong type is an error that names the key."""
 
+    name: str | None = None
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
     seed: int = 0
     device: str | None = "auto"
     model: dict[str, Any] = field(default_factory=dict)
@@ -146,4 +151,5 @@ class Finetuning(Common):
     finetune: Training = field(default_factory=Training)
 
 
-SCHEMAS = {"schema": Config, "analysis_schema": Analysis, "finetuning_schema": Finetuning}
+for _name, _schema in (("schema", Config), ("analysis_schema", Analysis), ("finetuning_schema", Finetuning)):
+    ConfigStore.instance().store(name=_name, node=_schema)

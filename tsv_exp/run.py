@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,21 @@ from tsv_exp.methods.specification import Method
 from tsv_exp.models.export import save_merged
 from tsv_exp.runtime.provenance import machine, working_copy
 from tsv_exp.storage.correct_examples import write_correct
+from tsv_exp.tracking.protocol import OpenRun
 
 
-def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
     """One run of a configuration: returns the content of results.json.
 
-    `folder` gets which test examples were right and, if wanted, the merged model.
+    `folder` gets which test examples were right and, if wanted, the merged model; `tracked` is told of stages and of
+    the α curve while it is measured.
 
     Raises:
         UserError: something in the configuration, the checkpoints or the data is invalid.
     """
     torch.manual_seed(cfg.seed)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # convolutions use TF32 by default
-    clock = Clock()
+    clock = Clock(tracked.stage)
     with clock("load"):
         method = Method.from_config(cfg.method)
         settings: Any = OmegaConf.to_container(cfg.engine, resolve=True)
@@ -52,9 +54,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     with clock("select"):
         choice = policy.choose(
             Candidate(
-                lambda alpha: Point.of(
-                    alpha, evaluator.accuracies(merged, alpha, "validation"), reference("validation")
-                ),
+                lambda alpha: scored(alpha, merged, evaluator, reference, tracked),
                 lambda: data_free_scale(merged, TaskVectors.of(base, finetuned, engine)),
             )
         )
@@ -95,6 +95,15 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     }
 
 
+def scored(
+    alpha: float, merged: Merged, evaluator: Evaluator, reference: Callable[..., dict[str, float]], tracked: OpenRun
+) -> Point:
+    """The validation accuracies of the merged model at α."""
+    point = Point.of(alpha, evaluator.accuracies(merged, alpha, "validation"), reference("validation"))
+    tracked.point(point.plain())
+    return point
+
+
 def choose_per_task(
     method: Method, base: Weights, finetuned: Mapping[str, Weights], evaluator: Evaluator, engine: Engine
 ) -> tuple[Method, dict[str, dict[str, float]]]:
@@ -132,14 +141,16 @@ def ranks(merged: Merged) -> dict[str, int]:
 
 
 class Clock:
-    """Seconds by stage; `with clock("merge"):` adds to its stage."""
+    """Seconds by stage; `with clock("merge"):` adds to its stage, and `began` hears of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, began: Callable[[str], None] = lambda stage: None) -> None:
+        self.began = began
         self.seconds = dict.fromkeys(("load", "merge", "select", "test"), 0.0)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Time a block of one stage."""
+        self.began(stage)
         start = time.perf_counter()
         try:
             yield

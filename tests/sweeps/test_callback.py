@@ -29,7 +29,7 @@ class Runs:
         self.methods: list[str] = []
         self.failures: dict[str, BaseException] = {}
 
-    def __call__(self, cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    def __call__(self, cfg: DictConfig, folder: Path, *_: object) -> dict[str, Any]:
         self.methods.append(cfg.method.name)
         if cfg.method.name in self.failures:
             raise self.failures[cfg.method.name]

@@ -1,14 +1,17 @@
 """tsv-analyze: interference of the tasks of a model, or of any fine-tuned models of one base."""
 
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp.commands.guard import error_guard, run_command
 from tsv_exp.commands.hydra_app import hydra_app
 from tsv_exp.runtime.imports import import_frozen
+from tsv_exp.sweeps.names import suffix as suffix  # of the folder, in conf/analyze.yaml
+from tsv_exp.tracking.protocol import Description, Harmless
 
 
 def main() -> int:
@@ -20,5 +23,15 @@ def main() -> int:
 def _app(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     with error_guard("tsv-analyze"):
-        report = import_frozen("tsv_exp.commands.analysis").run(cfg, folder)
-        instantiate(cfg.tracking).log_report(report, folder, "analyze")
+        tracked = Harmless(instantiate(cfg.tracking), _description(cfg, folder))
+        try:
+            tracked.report(import_frozen("tsv_exp.commands.analysis").run(cfg, folder), ())
+        except BaseException:
+            tracked.close(1)
+            raise
+        tracked.close(0)
+
+
+def _description(cfg: DictConfig, folder: Path) -> Description:
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    return Description(cfg.name or "analysis", "analysis", folder, "analyze", cfg.tags, cfg.notes, config)

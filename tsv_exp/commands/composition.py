@@ -13,14 +13,12 @@ import hydra._internal.hydra as hydra_internal
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from tsv_exp.commands.guard import task_key, text_paths
-from tsv_exp.config import SCHEMAS
 
 NUMBER = "_number"  # the file of a group that says what a number in place of an option stands for
 
@@ -105,6 +103,4 @@ def _number(text: str) -> float | int | None:
     return None
 
 
-for name, schema in SCHEMAS.items():
-    ConfigStore.instance().store(name=name, node=schema)
 hydra_internal.ConfigLoaderImpl = ConfigLoader  # type: ignore[misc]

@@ -9,10 +9,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from tsv_exp.report.tables.terminal import show
-from tsv_exp.report.write import write_report
+from tsv_exp.report.write import Report, write_report
 from tsv_exp.runtime.console import console, output
 from tsv_exp.sweeps import jobs
 from tsv_exp.sweeps.expansion import runs_here
+from tsv_exp.sweeps.names import sweep_name
+from tsv_exp.tracking.protocol import Description, Harmless
 
 
 class SweepReport(Callback):
@@ -34,14 +36,27 @@ class SweepReport(Callback):
             console.print(f"{problem.folder}: {problem.reason}", style="red", markup=False, soft_wrap=True)
         console.print(summary(folder, len(report.runs.problems)), markup=False, soft_wrap=True)
         output.print(f"Look at {report.paths[0]}", style="bold", markup=False, soft_wrap=True)
-        instantiate(config.tracking).log_report(report, folder, folder.name)
+        _track(config, folder, report)
         if report.runs.problems:
             raise SystemExit(1)  # Hydra catches any Exception of a callback
 
 
+def _track(config: DictConfig, folder: Path, report: Report) -> None:
+    """The report as one more run of the sweep's group, with the runs it took over."""
+    experiment = config.hydra.runtime.choices.get("experiment")
+    group = sweep_name(folder, experiment)
+    tags = [*config.tags, *([experiment] if experiment else [])]
+    tracked = Harmless(instantiate(config.tracking), Description("report", "report", folder, group, tags, config.notes))
+    tracked.report(report, [results for results in _results(folder) if "reused_from" in results])
+    tracked.close(1 if report.runs.problems else 0)
+
+
+def _results(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/results.json")]
+
+
 def summary(folder: Path, problems: int) -> str:
     """The counts of new, reused and failed runs."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/results.json")]
-    done = [results for results in found if results["status"] == "ok"]
+    done = [results for results in _results(folder) if results["status"] == "ok"]
     reused = sum("reused_from" in results for results in done)
     return f"{len(done) - reused} ran, {reused} reused, {problems} without results"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,12 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.failures import error_message, unexpected_message
 from tsv_exp.runtime.imports import import_frozen
+from tsv_exp.runtime.provenance import working_copy
 from tsv_exp.storage import correct_examples
 from tsv_exp.storage.files import atomic
 from tsv_exp.sweeps import resume
-
-if TYPE_CHECKING:
-    from tsv_exp.tracking import Tracker
+from tsv_exp.sweeps.names import run_name, sweep_name, varied
+from tsv_exp.tracking.protocol import Description, Harmless, OpenRun, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ def run_cell(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
 
     In a sweep, the results of an earlier run of the same cell are reused.
     """
-    tracker: Tracker | None = None
+    tracked = OpenRun()
     results: dict[str, Any] = {"status": "failed", "error": "interrupted", **describe(cfg)}
     began = time.perf_counter()
     outputs = Path(cfg.paths.outputs)
     try:
         if cfg.paths.cache is not None:
             os.environ["TSV_EXP_CACHE"] = str(cfg.paths.cache)
-        tracker = hydra.utils.instantiate(cfg.tracking)
+        tracker: Tracker = hydra.utils.instantiate(cfg.tracking)
         known = resume.find(resume.cell_key(cfg), outputs) if sweep and cfg.resume else None
         if known is not None:
             earlier, found = known
@@ -61,7 +61,8 @@ def run_cell(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
             log.info("reused from %s", earlier)
         else:
             # the run comes first: it downloads what the key depends on
-            found = import_frozen("tsv_exp.run").run(cfg, folder)
+            tracked = Harmless(tracker, description(cfg, folder, sweep))
+            found = import_frozen("tsv_exp.run").run(cfg, folder, tracked)
             cell = {"cell": resume.cell_key(cfg), "commits": resume.commits(cfg)}
             results |= {**found, **cell, "status": "ok", "error": None}
             log.info("done in %.1f s", time.perf_counter() - began)
@@ -73,13 +74,28 @@ def run_cell(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
         log.error(results["error"])
         log.debug("traceback", exc_info=True)
     finally:
+        if tracked.reference is not None:
+            results["tracked"] = tracked.reference
         _write(results, folder)
+        tracked.results(results, folder)
+        tracked.close(0 if results["status"] == "ok" else 1)
     if results["status"] == "ok":
         resume.remember(results["cell"], outputs, folder)
-    if tracker is not None:
-        config: Any = OmegaConf.to_container(cfg, resolve=True)
-        tracker.log_run(results, config, folder.parent if sweep else folder, folder.parent.name if sweep else None)
     return results
+
+
+def description(cfg: DictConfig, folder: Path, sweep: bool) -> Description:
+    """The run as a tracker shows it: named by what differs in its sweep, grouped with the sweep's other runs."""
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    about = {"versions": _versions(), "git": working_copy()}
+    hydra_config = HydraConfig.get()
+    experiment = hydra_config.runtime.choices.get("experiment")
+    tags = [*cfg.tags, *([experiment] if experiment else [])]
+    if not sweep:
+        return Description(cfg.name or cfg.method.name, "run", folder, None, tags, cfg.notes, config | about)
+    name = run_name(cfg.method.name, varied(hydra_config.overrides.task, folder.parent))
+    group = sweep_name(folder.parent, experiment)
+    return Description(name, "run", folder.parent, group, tags, cfg.notes, config | about)
 
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
@@ -95,8 +111,13 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
         "method": method.get("name"),
         "params": parameters(method),
         "settings": {name: plain[name] for name in SETTINGS if name in plain},
-        "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in VERSIONS},
+        "versions": _versions(),
+        **{name: value for name in ("name", "tags", "notes") if (value := plain.get(name))},
     }
+
+
+def _versions() -> dict[str, str]:
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in VERSIONS}
 
 
 def _write(results: Mapping[str, Any], folder: Path) -> None:

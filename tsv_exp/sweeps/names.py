@@ -1,0 +1,42 @@
+"""What runs and sweeps are called where they are shown."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+SHORT = {"tasks": "T"}  # keys that have a symbol
+
+
+def varied(typed: Sequence[str], sweep: Path) -> list[str]:
+    """The overrides of a job whose keys take several values in its sweep; all of them where that is not recorded."""
+    record = sweep / "multirun.yaml"
+    if not record.is_file():
+        return list(typed)
+    hydra = OmegaConf.load(record).hydra
+    params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create().parse_overrides([*params, *hydra.overrides.task])
+    keys = {override.key_or_group for override in parsed if override.is_sweep_override()}
+    return [override for override in typed if override.partition("=")[0] in keys]
+
+
+def run_name(method: str, overrides: Sequence[str]) -> str:
+    """A method and what else differs, shortly: tsv_m rank_fraction=0.1 T=8."""
+    pairs = [override.partition("=")[::2] for override in overrides]
+    named = [(SHORT.get(key, key.rpartition(".")[2]), value) for key, value in pairs if key != "method"]
+    return " ".join([method, *(f"{name}={value}" for name, value in named)])
+
+
+def sweep_name(folder: Path, experiment: str | None) -> str:
+    """A sweep by its experiment, and by when it began and its own name, which its folder has."""
+    return " ".join(filter(None, (experiment, *folder.parts[-2:])))
+
+
+def suffix(name: str | None) -> str:
+    """A name as the end of a folder's: -my-name; nothing without one."""
+    return "-" + re.sub(r"[^\w.-]+", "-", str(name)) if name else ""
+
+
+OmegaConf.register_new_resolver("suffix", suffix, replace=True)
