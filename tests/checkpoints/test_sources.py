@@ -6,6 +6,7 @@ from models import close, matrix, zoo
 from safetensors.torch import save_file
 
 from tsv_exp import UserError, interference, merge
+from tsv_exp.checkpoints import downloads
 from tsv_exp.checkpoints.adapters import Adapter
 from tsv_exp.checkpoints.sources import open_weights
 from tsv_exp.config import Engine
@@ -109,6 +110,13 @@ def test_an_adapter_needs_its_base(tmp_path):
         open_weights(tmp_path / "a")
     with pytest.raises(UserError, match=r"no parameter 'tall.weight'|no parameter 'square.weight'"):
         open_weights(tmp_path / "a", {"other": torch.ones(1)})
+
+
+@pytest.mark.parametrize("source", ["mistralai/Mistral-7B-v0.1", "Qwen/Qwen2.5-0.5B@main"])
+def test_version_numbers_in_hub_ids(tmp_path, monkeypatch, source):
+    save_file(zoo(1)[0], tmp_path / "model.safetensors")
+    monkeypatch.setattr(downloads, "model", lambda *_: tmp_path)
+    assert "scale" in open_weights(source)
 
 
 def test_what_is_neither_a_path_nor_a_hub_id():

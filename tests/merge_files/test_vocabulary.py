@@ -112,6 +112,10 @@ def test_what_does_not_fit_is_said_before_anything_is_written(folder):
         merged(folder, "tokenizer=x")
     with pytest.raises(UserError, match="vocabulary=all: choose from: base, union"):
         merged(folder, "vocabulary=all")
+    with pytest.raises(UserError, match="give task=NAME"):
+        merged(folder, "vocabulary=union", "method=tsv_c")
+    with pytest.raises(UserError, match="vocabulary and tokenizer are for whole models"):
+        merged(folder, "vocabulary=union", "form=lora", "rank=2")
     (folder / "a" / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"a has no tokenizer.json"):
         merged(folder, "vocabulary=union")

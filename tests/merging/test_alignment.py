@@ -50,6 +50,16 @@ def test_weights_that_are_not_tied_any_more_are_named():
         merge(without(base, "head.weight"), {"a": changed})
 
 
+def test_weights_that_are_equal_by_chance_are_not_tied():
+    base, finetuned = zoo(1, torch.float32)
+    for model in (base, finetuned["task0"]):
+        model |= {"fresh.a": torch.zeros(4, 4), "fresh.b": torch.zeros(4, 4)}
+    with pytest.raises(UserError, match=r"lacks the tensor 'fresh.a'"):
+        merge(base, {"task0": without(finetuned["task0"], "fresh.a")})
+    with pytest.raises(UserError, match=r"'fresh.b' that the base lacks"):
+        merge(without(base, "fresh.b"), finetuned)
+
+
 def test_keep_and_ignore():
     base, finetuned = zoo(2)
     heads = {

@@ -92,6 +92,8 @@ class ByTask:
     def __post_init__(self) -> None:
         if len(self.work.plan.rules) > 1:
             raise UserError("layers: methods with a model per task take no layers of their own; give task=NAME")
+        if self.work.inputs.vocabulary is not None:
+            raise UserError("vocabulary and tokenizer: this method has a model per task; give task=NAME")
         self.stem = store.STEM
         self.configuration: Configuration | None = None
         self.sizes = _sizes(self.work)

@@ -66,8 +66,8 @@ class Inputs:
             _all_match("ignore", options.ignore, own, "models' tensors")
         vocabulary = None
         if (options.vocabulary or options.tokenizer) and not options.component:
-            if "base" not in found:
-                raise UserError("vocabulary and tokenizer are for whole models; leave them out, or give base")
+            if options.form == "lora" or "base" not in found:
+                raise UserError("vocabulary and tokenizer are for whole models; leave them out, or form=lora")
             folders: dict[str | None, Path | None] = {None: folder_of(found["base"])}
             folders |= {task: folder_of(found[f"model {task}"]) for task in models}
             models = {task: align(base, model, engine.keep, engine.ignore) for task, model in models.items()}

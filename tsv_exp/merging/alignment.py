@@ -44,9 +44,9 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _twin(weights: Weights, name: str, others: Sequence[str]) -> str | None:
-    """Another tensor with the same entries; only of matrices, since vectors of ones or zeros are equal by chance."""
+    """Another tensor with the same entries; of matrices that are not constant: fresh ones are equal by chance."""
     wanted = weights[name]
-    if wanted.dim() < 2 or not wanted.is_floating_point():
+    if wanted.dim() < 2 or not wanted.is_floating_point() or bool((wanted == wanted.flatten()[:1]).all()):
         return None
     alike = (other for other in others if weights[other].shape == wanted.shape)
     return next((other for other in alike if torch.equal(weights[other], wanted)), None)
