@@ -85,7 +85,7 @@ def test_one_file_is_divided_into_all_splits(tmp_path: Path) -> None:
     found = task(str(file))
     parts = {name: texts(split(found, name, tmp_path)) for name in ("train", "validation", "test")}  # type: ignore[arg-type]
     assert {name: len(part) for name, part in parts.items()} == {"train": 36, "validation": 4, "test": 10}
-    assert sorted(sum(parts.values(), [])) == sorted(f"text {i}" for i in range(50))
+    assert sorted(parts["train"] + parts["validation"] + parts["test"]) == sorted(f"text {i}" for i in range(50))
     again = texts(split(found, "test", tmp_path))
     assert again == parts["test"]
 
@@ -216,6 +216,13 @@ def bad(tmp_path: Path, case: str) -> Task:
             return task(str(csv(tmp_path / "f.csv", [("a", "0.5"), ("b", "1.5")])))
 
 
+def read(tmp_path: Path, case: str) -> None:
+    """Read all of a task with something wrong."""
+    found = bad(tmp_path, case)
+    examples = source_of(found).examples(found, "train", "image" if case == "images" else "text")
+    texts(examples)
+
+
 @pytest.mark.parametrize(
     ("case", "message"),
     [
@@ -237,9 +244,7 @@ def bad(tmp_path: Path, case: str) -> Task:
 )
 def test_what_does_not_fit_is_one_line(case: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        found = bad(tmp_path, case)
-        examples = source_of(found).examples(found, "train", "image" if case == "images" else "text")
-        [examples.text(index) for index in range(len(examples))]
+        read(tmp_path, case)
 
 
 def test_a_task_with_neither_classes_nor_names(tmp_path: Path) -> None:
