@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from tsv_exp import merge
 from tsv_exp.commands import composition as composition
 from tsv_exp.config import conf_dir
+from tsv_exp.data.examples import Kind
 from tsv_exp.data.tasks import source_of, task_of
 from tsv_exp.methods.specification import Method
 from tsv_exp.tasks.definitions import chosen, members
@@ -153,11 +154,21 @@ def test_help_lists_what_the_search_path_adds(tmp_path: Path) -> None:
     assert {"my_clip", "tiny", "vit_b_32"} <= set(lines["model"].split(", "))
 
 
+def kind_of(task: str) -> Kind:
+    """What the models encode whose task set has a task."""
+    for name in options("model"):
+        model = composed(f"model={name}").model
+        if model.get("task_set") and task in members(model.task_set):
+            kind: Kind = resolve_name(model._target_).kind
+            return kind
+    raise AssertionError(f"{task} is in no model's task set")
+
+
 @pytest.mark.parametrize("name", options("task"))
 def test_tasks(name: str) -> None:
     ((found, definition),) = chosen([name], {})
     assert found == name
-    task = task_of(name, definition, "paper", ("{}",), "image")
+    task = task_of(name, definition, "paper", ("{}",), kind_of(name))
     assert len(task.classes) > 1
     assert all("{}" in template for template in task.templates)
     assert callable(source_of(task).examples)
