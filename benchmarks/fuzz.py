@@ -102,7 +102,7 @@ def main() -> int:
     if options.kind:
         print(json.dumps(measure(options.kind, int(COUNTS[options.kind] * options.scale), options.seed)))
         return 0
-    found = []
+    found: list[dict[str, Any]] = []
     for kind in COUNTS:
         words = ["--kind", kind, "--seed", str(options.seed), "--scale", str(options.scale)]
         done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False)

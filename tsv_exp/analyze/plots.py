@@ -171,7 +171,7 @@ def _heat(axes: Axes, values: Tensor, scale: Scale, rows: Sequence[str], columns
         for x, value in enumerate(row):
             if value == value:
                 note(axes, [(x, y, f"{rows[y]}, {columns[x]}: {value:.4g}")])
-                if shown.shape[1] <= (WRITTEN if axes.figure.get_figwidth() > NARROW else WRITTEN // 2):
+                if shown.shape[1] <= (WRITTEN if axes.figure.figure.get_figwidth() > NARROW else WRITTEN // 2):
                     ink = readable_on(tuple(image.cmap(image.norm(value))))
                     axes.text(x, y, f"{value:{scale.digits}}", ha="center", va="center", fontsize=7, color=ink)
     axes.figure.colorbar(image, ax=axes, shrink=0.8, format=ScalarFormatter(useOffset=False))

@@ -131,7 +131,7 @@ def test_the_papers_table_with_a_data_set_that_is_gone(hub: Hub, tmp_path: Path)
     (table,) = tmp_path.glob("outputs/sweeps/*/*/table.md")
     compared = table.read_text(encoding="utf-8").split("2 tasks: measured beside published")[1]
     measured = 100 * cells["zero_shot", 2]["test"]["accuracy"]["EuroSAT"]
-    assert f"| zero_shot | {measured:.2f} |" in compared
+    assert f"| zero_shot (α 1) | {measured:.2f} |" in compared
     assert "| published | 45.00 | 31.63 | 38.31 | average computed from the tasks |" in compared
     assert f"| difference | {measured - 45:+.2f} |".replace("-", "−") in compared
     assert "Published figures belong to the hub family of checkpoints" in compared

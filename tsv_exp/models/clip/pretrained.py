@@ -33,7 +33,8 @@ class Preprocessing:
         given: dict[str, Any] = {
             field.name: found[field.name] for field in fields(cls) if found.get(field.name) is not None
         }
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+        return cls(**given)
 
     @property
     def resize(self) -> Resize:
