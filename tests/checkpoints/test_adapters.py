@@ -131,6 +131,14 @@ def test_square_weights_of_an_unknown_model_are_refused_where_they_may_be_transp
         open_weights(tmp_path / "lora", dict(open_weights(tmp_path / "base")))
 
 
+def test_olora_of_transposed_weights_is_refused(tmp_path):
+    model = gpt2(tmp_path / "base")
+    chosen = {"target_modules": ["attn.c_proj"], "fan_in_fan_out": True, "init_lora_weights": "olora"}
+    trained(model, tmp_path / "lora", r=2, **chosen)
+    with pytest.raises(UserError, match=r"OLoRA of 'transformer.h.0.attn.c_proj.weight'"):
+        open_weights(tmp_path / "lora", open_weights(tmp_path / "base"))
+
+
 def test_a_model_and_an_adapter_in_one_folder(tmp_path):
     model = gpt2(tmp_path / "base")
     trained(model, tmp_path / "both", r=2, target_modules=["c_attn"], fan_in_fan_out=True)

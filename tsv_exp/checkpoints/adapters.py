@@ -63,6 +63,8 @@ class Adapter(Mapping[str, Tensor]):
             self._factors[name] = self._checked(module, pair)
             if module in embeddings or self._stored_transposed(name):
                 self._transposed.add(name)
+                if self._config.initialization == "olora":  # PEFT takes the wrong side of such a weight
+                    raise UserError(f"{path}: OLoRA of {name!r}, which is stored transposed, is not defined")
         for name in names.values():
             if self._shape(name) != base[name].shape:
                 raise UserError(

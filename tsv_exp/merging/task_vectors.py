@@ -58,11 +58,7 @@ class TaskVectors:
 
     @classmethod
     def of(
-        cls,
-        base: object,
-        finetuned: Mapping[str, object],
-        engine: Engine,
-        device: torch.device | str | None = None,
+        cls, base: object, finetuned: Mapping[str, object], engine: Engine, device: torch.device | str | None = None
     ) -> "TaskVectors":
         """The stream of models of one base, as `engine` says: state dicts, modules or readers, names aligned.
 
@@ -70,12 +66,9 @@ class TaskVectors:
             UserError: they do not fit, as above.
         """
         weights = as_weights(base, "the base")
-        keep, ignore = tuple(engine.keep), tuple(engine.ignore)
-        models = {
-            task: align(weights, as_weights(model, f"model {task!r}"), keep, ignore)
-            for task, model in finetuned.items()
-        }
-        stream = cls(weights, models, engine.excluded, device, None, keep, tuple(engine.stacks))
+        models = {task: as_weights(model, f"model {task!r}") for task, model in finetuned.items()}
+        aligned = {task: align(weights, model, engine.keep, engine.ignore) for task, model in models.items()}
+        stream = cls(weights, aligned, engine.excluded, device, None, tuple(engine.keep), tuple(engine.stacks))
         if not stream.names:
             raise UserError("the base has no floating-point tensor to merge; give a checkpoint that holds weights")
         return stream
