@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace) -> None:
     out = options.out or options.folders[0]
     report = write_report(options.folders, out, options.published, options.paired, options.by_score)
     console = Console(soft_wrap=True, highlight=False)
-    show(report.sheets, Console())
+    show(report.sheets, Console(highlight=False))
     for problem in report.runs.problems:
         console.print(f"{problem.folder}: {problem.reason}", style="red", markup=False)
     pictures = sum(path.suffix == ".png" for path in report.paths)

@@ -65,7 +65,7 @@ class ForeignPicture(Picture):
     def _image(self, path: Path, kind: str) -> Markup:
         data = b64encode(path.read_bytes()).decode()
         shown = f' class="{kind}"' if kind else ""
-        return Markup(f'<img{shown} alt="{escape(self.title)}" src="data:image/svg+xml;base64,{data}">')
+        return Markup(f'<img alt="{escape(self.title)}"{shown} src="data:image/svg+xml;base64,{data}">')
 
 
 def _kinds(files: Sequence[Path]) -> list[str]:
