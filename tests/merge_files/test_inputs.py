@@ -40,7 +40,7 @@ def same(folder, expected):
         assert torch.equal(found[name], weight), name
 
 
-def test_wrappers_heads_and_tied_weights(tmp_path, words):
+def test_wrappers_heads_and_tied_weights(tmp_path, words, monkeypatch, capsys):
     base, finetuned = zoo(2, torch.float32)
     for model in (base, *finetuned.values()):
         model["head.weight"] = model["tall.weight"].clone()
@@ -49,8 +49,14 @@ def test_wrappers_heads_and_tied_weights(tmp_path, words):
         "task0": {"epoch": 3, "model": {f"module.{name}": weight for name, weight in finetuned["task0"].items()}},
         "task1": {name: weight for name, weight in finetuned["task1"].items() if name != "head.weight"},
     }
-    run(parse([*words(base, changed, torch.save, "ckpt"), "alpha=0.5"]))
+    monkeypatch.setattr(sys, "argv", ["tsv-merge", *words(base, changed, torch.save, "ckpt"), "alpha=0.5"])
+    main()
     same(tmp_path / "out", expected)
+    told = capsys.readouterr().err
+    assert re.search(
+        r"model 'task0': \d+ tensors have other names, such as 'module.tall.weight' for 'tall.weight'", told
+    )
+    assert "model 'task1': 1 tensors have other names, such as 'tall.weight' for 'head.weight'" in told
 
 
 def test_keep_and_ignore(tmp_path, words):

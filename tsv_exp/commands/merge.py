@@ -41,7 +41,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 
@@ -49,6 +49,12 @@ from tsv_exp.commands.guard import run_command
 from tsv_exp.merge_files.command_line import method_lines, options_of
 from tsv_exp.merge_files.merge import run
 from tsv_exp.runtime.console import ConsoleHandler
+
+_TOLD = {  # how many decompositions were exact and whose names differ, beside warnings
+    "tsv_exp": logging.WARNING,
+    "tsv_exp.decompositions.build": logging.INFO,
+    "tsv_exp.merging.alignment": logging.INFO,
+}
 
 
 def main() -> None:
@@ -58,7 +64,9 @@ def main() -> None:
         Console(soft_wrap=True, markup=False, highlight=False).print("\n".join(lines))
         raise SystemExit(len(sys.argv) < 2)
     arguments, kept = sys.argv[1:], "the same command goes on from here"
-    with _told("tsv_exp.decompositions.build", logging.INFO), _told("tsv_exp", logging.WARNING):
+    with ExitStack() as told:
+        for name, level in _TOLD.items():
+            told.enter_context(_told(name, level))
         ended = run_command("tsv-merge", lambda: run(options_of(arguments)), lambda: kept)
     if ended:
         raise SystemExit(ended)

@@ -70,7 +70,8 @@ class Inputs:
                 raise UserError("vocabulary and tokenizer are for whole models; leave them out, or form=lora")
             folders: dict[str | None, Path | None] = {None: folder_of(found["base"])}
             folders |= {task: folder_of(found[f"model {task}"]) for task in models}
-            models = {task: align(base, model, engine.keep, engine.ignore) for task, model in models.items()}
+            for task, model in models.items():
+                models[task] = align(base, model, engine.keep, engine.ignore, f"model {task!r}")
             chosen = None if options.tokenizer == "base" else options.tokenizer
             vocabulary = vocabularies.plan(base, models, folders, options.vocabulary, chosen)
             wide = vocabulary.of_base(base, models)

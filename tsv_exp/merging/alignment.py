@@ -1,5 +1,6 @@
 """A model under the names of its base: prefixes, tied weights, and tensors that take no part."""
 
+import logging
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -9,8 +10,12 @@ from tsv_exp.merging.layer import ExplicitDeltas, Weights
 from tsv_exp.merging.names import match_names
 from tsv_exp.merging.views import Renamed
 
+log = logging.getLogger(__name__)
 
-def align(base: Weights, model: Weights, keep: Sequence[str] = (), ignore: Sequence[str] = ()) -> Weights:
+
+def align(
+    base: Weights, model: Weights, keep: Sequence[str] = (), ignore: Sequence[str] = (), what: str = "a model"
+) -> Weights:
     """The model under the base's names; what neither has a partner nor is left out stays, for errors to name it.
 
     A tensor that the model lacks is taken to be tied to another where the two are equal in the base (an output head and
@@ -21,6 +26,7 @@ def align(base: Weights, model: Weights, keep: Sequence[str] = (), ignore: Seque
         model: the fine-tuned ones; those that know their deltas (adapters) have the base's names already.
         keep: patterns of the base's names that the model need not have.
         ignore: patterns of the model's names that are left out.
+        what: the model, in the line that is logged where names differ.
     """
     if isinstance(model, ExplicitDeltas):
         return model
@@ -35,6 +41,8 @@ def align(base: Weights, model: Weights, keep: Sequence[str] = (), ignore: Seque
             names.setdefault(name, name)
     if len(names) == len(model) and all(name == partner for name, partner in names.items()):
         return model
+    if other := [name for name, own in names.items() if name != own]:
+        log.info("%s: %d tensors have other names, such as %r for %r", what, len(other), names[other[0]], other[0])
     return Renamed(model, names)
 
 

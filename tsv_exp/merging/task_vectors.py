@@ -66,8 +66,10 @@ class TaskVectors:
             UserError: they do not fit, as above.
         """
         weights = as_weights(base, "the base")
-        models = {task: as_weights(model, f"model {task!r}") for task, model in finetuned.items()}
-        aligned = {task: align(weights, model, engine.keep, engine.ignore) for task, model in models.items()}
+        aligned = {}
+        for task, model in finetuned.items():
+            what = f"model {task!r}"
+            aligned[task] = align(weights, as_weights(model, what), engine.keep, engine.ignore, what)
         stream = cls(weights, aligned, engine.excluded, device, None, tuple(engine.keep), tuple(engine.stacks))
         if not stream.names:
             raise UserError("the base has no floating-point tensor to merge; give a checkpoint that holds weights")
