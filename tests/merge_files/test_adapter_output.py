@@ -123,3 +123,24 @@ def test_adapters_that_change_the_base_are_refused(folder, tmp_path):
     (tmp_path / "pissa" / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "pissa"}))
     with pytest.raises(UserError, match=r"initialization \(pissa\) was taken from the base"):
         run(parse([f"models={tmp_path / 'pissa'}", f"out={tmp_path / 'out'}", "form=lora"]))
+
+
+def test_weights_multiply_adapters(folder, tmp_path):
+    two = f"models={{a: {folder / 'a'}, b: {folder / 'b'}}}"
+    run(parse([two, f"out={tmp_path / 'out'}", "form=lora", "method=task_arithmetic", "alpha=1", "weights={b: -0.5}"]))
+    names = [f"base_model.model.model.layers.0.self_attn.q_proj.lora_{side}.weight" for side in "BA"]
+
+    def product(place):
+        b, a = (load_file(place / "adapter_model.safetensors")[name].double() for name in names)
+        return b @ a
+
+    expected = 2 * product(folder / "a") - 0.5 * 4 / 2**0.5 * product(folder / "b")  # α / r, and α / √r
+    assert (product(tmp_path / "out") - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_models_whose_layers_are_stored_transposed_are_refused(folder, tmp_path):
+    for name in ("base", "tuned"):
+        shutil.copytree(folder / "base", tmp_path / name)
+        (tmp_path / name / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(UserError, match="gpt2 are stored transposed"):
+        run(parse([f"base={tmp_path / 'base'}", f"models={tmp_path / 'tuned'}", "form=lora", "rank=2", "out=out"]))

@@ -103,3 +103,10 @@ def test_a_hub_that_refuses_is_known_before_anything_is_merged(hub, words, tmp_p
 def test_a_name_that_is_none_is_refused(words):
     with pytest.raises(UserError, match="push=merged: give the name of a repository"):
         run(options_of([*words, "push=merged"]))
+
+
+def test_nobody_logged_in_is_known_before_anything_is_merged(hub, words, tmp_path):
+    done = pushed(hub, words, HF_TOKEN="")
+    assert done.returncode == 1
+    assert "push=me/merged: log in first" in done.stderr
+    assert not (tmp_path / "out").exists()

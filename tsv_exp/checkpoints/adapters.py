@@ -22,7 +22,7 @@ _WHOLE = re.compile(
     r"(?<=\.)(base_layer|modules_to_save(\.(?!weight$|bias$)\w+)?)\."
 )  # around weights saved as they are
 _CONV1D = re.compile(r"(.*\.)?(c_attn|q_attn|c_proj|c_fc)")  # modules of the types below that store (in, out)
-_CONV1D_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder"}
+CONV1D_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder"}
 
 
 class Adapter(Mapping[str, Tensor]):
@@ -93,8 +93,8 @@ class Adapter(Mapping[str, Tensor]):
         straight = (b.shape[0], a.shape[1])
         if straight[0] != straight[1]:
             return tuple(self._base[name].shape) == straight[::-1]
-        types = _model_types(getattr(self._base, "path", None))
-        if types & _CONV1D_TYPES:
+        types = model_types(getattr(self._base, "path", None))
+        if types & CONV1D_TYPES:
             return bool(_CONV1D.fullmatch(name.removesuffix(".weight")))
         if not self._config.fan_in_fan_out:
             return False
@@ -167,7 +167,7 @@ class Adapter(Mapping[str, Tensor]):
         return name in self._base
 
 
-def _model_types(path: Path | None) -> set[str]:
+def model_types(path: Path | None) -> set[str]:
     """The model types that the config.json beside a checkpoint file names, of its parts too."""
 
     def types(config: Any) -> Iterator[str]:

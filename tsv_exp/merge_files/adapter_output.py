@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp.checkpoints.adapter_factors import PREFIX
+from tsv_exp.checkpoints.adapters import CONV1D_TYPES, model_types
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.decompositions.algebra import product_svd
 from tsv_exp.errors import UserError
@@ -24,7 +25,6 @@ from tsv_exp.storage.files import atomic
 
 # 2-D weights that are looked up, not multiplied by: PEFT's LoRA of a linear layer does not fit them
 _EMBEDDINGS = ("*embed*", "*wte.weight", "*wpe.weight", "*shared.weight", "*relative_attention_bias*")
-_STORED_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their layers are Conv1D
 
 
 @dataclass
@@ -48,19 +48,15 @@ class LoraAdapter:
             if rule.rank is None and not (work.inputs.adapters and rule.method.merges_products):
                 reason = f"a merge by {rule.method.name}" if work.inputs.adapters else "a merge of whole models"
                 raise UserError(f"form=lora: {reason} is not of low rank; give rank=R, such as rank=32")
-        if not work.inputs.adapters and self._model_type() in _STORED_TRANSPOSED:
-            raise UserError(f"form=lora: layers of {self._model_type()} are stored transposed, which is not supported")
+        transposed = model_types(getattr(stream.base, "path", None)) & CONV1D_TYPES
+        if transposed:
+            raise UserError(f"form=lora: layers of {min(transposed)} are stored transposed, which is not supported")
         self.ranks = {name: self._rank(name) for name in self.names}
         self.sizes = {name: self._bytes(name) for name in self.names}
 
     def _adaptable(self, name: str) -> bool:
         is_weight = self.work.stream.base[name].dim() == 2 and name.endswith(".weight")
         return is_weight and not any(fnmatchcase(name, pattern) for pattern in _EMBEDDINGS)
-
-    def _model_type(self) -> str:
-        folder = self.work.inputs.base_folder
-        config = folder / "config.json" if folder else None
-        return str(json.loads(config.read_text()).get("model_type")) if config and config.is_file() else ""
 
     def _rank(self, name: str) -> int:
         module = name.removesuffix(".weight")

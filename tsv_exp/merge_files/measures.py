@@ -96,7 +96,7 @@ def square(values: Tensor) -> float:
 
 
 def _of_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    squares = torch.linalg.vecdot(rows, rows).to("cpu", torch.float64)
+    squares = torch.stack([torch.dot(row, row) for row in rows]).to("cpu", torch.float64)  # BLAS, no temporary
     return squares, rows[:, :_SAMPLE].sum(1).to("cpu", torch.float64)
 
 

@@ -11,7 +11,7 @@ from tsv_exp.layers import LowRank, Representation
 from tsv_exp.merging.layer import Layer
 
 MATRICES = 4  # of a model: what they cost beside the merge is within its noise
-PROBES = 16  # random vectors for each side of a matrix
+PROBES = 8  # random vectors for each side of a matrix
 
 
 def sample(matrices: Sequence[str]) -> frozenset[str]:

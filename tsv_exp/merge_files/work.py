@@ -53,7 +53,9 @@ class Work:
             rule = self.plan.rule(layer.name)
             watched, found = watch(layer, rule.method.name_for(layer), rule.alpha)
             merged = self.bound(watched)
-            if layer.name in self.probed and not layers.per_task(merged, layer.shape[1:]):
+            # Beside a method that takes entries in blocks, the products of whole matrices would be dear.
+            cheap = layer.factors is not None or not getattr(rule.method.function, "entrywise", False)
+            if cheap and layer.name in self.probed and not layers.per_task(merged, layer.shape[1:]):
                 found.responses = probe(layer, merged)
             return layer.name, found, finish(layer.name, merged, found)
 
