@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import MissingConfigException
+from hydra.errors import ConfigCompositionException, MissingConfigException
 
 from tsv_exp.commands import exp as exp
 from tsv_exp.config import conf_dir
@@ -109,3 +109,13 @@ def test_what_cannot_be_shown_is_one_line(arguments: list[str], line: str, tmp_p
 def test_a_part_of_the_configuration(tmp_path: Path) -> None:
     done = shown("--cfg", "job", "-p", "method", "method=ties", folder=tmp_path)
     assert (done.returncode, yaml.safe_load(done.stdout)["name"]) == (0, "ties")
+
+
+@pytest.mark.parametrize(("launcher", "typed"), [("joblib", "n_jobs"), ("submitit_local", "timeout_min")])
+def test_a_preset_of_a_launcher_extends_the_plugin_without_a_warning(launcher: str, typed: str) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):  # warnings are errors in tests
+        config = compose("config", overrides=[f"hydra/launcher={launcher}"], return_hydra_config=True)
+        assert typed in config.hydra.launcher
+        with pytest.raises(ConfigCompositionException):
+            compose("config", overrides=[f"hydra/launcher={launcher}", f"hydra.launcher.{typed}=abc"])

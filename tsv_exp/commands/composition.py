@@ -20,6 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from tsv_exp.commands.guard import task_key, text_paths
 
+EXTENDED = ("hydra/launcher",)  # groups with presets that have the names of plugins' options
 NUMBER = "_number"  # the file of a group that says what a number in place of an option stands for
 
 
@@ -34,13 +35,23 @@ class Repository(ConfigRepository):
         found = super().load_config(config_path)
         group, _, option = config_path.rpartition("/")
         value = _number(option)
-        if found is not None or value is None:
-            return found
+        if found is not None:
+            return self._extended(config_path, found) if group in EXTENDED else found
+        if value is None:
+            return None
         found = super().load_config(f"{group}/{NUMBER}")
         if found is not None:
             assert isinstance(found.config, DictConfig)
             with open_dict(found.config):
                 found.config["value"] = value
+        return found
+
+    def _extended(self, config_path: str, found: ConfigResult) -> ConfigResult:
+        """A preset on top of the plugin's own option of that name, which gives types and the other keys."""
+        plugins = self.get_schema_source()
+        if not found.is_schema_source and plugins.is_config(config_path):
+            found.config = OmegaConf.merge(plugins.load_config(config_path).config, found.config)
+            found.is_schema_source = True  # Hydra would match the two by their names, which it deprecates
         return found
 
     def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:

@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,9 +18,6 @@ from tsv_exp.runtime.console import ConsoleHandler, output, progress_in_file
 from tsv_exp.runtime.interrupts import catch_signals
 from tsv_exp.sweeps import jobs, workers
 from tsv_exp.sweeps.cell import objective, run_cell
-
-# Our presets have the names of the plugins' own options, which Hydra takes for their schemas.
-warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
 
 
 def main() -> int:

@@ -24,6 +24,8 @@ Function = Callable[..., Any]
 
 log = logging.getLogger(__name__)
 
+RESERVED = {"name", "layers", "others", "prepare", "alpha", "tune"}  # keys of a method's YAML that are no parameters
+
 
 def method_files(search: Sequence[Path] = ()) -> dict[str, Path]:
     """The YAML of every method: those of the folders `search`, the first before the others, and those of conf."""
@@ -36,8 +38,8 @@ class Alpha:
     """The scaling α: its default without data, and the grid stop · i / steps, i = 1 … steps."""
 
     default: float = 1.0
-    stop: float = 1.0
-    steps: int = 1
+    stop: float = 3.0
+    steps: int = 30
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -117,6 +119,11 @@ class Method:
             ) from error
         first = prepare and _function(name, prepare)
         taker = first or function
+        if taken := sorted(RESERVED & _parameters(taker)):
+            raise UserError(
+                f"method {name}: its function has a parameter {taken[0]!r}, which in the YAML of a method is a key with "
+                "its own meaning; name the parameter otherwise"
+            )
         check_arguments(f"method {name}: ", taker, keys | ({"algebra": None} if _accepts(taker, "algebra") else {}), 1)
         return cls(
             name=name,
@@ -238,10 +245,14 @@ class Method:
 
 
 def _accepts(function: Function, parameter: str) -> bool:
+    return parameter in _parameters(function)
+
+
+def _parameters(function: Function) -> set[str]:
     try:
-        return parameter in inspect.signature(function).parameters
+        return set(inspect.signature(function).parameters)
     except ValueError:  # a built-in function without a signature
-        return False
+        return set()
 
 
 def _function(method: str, path: Any) -> Function:

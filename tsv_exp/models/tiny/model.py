@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tsv_exp.checkpoints.sources import open_weights
 from tsv_exp.data.examples import Source
 from tsv_exp.data.splits import Holdout, split_examples
 from tsv_exp.data.tasks import source_of
@@ -17,6 +18,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe, finetune
 from tsv_exp.models.heads import zero_shot_head
 from tsv_exp.models.images import CHUNK, Pictures
+from tsv_exp.models.locate import locate
 from tsv_exp.models.protocol import Model
 from tsv_exp.models.tiny import network
 from tsv_exp.models.tiny.catalogue import TEMPLATES
@@ -45,10 +47,11 @@ class TinyModel(Model):
         task_set: whose first N tasks `tasks=N` means.
         exclude: see `Model`.
         holdout: how validation images of tasks from files are drawn.
+        checkpoints: fine-tuned models, as tsv-finetune writes them: a folder, or a mapping from task to path; None: they
+            are trained here.
     """
 
     name = "tiny"
-    family = "tiny"
     templates = TEMPLATES
 
     def __init__(
@@ -60,7 +63,10 @@ class TinyModel(Model):
         task_set: str | None = "tiny",
         exclude: Sequence[str] = (),
         holdout: Holdout | None = None,
+        checkpoints: str | Mapping[str, str] | None = None,
     ):
+        self.checkpoints = checkpoints
+        self.family = "tiny" if checkpoints is None else locate(checkpoints, self.name).family
         self.data = data
         self.finetune = finetune
         self.exclude = exclude
@@ -126,8 +132,11 @@ class TinyModel(Model):
         return weights
 
     def finetuned(self, tasks: Sequence[Task]) -> dict[str, Mapping[str, Tensor]]:
-        """The fine-tuned weights by task: from the cache, or trained now."""
-        found = {}
+        """The fine-tuned weights by task: of the checkpoints given, from the cache, or trained now."""
+        if self.checkpoints is not None:
+            located, base = locate(self.checkpoints, self.name), self.base()
+            return {task.name: open_weights(located.place(task, self.name), base) for task in tasks}
+        found: dict[str, Mapping[str, Tensor]] = {}
         with bar("fine-tuned checkpoints", len(tasks) * self.finetune.steps) as (progress, done):
             for number, task in enumerate(tasks, start=1):
                 progress.update(done, description=f"fine-tuned checkpoints: {task.name}")
