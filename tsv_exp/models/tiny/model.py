@@ -47,8 +47,7 @@ class TinyModel(Model):
         task_set: whose first N tasks `tasks=N` means.
         exclude: see `Model`.
         holdout: how validation images of tasks from files are drawn.
-        checkpoints: fine-tuned models, as tsv-finetune writes them: a folder, or a mapping from task to path; None: they
-            are trained here.
+        checkpoints: fine-tuned models that tsv-finetune wrote: a folder, or a mapping from task to path; None: trained.
     """
 
     name = "tiny"
