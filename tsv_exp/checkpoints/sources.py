@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from tsv_exp.runtime.os_errors import explain
 
 HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)/(?P<file>[\w./-]+)")
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+PACKAGE = "pkg://"  # pkg://package/folder: files that an installed Python package carries
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -60,7 +62,7 @@ def folder_of(path: Path) -> Path | None:
 
 
 def locate(source: str | Path) -> Path:
-    """The path of a source; a hub id (owner/name[@revision]) is downloaded into the hub's cache first."""
+    """The path of a source: as it is, in a package (pkg://...), or downloaded from the hub (owner/name[@revision])."""
     try:
         path = Path(source).expanduser()
         if path.exists():
@@ -68,6 +70,8 @@ def locate(source: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a null character
         reason = explain(error) if isinstance(error, OSError) else error
         raise UserError(f"{source}: {reason}") from error
+    if str(source).startswith(PACKAGE):
+        return _in_package(str(source))
     if found := HUB_FILE.fullmatch(str(source)):
         with hub.failures(f"model {source}"):
             return downloads.file(found["repo"], found["revision"], found["file"])
@@ -80,3 +84,13 @@ def locate(source: str | Path) -> Path:
         if not any(folder.glob("*.safetensors")):
             folder = downloads.model(repo, revision, "*.bin", CONFIGURATION)
     return folder
+
+
+def _in_package(source: str) -> Path:
+    """A path inside an installed package, of which no code is run."""
+    package, _, inside = source.removeprefix(PACKAGE).partition("/")
+    spec = find_spec(package) if package.isidentifier() else None
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (path := Path(folder, inside)).exists():
+            return path
+    raise UserError(f"{source}: no installed package {package!r} has it; install the package that carries these files")

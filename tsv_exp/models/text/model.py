@@ -1,6 +1,7 @@
 """A BERT-like encoder of transformers as a model of the framework."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from tsv_exp.data.splits import Holdout
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe
 from tsv_exp.models.heads import frozen_head_logits, zero_shot_head
+from tsv_exp.models.local_training import train_missing, without_dropout
 from tsv_exp.models.locate import Located, locate
 from tsv_exp.models.protocol import Model
 from tsv_exp.models.text import network
@@ -24,11 +26,12 @@ from tsv_exp.models.text.names import encoder_weights, head_weights
 from tsv_exp.models.text.tokens import Text, Tokens, by_length, tokenize
 from tsv_exp.models.text.trained_heads import class_order
 from tsv_exp.runtime.console import track
-from tsv_exp.runtime.devices import device_of
+from tsv_exp.runtime.devices import device_of, resolve
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import cache_dir
 from tsv_exp.storage.weight_cache import cached_weights
 from tsv_exp.tasks.task import Split, SplitName, Task
+from tsv_exp.versions import FINETUNING
 
 PROMPTS_AT_ONCE = 256
 TOKENIZER = ("tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
@@ -40,7 +43,8 @@ class TextEncoder(Model):
     Args:
         name: of the configuration.
         pretrained: folder or repository of the base: config.json, weights and tokenizer.
-        checkpoints: see `tsv_exp.models.locate.locate`; with head=classifier each one has its head.
+        checkpoints: see `tsv_exp.models.locate.locate`; with head=classifier each one has its head. None: they are
+            trained by `finetune` where the user's cache lacks them, for frozen heads only.
         head: prompts: class prompts through the frozen base; classifier: as AutoModelForSequenceClassification has it.
         pooling: of a frozen head: mean over the tokens, or cls, the first one.
         length: the most tokens of a text.
@@ -49,6 +53,9 @@ class TextEncoder(Model):
         device: where heads are computed.
         holdout: how validation examples are drawn where the data have none.
         task_set, exclude, finetune: see `Model`.
+        sha256: of the base's weights file, which is compared; None compares nothing.
+        seed: of checkpoints that are trained here.
+        validation: the most validation examples of a task; None takes all.
     """
 
     kind = "text"
@@ -57,7 +64,7 @@ class TextEncoder(Model):
         self,
         name: str,
         pretrained: str,
-        checkpoints: str | Mapping[str, str],
+        checkpoints: str | Mapping[str, str] | None,
         head: Literal["prompts", "classifier"] = "prompts",
         pooling: network.Pooling = "mean",
         length: int = 128,
@@ -68,10 +75,15 @@ class TextEncoder(Model):
         task_set: str | None = None,
         exclude: Sequence[str] = ("*embeddings.*",),
         finetune: Recipe | None = None,
+        sha256: str | None = None,
+        seed: int = 0,
+        validation: int | None = None,
     ):
         for key, value, known in (("head", head, ("prompts", "classifier")), ("pooling", pooling, ("mean", "cls"))):
             if value not in known:
                 raise UserError(f"model.{key}={value}: choose from: {', '.join(known)}")
+        if checkpoints is None and head != "prompts":
+            raise UserError("model.checkpoints=null trains for frozen heads only; give head=prompts or checkpoints")
         self.name = name
         self.pretrained = pretrained
         self.checkpoints = checkpoints
@@ -85,6 +97,9 @@ class TextEncoder(Model):
         self.exclude = exclude
         self.finetune = finetune or Recipe(lr=5e-5, steps=250, batch_size=32)
         self.family = family or name
+        self.sha256 = sha256
+        self.seed = seed
+        self.validation = validation
         self._splits: dict[tuple[str, SplitName], Split] = {}
         self._trained_heads: dict[str, network.TrainedHead] = {}
 
@@ -100,6 +115,8 @@ class TextEncoder(Model):
 
     def finetuned(self, tasks: Sequence[Task]) -> dict[str, Mapping[str, Tensor]]:
         """The fine-tuned weights by task, of the encoder alone: lazy readers of downloaded or local files."""
+        if self.checkpoints is None:
+            return train_missing(self, tasks, self.seed, cache_dir() / "text" / "finetuned" / self.name, self._key)
         found: dict[str, Mapping[str, Tensor]] = {}
         for task in track(tasks, "fine-tuned checkpoints"):
             source, where = self._checkpoint(task)
@@ -111,6 +128,8 @@ class TextEncoder(Model):
         """The tokens of one split; of validation and test in order of length, which costs less."""
         if (task.name, split) not in self._splits:
             examples = self.examples(task, split)
+            if split == "validation" and self.validation is not None:
+                examples = examples.take(torch.arange(min(len(examples), self.validation)))
             tokens = self._tokens([examples.text(row) for row in range(len(examples))])
             labels = examples.labels
             if split != "train":
@@ -122,7 +141,15 @@ class TextEncoder(Model):
     def identity(self, task: Task) -> str:
         """Digest of the task's data and head, and of how texts become tokens."""
         head = self._checkpoint(task)[0].digest if self.trained else self.head(task)
-        return digest(self.data_identity(task), head, self.pooling, self.scale, self._reading)
+        return digest(self.data_identity(task), head, self.pooling, self.scale, self._reading, self.validation)
+
+    def _key(self, task: Task) -> str:
+        """Digest of what the weights of a checkpoint that is trained here depend on."""
+        recipe = asdict(self.finetune) | {
+            "trainable": list(self.finetune.trainable),
+            "precision": str(resolve(self.finetune.precision, torch.device("cpu"))),
+        }
+        return digest(self.identity(task), self._base_digest, recipe, self.seed, FINETUNING)
 
     def head(self, task: Task) -> Tensor:
         """Class weights (C, d) from the prompts through the frozen base; cached by prompts and base."""
@@ -145,6 +172,8 @@ class TextEncoder(Model):
 
     def trainee(self, task: Task) -> nn.Module:
         """The encoder; with head=classifier behind it a fresh head with random weights."""
+        if self.checkpoints is None:
+            return without_dropout(self.encoder())
         if not self.trained:
             return self.encoder()
         fresh = network.new_classifier(self._config, len(task.classes) or 1)
@@ -190,6 +219,8 @@ class TextEncoder(Model):
     def _base(self) -> dict[str, Tensor]:
         source = open_weights(self._folder)
         assert isinstance(source, Reader)  # an adapter is refused without a base
+        if self.sha256 is not None and (found_digest := file_digest(source.path)) != self.sha256:
+            raise UserError(f"{source.path}: SHA-256 is {found_digest}, but model.sha256={self.sha256}; fetch it again")
         found = encoder_weights(source, self._new().state_dict(), self._prefix, self._where)
         return {name: weight.float().contiguous() for name, weight in found.items()}
 
@@ -205,6 +236,7 @@ class TextEncoder(Model):
 
     @cached_property
     def _located(self) -> Located:
+        assert self.checkpoints is not None
         return locate(self.checkpoints, self.name)
 
     def _checkpoint(self, task: Task) -> tuple[Any, str]:
