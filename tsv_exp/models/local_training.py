@@ -15,7 +15,7 @@ from tsv_exp.runtime.threads import map_in_threads
 from tsv_exp.storage.weight_cache import Weights, cached_weights
 from tsv_exp.tasks.task import Task
 
-SAVE_EVERY = 50  # steps; an interrupted training goes on from there
+SAVE_EVERY = 100  # steps; an interrupted training goes on from there
 
 
 class _StoppedError(Exception):
@@ -61,18 +61,9 @@ def train_missing(
 
         for task in tasks:
             model.split(task, "train")  # one after the other: models cache their examples
-        results = {}
-        try:
-            with sdpa_kernel([SDPBackend.MATH]):  # a setting of the process, which its threads share
-                for number, (task, weights) in enumerate(
-                    zip(tasks, map_in_threads(made, tasks, lambda _: 0), strict=True), start=1
-                ):
-                    results[task.name] = weights
-                    progress.update(stage, completed=max(number * recipe.steps, _done(progress, stage)))
-        except BaseException:
-            stop.set()
-            raise
-    return results
+        names = [task.name for task in tasks]
+        with sdpa_kernel([SDPBackend.MATH]):  # a setting of the process, which its threads share
+            return dict(zip(names, map_in_threads(made, tasks, lambda _: 0, cancel=stop.set), strict=True))
 
 
 def without_dropout(module: nn.Module) -> nn.Module:
@@ -81,7 +72,3 @@ def without_dropout(module: nn.Module) -> nn.Module:
         if isinstance(part, nn.Dropout):
             part.p = 0.0
     return module
-
-
-def _done(progress: object, stage: int) -> float:
-    return float(next(task.completed for task in progress.tasks if task.id == stage))  # type: ignore[attr-defined]

@@ -24,13 +24,18 @@ def _use_one_thread(threads: int) -> None:
 
 
 def map_in_threads(
-    function: Callable[[Item], Result], items: Iterable[Item], size: Callable[[Item], int], budget: int = BUDGET
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    size: Callable[[Item], int],
+    budget: int = BUDGET,
+    cancel: Callable[[], object] = lambda: None,
 ) -> Iterator[Result]:
     """`function` of every item, in order, by as many workers as torch may use threads; each of them uses one.
 
     No more items are in work than fit `budget` bytes by their `size`, so memory does not grow with the machine. What is
     computed does not depend on the number of workers. Whoever takes the results has one thread too while there are more
     to come, as the workers have the others; a worker that calls this has them all, since it is waited for.
+    After an error or an interruption `cancel` is called, then what is in work is waited for.
     """
     before = torch.get_num_threads()
     threads = max(before, getattr(_all, "threads", 0))
@@ -46,6 +51,9 @@ def map_in_threads(
                 pending.append((pool.submit(function, item), need))
             while pending:
                 yield pending.popleft()[0].result()
+    except BaseException:
+        cancel()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)  # the matrix library's setting is shared by all threads of the process
