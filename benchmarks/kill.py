@@ -1,0 +1,256 @@
+"""Commands ended at random moments, then run again: the result is the one of a run that nothing disturbed.
+
+    python benchmarks/kill.py --kills 20 --seed 1 --out benchmarks/results/kill.json
+
+For each command: one run alone, then series of runs that are ended, the last one left to end. SIGKILL for most;
+SIGTERM, SIGHUP and SIGINT must also give their exit code, at most one line, and leave no temporary file. Commands run in
+children of a process that has loaded the libraries, so that most moments are of the work; `torchrun` starts from nothing.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+SERIES = 5  # ends before a run is left to end
+CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130}
+SMALL = ["model.data.train=64", "model.data.validation=20", "model.data.test=20", "evaluate.precision=float32"]
+VARYING = {"seconds", "versions", "reused_from", "error", "environment", "provenance"}  # keys of results.json
+
+
+def models(folder: Path) -> list[str]:
+    """Weights of 8 layers of three tasks, and the words that merge them."""
+    g = torch.Generator().manual_seed(0)
+    base = {f"{i}.weight": torch.randn(256, 192, generator=g) for i in range(8)}
+    save_file(base, folder / "base.safetensors")
+    for task in "abc":
+        tuned = {name: weight + 0.05 * torch.randn(weight.shape, generator=g) for name, weight in base.items()}
+        save_file(tuned, folder / f"{task}.safetensors")
+    paths = ",".join(str(folder / f"{task}.safetensors") for task in "abc")
+    return [f"base={folder / 'base.safetensors'}", f"models=[{paths}]"]
+
+
+def files(folder: Path, *patterns: str) -> dict[str, str]:
+    """Name -> digest of the files of these patterns."""
+    found = (path for pattern in patterns for path in folder.glob(pattern))
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(found)}
+
+
+def cells(folder: Path) -> dict[str, Any]:
+    """Method -> results of the last sweep, without what is measured anew in every run."""
+    sweep = max(folder.glob("outputs/sweeps/*/*"))
+    found = [json.loads(path.read_text()) for path in sweep.glob("*/results.json")]
+    return {one["method"]: {key: one[key] for key in sorted(one) if key not in VARYING} for one in found}
+
+
+def commands(shared: Path) -> dict[str, tuple[Callable[[Path], list[str]], Callable[[Path], Any]]]:
+    """Name -> its words in a folder, and the result there."""
+    words = models(shared)
+    tiny = [*SMALL, "model.finetune.steps=3"]
+    return {
+        "tsv-merge": (
+            lambda folder: [*words, f"out={folder / 'out'}", "shard_mb=0.2", "method=tsv_m"],
+            lambda folder: files(folder / "out", "*.safetensors", "*.index.json"),
+        ),
+        "tsv-merge tsv_c": (
+            lambda folder: [*words, f"out={folder / 'out'}", "shard_mb=0.2", "method=tsv_c"],
+            lambda folder: files(folder / "out", "*.safetensors", "*.index.json", "merged.json"),
+        ),
+        "tsv-exp": (
+            lambda folder: ["-m", "method=task_arithmetic,tsv_m", "tasks=2", *tiny, f"paths.outputs={folder / 'outputs'}",
+                            f"paths.cache={folder / 'cache'}"],
+            cells,
+        ),
+        "tsv-finetune": (
+            lambda folder: ["model=tiny", "task=digits", *SMALL[:3], "finetune.batch_size=16", "epochs=8", "save_every=3",
+                            f"output={folder}"],
+            lambda folder: files(folder, "tiny/*.safetensors"),
+        ),
+        "tsv-analyze": (
+            lambda folder: [*words, f"hydra.run.dir={folder / 'analysis'}"],
+            lambda folder: files(folder / "analysis", "*.json", "*.csv", "*.md", "*.html", "plots/*"),
+        ),
+        "tsv-report": (
+            lambda folder: [str(shared / "runs"), "--out", str(folder / "report")],
+            lambda folder: files(folder / "report", "*.*", "plots/*"),
+        ),
+    }  # fmt: skip
+
+
+def start(name: str, words: list[str], log: Path) -> int:
+    """A child that runs a command; its number."""
+    from tsv_exp.commands import main
+
+    child = os.fork()
+    if child:
+        return child
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    command = name.split()[0]
+    sys.argv = [command, *words]
+    code = 1
+    try:
+        code = int(getattr(main, command.removeprefix("tsv-"))() or 0)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        os._exit(code)
+
+
+def waited(child: int) -> int:
+    """The exit code of a child; below 0 the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def ended(name: str, words: list[str], folder: Path, number: int, at: float) -> tuple[bool, list[str]]:
+    """Start a command and end it after some seconds: whether it was still running, and what was wrong."""
+    log = folder.parent / f"{folder.name}.log"
+    child = start(name, words, log)
+    time.sleep(at)
+    if os.waitpid(child, os.WNOHANG)[0]:
+        return False, []
+    os.kill(child, number)
+    code = waited(child)
+    told = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(name.split()[0] + ": ")]
+    wrong = []
+    if number != signal.SIGKILL and code != 0:
+        if code != CODES[signal.Signals(number)]:
+            wrong.append(f"exit code {code}")
+        if len(told) != 1 or "Traceback" in log.read_text(errors="replace"):
+            wrong.append(f"said {told or log.read_text(errors='replace')[-500:]}")
+        if left := [str(path) for path in folder.rglob("*.partial")]:
+            wrong.append(f"left {left}")
+    return True, wrong
+
+
+def measure(name: str, kills: int, shared: Path, draw: random.Random) -> dict[str, Any]:
+    """How a command recovers from so many ends."""
+    words_in, result_in = commands(shared)[name]
+    with tempfile.TemporaryDirectory(prefix="kill") as place:
+        alone = Path(place) / "alone"
+        alone.mkdir()
+        begun = time.monotonic()
+        assert waited(start(name, words_in(alone), Path(place) / "log")) == 0, (Path(place) / "log").read_text()
+        seconds = time.monotonic() - begun
+        wanted = result_in(alone)
+        done: dict[str, Any] = {"command": name, "seconds_alone": round(seconds, 2), "ended": {}, "failures": []}
+        count = series = 0
+        while count < kills:
+            series += 1
+            folder = Path(place) / f"series{series}"
+            folder.mkdir()
+            for _ in range(SERIES):
+                number = draw.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+                running, wrong = ended(name, words_in(folder), folder, number, draw.uniform(0, seconds))
+                done["failures"] += wrong
+                if running:
+                    done["ended"][number.name] = done["ended"].get(number.name, 0) + 1
+                    count += 1
+            log = Path(place) / "log"
+            if (code := waited(start(name, words_in(folder), log))) != 0:
+                done["failures"].append(f"run again: exit code {code}: {log.read_text(errors='replace')[-500:]}")
+            elif (found := result_in(folder)) != wanted:
+                done["failures"].append(f"another result: {found} in place of {wanted}"[:2000])
+            elif left := [str(path) for path in folder.rglob("*.partial")]:
+                done["failures"].append(f"left {left}")
+            shutil.rmtree(folder)
+    return done
+
+
+def torchrun(kills: int, shared: Path, draw: random.Random) -> dict[str, Any]:
+    """As `measure`, of tsv-merge by two ranks; one of the ranks or all processes are killed."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    words = models(shared)
+
+    def run(folder: Path) -> subprocess.Popen[bytes]:
+        line = [*command, "-m", "tsv_exp.merge_files", *words, f"out={folder}", "shard_mb=0.2"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(line, env=environment, start_new_session=True, **quiet)
+
+    with tempfile.TemporaryDirectory(prefix="kill") as place:
+        begun = time.monotonic()
+        assert run(Path(place) / "alone").wait() == 0
+        seconds = time.monotonic() - begun
+        wanted = files(Path(place) / "alone", "*.safetensors", "*.index.json")
+        done: dict[str, Any] = {"command": "torchrun tsv-merge", "seconds_alone": round(seconds, 2), "failures": []}
+        done["ended"] = {"all processes": 0, "one rank": 0}
+        while sum(done["ended"].values()) < kills:
+            folder = Path(place) / "out"
+            for kind in ("all processes", "one rank"):
+                process = run(folder)
+                time.sleep(draw.uniform(seconds * 0.4, seconds))  # before that the libraries are loaded
+                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                if process.poll() is None and children:
+                    if kind == "all processes":
+                        os.killpg(process.pid, signal.SIGKILL)
+                        for child in children:  # each rank has a session of its own
+                            os.kill(int(child), signal.SIGKILL)
+                    else:
+                        os.kill(int(draw.choice(children)), signal.SIGKILL)
+                    done["ended"][kind] += 1
+                process.wait()
+            if (code := run(folder).wait()) != 0:
+                done["failures"].append(f"run again: exit code {code}")
+            elif files(folder, "*.safetensors", "*.index.json") != wanted:
+                done["failures"].append("another result")
+            elif list(folder.rglob("*.partial")):
+                done["failures"].append("left temporary files")
+            shutil.rmtree(folder)
+    return done
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="of each command")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", help="one command")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+    from synthetic import results, write_run
+
+    import tsv_exp.commands.analyze
+    import tsv_exp.commands.exp
+    import tsv_exp.commands.finetune
+    import tsv_exp.commands.merge
+    import tsv_exp.commands.report
+    import tsv_exp.report.page
+    import tsv_exp.report.plots.pictures
+    import tsv_exp.run  # noqa: F401 - children have it loaded
+
+    torch.set_num_threads(1)
+    draw, found = random.Random(options.seed), []
+    with tempfile.TemporaryDirectory(prefix="kill") as place:
+        shared = Path(place)
+        os.environ["TSV_EXP_CACHE"] = str(shared / "cache")
+        for number, method in enumerate(("ties", "tsv_m", "weight_average")):
+            write_run(shared / "runs" / str(number), results(method))
+        for name in [*commands(shared), "torchrun"]:
+            if options.only in (None, name):
+                one = torchrun if name == "torchrun" else lambda *rest, name=name: measure(name, *rest)
+                found.append(one(options.kills, shared, draw))
+                print(json.dumps(found[-1]), flush=True)
+    if options.out:
+        told = {"seed": options.seed, "kills": options.kills, "results": found}
+        options.out.write_text(json.dumps(told, indent=1) + "\n")
+    return int(any(one["failures"] for one in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
