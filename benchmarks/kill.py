@@ -1,10 +1,11 @@
 """Commands ended at random moments, then run again: the result is the one of a run that nothing disturbed.
 
-    python benchmarks/kill.py --kills 20 --seed 1 --out benchmarks/results/kill.json
+    python benchmarks/kill.py --seed 1 --out benchmarks/results/kill.json
 
-For each command: one run alone, then series of runs that are ended, the last one left to end. SIGKILL for most;
-SIGTERM, SIGHUP and SIGINT must also give their exit code, at most one line, and leave no temporary file. Commands run in
-children of a process that has loaded the libraries, so that most moments are of the work; `torchrun` starts from nothing.
+For each command: one run alone, then series of runs that are ended, the last one left to end. SIGKILL for
+most; SIGTERM, SIGHUP and SIGINT must also give their exit code and one line, and leave no temporary file. Commands run
+in children of a process that has loaded the libraries, so that most moments are of the work; `torchrun` starts from
+nothing.
 """
 
 import argparse
@@ -25,6 +26,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+KILLS = {  # of each command: the fewer, the longer it takes
+    "tsv-merge": 25,
+    "tsv-merge tsv_c": 25,
+    "tsv-exp": 6,
+    "tsv-finetune": 12,
+    "tsv-analyze": 12,
+    "tsv-report": 25,
+    "torchrun": 10,
+}
 SERIES = 5  # ends before a run is left to end
 CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130}
 SMALL = ["model.data.train=64", "model.data.validation=20", "model.data.test=20", "evaluate.precision=float32"]
@@ -75,7 +85,7 @@ def commands(shared: Path) -> dict[str, tuple[Callable[[Path], list[str]], Calla
             cells,
         ),
         "tsv-finetune": (
-            lambda folder: ["model=tiny", "task=digits", *SMALL[:3], "finetune.batch_size=16", "epochs=8", "save_every=3",
+            lambda folder: ["model=tiny", "task=digits", *SMALL[:3], "finetune.batch_size=16", "epochs=4", "save_every=3",
                             f"output={folder}"],
             lambda folder: files(folder, "tiny/*.safetensors"),
         ),
@@ -217,7 +227,7 @@ def torchrun(kills: int, shared: Path, draw: random.Random) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="of each command")
+    parser.add_argument("--scale", type=float, default=1.0, help="times the number of ends")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", help="one command")
     parser.add_argument("--out", type=Path)
@@ -244,10 +254,10 @@ def main() -> int:
         for name in [*commands(shared), "torchrun"]:
             if options.only in (None, name):
                 one = torchrun if name == "torchrun" else lambda *rest, name=name: measure(name, *rest)
-                found.append(one(options.kills, shared, draw))
+                found.append(one(int(KILLS[name] * options.scale), shared, draw))
                 print(json.dumps(found[-1]), flush=True)
     if options.out:
-        told = {"seed": options.seed, "kills": options.kills, "results": found}
+        told = {"seed": options.seed, "scale": options.scale, "results": found}
         options.out.write_text(json.dumps(told, indent=1) + "\n")
     return int(any(one["failures"] for one in found))
 

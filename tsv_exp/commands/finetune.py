@@ -22,7 +22,7 @@ from tsv_exp.finetuning.training import Recipe, finetune
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.console import bar, output
 from tsv_exp.runtime.distributed import rank_device
-from tsv_exp.storage.files import atomic
+from tsv_exp.storage.files import atomic, clear_partial_files
 from tsv_exp.storage.tensor_files import save
 from tsv_exp.tasks.definitions import chosen
 from tsv_exp.tasks.task import Task
@@ -70,6 +70,7 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
     path = Path(cfg.output) / model.name / f"{task.name}.safetensors"
     if path.exists():
         log.info("%s is there already", path)
+        _clear(path.with_suffix(".training"))
         return path
     if rank > 0:
         in_turn()
@@ -93,8 +94,14 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
     if rank == 0:
         with atomic(path) as temporary:
             save(temporary, encoder.state_dict())
-        state.unlink(missing_ok=True)
+        _clear(state)
     return path
+
+
+def _clear(state: Path) -> None:
+    """Remove the state of a training that is done, and what killed processes left of it."""
+    state.unlink(missing_ok=True)
+    clear_partial_files(state.parent, f"{state.stem}.*")
 
 
 def _recipe(cfg: DictConfig, recipe: Recipe, task: Task, examples: int) -> Recipe:
