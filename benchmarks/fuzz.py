@@ -3,7 +3,8 @@
     python benchmarks/fuzz.py --seed 1 --out benchmarks/results/fuzz.json
 
 Each kind runs in a process of its own with limited memory. A mutant that ends in anything but one line or the right
-content, takes more than 20 seconds, or kills the process is a failure: it is printed, and the exit code is 1.
+content, takes more than 20 seconds of processor time, or kills the process is a failure: it is printed, and the exit
+code is 1.
 """
 
 import argparse
@@ -37,7 +38,7 @@ COUNTS = {  # of mutants; a report reads five at a time
     "analyses": 500,
 }
 TOGETHER = {"results": 5, "analyses": 5}
-SECONDS = 20  # for one mutant
+SECONDS = 20  # of processor time for one mutant; six times as much by the clock
 MEMORY = 4 << 30  # bytes that a process may allocate
 
 
@@ -57,6 +58,7 @@ def measure(kind: str, count: int, number: int) -> dict[str, Any]:
         raise Hang
 
     signal.signal(signal.SIGALRM, alarm)
+    signal.signal(signal.SIGVTALRM, alarm)
 
     @seed(number)
     @settings(
@@ -69,8 +71,9 @@ def measure(kind: str, count: int, number: int) -> dict[str, Any]:
     @given(mutants)
     def read(mutant: Any) -> None:
         nonlocal slowest
-        start = time.monotonic()
-        signal.alarm(SECONDS)
+        start = time.process_time()
+        signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+        signal.alarm(6 * SECONDS)
         try:
             with tempfile.TemporaryDirectory(prefix="mutant") as folder:
                 ends.update(target(mutant, Path(folder)))
@@ -86,7 +89,8 @@ def measure(kind: str, count: int, number: int) -> dict[str, Any]:
             failures.append(f"{type(error).__name__}: {error} at {at.filename}:{at.lineno}: {mutant!r}"[:3000])
         finally:
             signal.alarm(0)
-            slowest = max(slowest, time.monotonic() - start)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            slowest = max(slowest, time.process_time() - start)
 
     read()
     return {"kind": kind, "ends": dict(ends), "failures": failures, "slowest_s": round(slowest, 2)}
@@ -115,7 +119,9 @@ def main() -> int:
         for failure in found[-1]["failures"][:5]:
             print("   ", failure[:600])
     if options.out:
-        options.out.write_text(json.dumps({"command": " ".join(sys.argv), "results": found}, indent=1) + "\n")
+        options.out.write_text(
+            json.dumps({"seed": options.seed, "scale": options.scale, "results": found}, indent=1) + "\n"
+        )
     return int(any(entry["failures"] for entry in found))
 
 

@@ -80,13 +80,13 @@ def commands(shared: Path) -> dict[str, tuple[Callable[[Path], list[str]], Calla
             lambda folder: files(folder / "out", "*.safetensors", "*.index.json", "merged.json"),
         ),
         "tsv-exp": (
-            lambda folder: ["-m", "method=task_arithmetic,tsv_m", "tasks=2", *tiny, f"paths.outputs={folder / 'outputs'}",
-                            f"paths.cache={folder / 'cache'}"],
+            lambda folder: ["-m", "method=task_arithmetic,tsv_m", "tasks=2", *tiny,
+                            f"paths.outputs={folder / 'outputs'}", f"paths.cache={folder / 'cache'}"],
             cells,
         ),
         "tsv-finetune": (
-            lambda folder: ["model=tiny", "task=digits", *SMALL[:3], "finetune.batch_size=16", "epochs=4", "save_every=3",
-                            f"output={folder}"],
+            lambda folder: ["model=tiny", "task=digits", *SMALL[:3], "finetune.batch_size=16", "epochs=4",
+                            "save_every=3", f"output={folder}"],
             lambda folder: files(folder, "tiny/*.safetensors"),
         ),
         "tsv-analyze": (

@@ -136,6 +136,8 @@ def test_an_analysis_of_wrong_kinds_costs_one_line(foreign: Path, edit: Edit) ->
         json.dumps(results() | {"method": "x" * 5000}),
         json.dumps(results(tasks=["a", "b", "c", "\ud800"])),
         json.dumps(results() | {"checkpoints": 3}),
+        json.dumps(results() | {"checkpoints": {"digests": {"base": True}}}),
+        json.dumps(results() | {"data": {"Digits": 3}}),
         json.dumps(results() | {"alpha_protocol": {"policy": "fixed", "changed": {"value": "x"}}}),
         json.dumps({"status": "failed", "tasks": 10**400}),
     ],

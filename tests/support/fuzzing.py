@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mutations import mutated_bytes, mutated_json
 from safetensors.torch import load_file
 
-from tsv_exp import UserError, apply
+from tsv_exp import UserError, apply, merge
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.checkpoints.sources import open_weights
 from tsv_exp.checkpoints.store import load_merged
@@ -133,8 +133,9 @@ def adapter(text: str | None, content: bytes | None, folder: Path) -> str:
     try:
         opened = open_weights(folder, base)
         found = {key: opened[key] for key in opened}
+        merge(base, {"task": opened}, "weight_average")  # which looks at every number
     except UserError as error:
-        return _refused(error, folder.name)
+        return _refused(error, "")
     factors = {key.removeprefix("base_model.model."): value.double() for key, value in
                load_file(folder / "adapter_model.safetensors").items()}  # fmt: skip
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))

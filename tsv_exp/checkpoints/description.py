@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ from tsv_exp.methods.specification import Method
 from tsv_exp.storage.json_files import read_object
 
 DESCRIPTION = "merged.json"
+_FILE = re.compile(r"[\w.-]{1,100}\.safetensors")
 _LARGEST = 1 << 40  # entries of a layer
+_LARGEST_ALPHA = 1e9
 _MEMORY = 1 << 60  # bytes of a model
 
 
@@ -93,8 +96,8 @@ class Description:
         if not files or not all(_plain(name) and isinstance(digest, str) for name, digest in files.items()):
             raise ValueError("files is not a table of file names and digests")
         alpha, base_bytes = content["alpha"], content["base_bytes"]
-        if not _number(alpha) or not math.isfinite(alpha):
-            raise ValueError(f"alpha is {alpha!r}, not a finite number")
+        if not _number(alpha) or not abs(alpha) <= _LARGEST_ALPHA:
+            raise ValueError(f"alpha is {str(alpha)[:40]}, not a number that it can be")
         shapes = {name: _shape(name, entry["shape"]) for name, entry in layers.items()}
         dtypes = {name: _dtype(name, entry["dtype"]) for name, entry in layers.items()}
         least = sum(shape.numel() * dtypes[name].itemsize for name, shape in shapes.items())
@@ -161,7 +164,7 @@ def _number(value: Any) -> bool:
 
 
 def _plain(name: str) -> bool:
-    return name == Path(name).name and name not in ("", ".", "..") and "\0" not in name
+    return bool(_FILE.fullmatch(name))
 
 
 def _shape(name: str, sizes: Any) -> torch.Size:

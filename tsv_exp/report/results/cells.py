@@ -157,8 +157,8 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
         test=test,
         per_task=bool(results.get("per_task")),
         cell=name_of("cell", results.get("cell") or ""),
-        digests=values_of("checkpoints.digests", checkpoints.get("digests") or {}),
-        data=values_of("data", results.get("data") or {}),
+        digests=_digests("checkpoints.digests", checkpoints.get("digests") or {}),
+        data=_digests("data", results.get("data") or {}),
         precision=name_of("precision", results.get("precision") or ""),
         protocol=_protocol(results.get("alpha_protocol")),
         size=results["stored_bytes"] / (common["count"] * whole("checkpoint_bytes", full, 1)) if full else None,
@@ -208,6 +208,10 @@ def _unfinished(folder: Path) -> Cell:
 def parameters(method: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters in a method's configuration: its keys without those that say how it is run."""
     return {name: value for name, value in method.items() if name not in NOT_PARAMETERS}
+
+
+def _digests(what: str, values: Any) -> dict[str, str]:
+    return {name: name_of(f"{what}.{name}", value) for name, value in values_of(what, values).items()}
 
 
 def _names(tasks: Any) -> tuple[str, ...]:
