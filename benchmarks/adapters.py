@@ -5,13 +5,15 @@
 
 Eight adapters of rank 16 in float32 with random factors. The model has 32 layers of 7 modules; `--layers` and
 `--modules` choose a part of them, and the table says how many of the 224 it is. Each row is a process of its own that
-reads the adapters, merges and writes the result: its time, that of the merge alone where the process tells it, and its
-peak of anonymous memory. PEFT gets the base's modules without content, so that it need not read a base; otherwise it
-holds one in memory. `rank` is that of the result: combinations with `svd` cut to it, tsv-merge is exact at 128.
+reads the adapters, merges and writes the result: its time, its processor time (which a busy machine changes less), the
+time of the merge alone where the process tells it, and its peak of anonymous memory. PEFT gets the base's modules
+without content, so that it need not read a base; otherwise it holds one in memory. PEFT's combinations with `svd` are
+cut to `--rank`; tsv-merge is exact at rank 128 unless `rank=` is given.
 """
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -84,9 +86,9 @@ def peft_merge(places: list[Path], shapes: dict[str, tuple[int, int]], combinati
     return seconds
 
 
-def watched(command: list[str]) -> tuple[float, float, str]:
-    """Seconds, peak of anonymous memory in MB and output of a process."""
-    started, peak = time.perf_counter(), 0
+def watched(command: list[str]) -> tuple[float, float, float, str]:
+    """Seconds, processor seconds, peak of anonymous memory in MB and output of a process."""
+    started, peak, before = time.perf_counter(), 0, processor()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
             try:
@@ -99,7 +101,13 @@ def watched(command: list[str]) -> tuple[float, float, str]:
         told, errors = process.communicate()
     if process.returncode:
         raise SystemExit(f"{command} failed: {errors}")
-    return time.perf_counter() - started, peak / 1024, told
+    return time.perf_counter() - started, processor() - before, peak / 1024, told
+
+
+def processor() -> float:
+    """Processor seconds of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -120,15 +128,15 @@ def main() -> None:
         return
     threads, total = torch.get_num_threads(), LAYERS * len(SHAPES)
     print(f"{len(shapes)} of {total} modules, {TASKS} adapters of rank {RANK}, {threads} threads")
-    print(f"{'merge':<36}{'process':>10}{'merge alone':>14}{'peak':>10}", flush=True)
+    print(f"{'merge':<36}{'process':>10}{'processor':>12}{'merge alone':>14}{'peak':>10}", flush=True)
     rows: list[dict[str, object]] = []
 
     def measure(merge: str, command: list[str]) -> None:
-        seconds, peak, told = watched(command)
+        seconds, spent, peak, told = watched(command)
         alone = float(told) if told.strip() else None
-        rows.append({"merge": merge, "seconds": seconds, "alone": alone, "megabytes": peak})
+        rows.append({"merge": merge, "seconds": seconds, "processor": spent, "alone": alone, "megabytes": peak})
         shown = "" if alone is None else f"{alone:.1f} s"
-        print(f"{merge:<36}{seconds:>8.1f} s{shown:>14}{peak:>7.0f} MB", flush=True)
+        print(f"{merge:<36}{seconds:>8.1f} s{spent:>10.1f} s{shown:>14}{peak:>7.0f} MB", flush=True)
         if arguments.out:
             setting = {"modules": len(shapes), "of": total, "threads": threads, "rows": rows}
             arguments.out.write_text(json.dumps(setting, indent=1))

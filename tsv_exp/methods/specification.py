@@ -12,48 +12,20 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from tsv_exp.arguments import check_arguments, check_types
-from tsv_exp.config import conf_dir
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation, join_blocks, stack
 from tsv_exp.merging.check_result import check_result
 from tsv_exp.merging.layer import Layer
 from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.methods.files import method_files
+from tsv_exp.methods.scaling import Alpha, Tune
 
 Function = Callable[..., Any]
 
 log = logging.getLogger(__name__)
 
 RESERVED = {"name", "layers", "others", "prepare", "alpha", "tune"}  # keys of a method's YAML that are no parameters
-
-
-def method_files(search: Sequence[Path] = ()) -> dict[str, Path]:
-    """The YAML of every method: those of the folders `search`, the first before the others, and those of conf."""
-    folders = [*search, conf_dir()]
-    return {path.stem: path for folder in reversed(folders) for path in sorted((folder / "method").glob("[!_]*.yaml"))}
-
-
-@dataclass(frozen=True)
-class Alpha:
-    """The scaling α: its default without data, and the grid stop · i / steps, i = 1 … steps."""
-
-    default: float = 1.0
-    stop: float = 3.0
-    steps: int = 30
-
-    @property
-    def grid(self) -> tuple[float, ...]:
-        """The values to choose from; a single one is fixed."""
-        return tuple(self.stop * i / self.steps for i in range(1, self.steps + 1))
-
-
-@dataclass(frozen=True)
-class Tune:
-    """A parameter that every task chooses by its own validation accuracy at α = 1, with `function` as the method."""
-
-    parameter: str
-    values: tuple[float, ...]
-    function: Function
 
 
 @dataclass(frozen=True)
@@ -74,7 +46,7 @@ class Method:
     function: Function
     others: Function
     prepare: Function | None = None
-    alpha: Alpha = Alpha()
+    alpha: Alpha = field(default_factory=Alpha)
     tune: Tune | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
 
