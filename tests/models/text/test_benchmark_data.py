@@ -79,3 +79,11 @@ def test_no_training_text_nearly_equals_one_of_another_split(name: str) -> None:
     shared = (table[: len(train)] @ table[len(train) :].T).tocoo()
     union = sizes[shared.row] + sizes[len(train) + shared.col] - shared.data
     assert (shared.data / union).max() < 0.8
+
+
+def test_the_page_lists_the_tasks_as_they_are() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "text.md").read_text(encoding="utf-8")
+    for number, (name, task) in enumerate(tasks().items(), start=1):
+        majority = f"{100 * task['majority_rate']['test']:.1f}"
+        cells = [number, name, task["question"], len(task["classes"]), f"{task['examples']['train']:,}", majority]
+        assert f"| {' | '.join(map(str, cells))} |" in page
