@@ -9,13 +9,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from tsv_exp import versions
-from tsv_exp.commands import exp as cli
 from tsv_exp.config import conf_dir
 from tsv_exp.sweeps import resume
 
 
 def composed(*overrides: str) -> DictConfig:
-    assert cli.Config  # the import registers the schema
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose("config", overrides=list(overrides))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tsv_exp.data.examples import Examples, Kind, Source
+from tsv_exp.data.examples import Examples, Kind, Source, check_labels
 from tsv_exp.errors import UserError
 from tsv_exp.storage.files import atomic
 from tsv_exp.tasks.task import SplitName, Task
@@ -62,8 +62,8 @@ def split_examples(
         UserError: the data cannot be had, read, or don't fit the task, or are too few to draw from.
     """
     if split != "train" and source.has(split):
-        return source.examples(task, split, kind)
-    train = source.examples(task, "train", kind)
+        return _checked(task, source.examples(task, split, kind))
+    train = _checked(task, source.examples(task, "train", kind))
     missing = [name for name in ("validation", "test") if not source.has(name)]
     if not missing:
         return train
@@ -78,3 +78,8 @@ def split_examples(
         drawn = {name: rows[name].tolist() for name in rows if name != "train"}
         temporary.write_text(json.dumps(content | drawn), encoding="utf-8")
     return train.take(rows[split])
+
+
+def _checked(task: Task, examples: Examples) -> Examples:
+    check_labels(task, examples.labels, examples.where)  # of sources in Python too
+    return examples

@@ -25,6 +25,7 @@ from tsv_exp.storage import correct_examples
 from tsv_exp.storage.files import atomic
 from tsv_exp.sweeps import resume
 from tsv_exp.sweeps.names import run_name, sweep_name, varied
+from tsv_exp.tasks.definitions import members
 from tsv_exp.tracking.protocol import Description, Harmless, OpenRun, Tracker
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
     return {
         "seed": cfg.seed,
         "model": HydraConfig.get().runtime.choices["model"],
-        "tasks": OmegaConf.to_container(cfg.tasks) if OmegaConf.is_config(cfg.tasks) else cfg.tasks,
+        "tasks": members(cfg.tasks) if isinstance(cfg.tasks, str) else plain["tasks"],
         "method": method.get("name"),
         "params": parameters(method),
         "settings": {name: plain[name] for name in SETTINGS if name in plain},

@@ -2,14 +2,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image as Picture
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe
 from tsv_exp.models.tiny import network
-from tsv_exp.models.tiny.data import Data
+from tsv_exp.models.tiny.catalogue import TEMPLATES
+from tsv_exp.models.tiny.data import Data, Drawn
 from tsv_exp.models.tiny.model import TinyModel
+from tsv_exp.tasks.definitions import complete
+from tsv_exp.tasks.task import Task
 
 DATA = Data(seed=1, train=256, validation=40, test=10)
 RECIPE = Recipe(lr=1e-3, steps=4, batch_size=32, trainable=("*.weight", "proj"), precision="float32")
@@ -94,6 +98,54 @@ def test_texts_end_with_the_highest_number() -> None:
     assert tokens.shape == (2, network.CONTEXT)
     assert tokens.argmax(1).tolist() == [4, 2]
     assert (tokens[1, 3:] == 0).all()
+
+
+def own(folder: Path, *classes: str) -> Task:
+    """A task of pictures in a folder."""
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(10):
+            Picture.new("RGB", (50, 40), (100 * number, i, 0)).save(folder / name / f"{i}.png")
+    return TinyModel(DATA, RECIPE).task("mine", complete("mine", {"data": str(folder)}, {}))
+
+
+def test_pictures_of_ones_own(model: TinyModel, tmp_path: Path) -> None:
+    task = own(tmp_path / "data", "red", "blue")
+    assert task.templates == TEMPLATES
+    splits = [model.split(task, name) for name in ("train", "validation", "test")]
+    assert [len(split) for split in splits] == [15, 1, 4]
+    assert splits[0].inputs[:].shape == (15, 3, 28, 28)
+    assert set(splits[0].inputs[:][:, 0, 0, 0].tolist()) == {0, 100}
+    before = model.identity(task)
+    (tmp_path / "data/red/0.png").unlink()
+    assert model.identity(task) != before
+
+
+def test_words_and_classes_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    model = TinyModel(DATA, RECIPE)
+    with pytest.raises(UserError, match=r"task mine: model=tiny does not know the word 'platypus' .*; it knows .*red"):
+        model.head(own(tmp_path / "data", "red", "platypus"))
+    few = model.task(
+        "dice",
+        complete(
+            "dice", {"data": {"_target_": "tsv_exp.models.tiny.data.Drawn", "subject": "dice"}, "classes": ["one"]}, {}
+        ),
+    )
+    with pytest.raises(UserError, match=r"data of dice \(drawn\) has 6 classes .*, but the task has 1 "):
+        model.split(few, "test")
+    with pytest.raises(UserError, match=r"data\.subject=cards: nothing draws that; choose from: digits"):
+        Drawn("cards")
+
+
+def test_synthetic_tasks_are_a_source_for_other_models_too() -> None:
+    source = Drawn("colors", Data(seed=1, test=6))
+    task = TinyModel(DATA, RECIPE).catalogue()["colors"]
+    examples = source.examples(task, "test", "image")
+    expected = source.data.split("colors", "test")
+    assert torch.equal(examples.labels, expected.labels)
+    assert examples.picture(2).getpixel((5, 9)) == tuple(expected.inputs[:][2, :, 9, 5].tolist())
+    with pytest.raises(UserError, match="these are images; choose a model of images"):
+        source.examples(task, "test", "text")
 
 
 def test_another_pretrained_base(model: TinyModel, tmp_path: Path) -> None:

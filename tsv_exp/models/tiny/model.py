@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tsv_exp.checkpoints.sources import open_weights
-from tsv_exp.data.examples import Source
+from tsv_exp.data.examples import Source, check_names
 from tsv_exp.data.splits import Holdout, split_examples
 from tsv_exp.data.tasks import source_of
 from tsv_exp.errors import UserError
@@ -114,8 +114,11 @@ class TinyModel(Model):
         """The images of one split: drawn, or read and reduced to 28 × 28 pixels, on first use."""
         if (task.name, split) not in self._splits:
             source = source_of(task)
-            drawn = self.data.split(source.subject, split) if isinstance(source, Drawn) else None
-            self._splits[task.name, split] = drawn or self._read(task, source, split)
+            if isinstance(source, Drawn):
+                check_names(task, source.class_names("image"), f"data of {task.name} (drawn)")
+                self._splits[task.name, split] = self.data.split(source.subject, split)
+            else:
+                self._splits[task.name, split] = self._read(task, source, split)
         return self._splits[task.name, split]
 
     def _read(self, task: Task, source: Source, split: SplitName) -> Split:
