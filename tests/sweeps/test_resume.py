@@ -113,3 +113,17 @@ def test_what_is_not_a_finished_run_of_the_cell_is_run_again(tmp_path: Path, tex
     assert resume.find("k", tmp_path) is None
     shutil.rmtree(folder)
     assert resume.find("k", tmp_path) is None
+
+
+def test_changed_data_of_a_task_are_another_cell(tmp_path: Path) -> None:
+    (tmp_path / "data/red").mkdir(parents=True)
+    file = tmp_path / "data/red/0.png"
+    file.write_bytes(b"one")
+    typed = ["tasks=[digits]", f"++task.digits.data={tmp_path}/data"]
+    first = key(*typed)
+    assert key(*typed) == first
+    assert key("tasks=[digits]", "++task.greek.data=x") == key("tasks=[digits]")  # of another task
+    file.write_bytes(b"another")
+    second = key(*typed)
+    assert second != first
+    assert key(*typed, "++task.digits.classes=[red]") != second
