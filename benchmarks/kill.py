@@ -190,8 +190,8 @@ def torchrun(kills: int, shared: Path, draw: random.Random) -> dict[str, Any]:
 
     def run(folder: Path) -> subprocess.Popen[bytes]:
         line = [*command, "-m", "tsv_exp.merge_files", *words, f"out={folder}", "shard_mb=0.2"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen(line, env=environment, start_new_session=True, **quiet)
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(line, env=environment, start_new_session=True, stdout=quiet, stderr=quiet)
 
     with tempfile.TemporaryDirectory(prefix="kill") as place:
         begun = time.monotonic()

@@ -93,8 +93,8 @@ class Method:
         taker = first or function
         if taken := sorted(RESERVED & _parameters(taker)):
             raise UserError(
-                f"method {name}: its function has a parameter {taken[0]!r}, which is a key of every method's YAML with a "
-                "meaning of its own; name the parameter otherwise"
+                f"method {name}: its function has a parameter {taken[0]!r}, which is a key of every method's YAML "
+                "with a meaning of its own; name the parameter otherwise"
             )
         check_arguments(f"method {name}: ", taker, keys | ({"algebra": None} if _accepts(taker, "algebra") else {}), 1)
         return cls(
