@@ -143,6 +143,8 @@ def test_help_lists_what_the_search_path_adds(tmp_path: Path) -> None:
     for group, name in (("task", "my_birds"), ("task_set", "my_set"), ("model", "my_clip")):
         (tmp_path / group).mkdir()
         (tmp_path / group / f"{name}.yaml").write_text("data: folder")
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "my_mean.yaml").write_text("# A mean of mine.\nname: my_mean\n")
     code = "import sys; from tsv_exp.commands.exp import main; sys.exit(main())"
     shown = subprocess.run(
         [sys.executable, "-c", code, "--help", f"hydra.searchpath=[file://{tmp_path}]"], capture_output=True, text=True
@@ -152,6 +154,9 @@ def test_help_lists_what_the_search_path_adds(tmp_path: Path) -> None:
     assert {"my_birds", "Cars", "digits"} <= set(lines["TASK"].split(", "))
     assert {"my_set", "clip", "tiny"} <= set(lines["SET"].split(", "))
     assert {"my_clip", "tiny", "vit_b_32"} <= set(lines["model"].split(", "))
+    assert re.search(r"^  my_mean +A mean of mine\.$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^  tsv_m +TSV-Merge \(arXiv 2412.00081, algorithm 1\)", shown.stdout, re.MULTILINE)
+    assert "_number" not in shown.stdout
 
 
 def kind_of(task: str) -> Kind:

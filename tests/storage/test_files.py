@@ -158,3 +158,11 @@ for _ in range(100):
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert (tmp_path / "x").read_text() in {str(writer.pid) * 1000 for writer in writers}
     assert partial(tmp_path) == []
+
+
+def test_the_cache_in_use_comes_before_the_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path / "environment"))
+    files.use_cache(tmp_path / "given")
+    assert files.cache_dir() == tmp_path / "given"
+    files.use_cache(None)
+    assert files.cache_dir() == tmp_path / "environment"

@@ -23,11 +23,11 @@ def test_a_sweep_side_by_side(launcher: str, tmp_path: Path) -> None:
     arguments = ["-m", "method=zero_shot,tsv_m", *SMALL[1:], "alpha=fixed", f"hydra/launcher={launcher}"]
     if launcher == "ray":
         arguments.append("hydra.launcher.ray.remote.num_cpus=1")
-    first = tsv_exp(*arguments, "tasks=2,99", folder=tmp_path)
+    first = tsv_exp(*arguments, SMALL[0], "model.base=null,nowhere.safetensors", folder=tmp_path)
     assert first.returncode == 1, first.stderr
     found = results(tmp_path)
     assert sorted(entry["status"] for entry in found) == ["failed", "failed", "ok", "ok"], first.stderr
-    assert all("tasks=99" in entry["error"] for entry in found if entry["status"] == "failed")
+    assert all("nowhere.safetensors" in entry["error"] for entry in found if entry["status"] == "failed")
     assert "2 ran, 0 reused, 2 without results" in first.stderr
     assert len(list(tmp_path.glob("outputs/sweeps/**/report.html"))) == 1
     again = tsv_exp(*arguments, SMALL[0], folder=tmp_path)

@@ -1,5 +1,6 @@
 """A console command whose configuration Hydra composes."""
 
+import functools
 import traceback
 from argparse import Namespace
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from tsv_exp.commands import composition as composition  # numbers among the options of a group
 from tsv_exp.config import conf_dir
+from tsv_exp.storage.files import use_cache
 from tsv_exp.sweeps.expansion import job_overrides
 
 App = Callable[[DictConfig], Any]
@@ -26,11 +28,16 @@ def hydra_app(config_name: str) -> Callable[[App], Callable[..., Any]]:
     """Decorator: the function gets the configuration conf/<config_name>.yaml, with what was typed in it."""
 
     def decorated(app: App) -> Callable[..., Any]:
-        main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(app)
+        @functools.wraps(app)
+        def work(config: DictConfig) -> Any:
+            use_cache(config.paths.cache)
+            return app(config)
+
+        main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(work)
 
         def run(config: DictConfig | None = None) -> Any:
             if config is not None:  # launchers call what they find under the function's name
-                return app(config)
+                return work(config)
             typed = get_args_parser().parse_args()
             if typed.multirun and typed.cfg is not None:
                 return _show_jobs(typed, config_name)

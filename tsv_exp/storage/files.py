@@ -21,8 +21,18 @@ PARTIAL = ".partial"  # ends the name of a temporary file
 NOTICE = 5.0  # seconds until a process that waits for a lock says so
 
 
+_given: list[Path] = []  # at most one
+
+
+def use_cache(folder: Path | str | None) -> None:
+    """Set this process's cache folder (paths.cache); None: the user's."""
+    _given[:] = [] if folder is None else [Path(folder)]
+
+
 def cache_dir() -> Path:
-    """The user's cache folder; the environment variable TSV_EXP_CACHE overrides it."""
+    """The cache folder: the one in use, else that of the environment variable TSV_EXP_CACHE, else the user's."""
+    if _given:
+        return _given[0]
     return Path(os.environ.get("TSV_EXP_CACHE") or user_cache_path("tsv_exp", appauthor=False))
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 import sys
 import time
@@ -49,8 +48,6 @@ def run_cell(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
     began = time.perf_counter()
     outputs = Path(cfg.paths.outputs)
     try:
-        if cfg.paths.cache is not None:
-            os.environ["TSV_EXP_CACHE"] = str(cfg.paths.cache)
         tracker: Tracker = hydra.utils.instantiate(cfg.tracking)
         known = resume.find(resume.cell_key(cfg), outputs) if sweep and cfg.resume else None
         if known is not None:

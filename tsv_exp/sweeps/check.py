@@ -34,8 +34,10 @@ class ConfigurationCheck(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the jobs of a sweep; devices only where they run in this process."""
         with _stage("checking the configurations"):
-            for overrides, job in self._jobs(config):
-                self._refuse_invalid(job, runs_here(config), " ".join(overrides))
+            jobs = self._jobs(config)
+            for overrides, job in jobs:
+                apart = [one for one in overrides if any(one not in others for others, _ in jobs)]
+                self._refuse_invalid(job, runs_here(config), " ".join(apart))
 
     def _jobs(self, config: DictConfig) -> list[tuple[list[str], DictConfig]]:
         loader = GlobalHydra.instance().config_loader()

@@ -128,6 +128,19 @@ def options(group: str) -> list[str]:
     return sorted(found, key=lambda name: (name.casefold(), name))
 
 
+def described(group: str) -> str:
+    """The names in a group, a line each, with the first comment of their YAML."""
+    names = options(group)
+    width = max(map(len, names), default=0)
+    return "\n".join(f"  {name:<{width}}  {_comment(f'{group}/{name}.yaml')}".rstrip() for name in names)
+
+
+def _comment(place: str) -> str:
+    file = next(path for source in _sources() if (path := _folder(source) / place).is_file())
+    first = file.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ") if first.startswith("#") else ""
+
+
 def _first(count: int, task_set: str | None) -> list[str]:
     if task_set is None:
         raise UserError(f"tasks={count}: this model has no task_set to count in; give a list: tasks='[Cars,DTD]'")
@@ -199,3 +212,4 @@ def _no_hydra() -> Iterator[None]:
 
 
 OmegaConf.register_new_resolver("options", lambda group: ", ".join(options(group)), replace=True)  # in --help
+OmegaConf.register_new_resolver("described", described, replace=True)
