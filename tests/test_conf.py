@@ -132,9 +132,9 @@ def test_the_folder_is_the_repositorys() -> None:
 def test_help_names_the_groups_of_the_command_and_no_others(command: str) -> None:
     content = OmegaConf.load(conf_dir() / f"{command}.yaml")
     template = OmegaConf.to_container(content.hydra.help)["template"]  # type: ignore[index,call-overload]
-    named = dict(re.findall(r"^(\w+): \$\{options:(\w+)\}$", template, re.MULTILINE))
+    named = dict(re.findall(r"^(\w+):\s+\$\{(?:options|described):(\w+)\}$", template, re.MULTILINE))
     groups = [group for entry in content.defaults if isinstance(entry, DictConfig) for group in entry]
-    expected = {group: group for group in groups if "/" not in group}
+    expected = {group: group for group in groups if "/" not in group and " " not in group}
     tasks = {} if command == "finetune" else {"SET": "task_set", "TASK": "task"}
     assert named == expected | tasks
 
