@@ -8,7 +8,7 @@ from synthetic import TASKS, failed, results, write_run
 
 from tsv_exp.report.results.runs import read_runs
 from tsv_exp.report.tables.assemble import build_groups
-from tsv_exp.report.tables.sheets import overview_sheets
+from tsv_exp.report.tables.sheets import group_sheet, overview_sheets
 
 GRID = {"policy": "grid", "parameters": {"stop": 3.0, "steps": 30}, "changed": {}}
 NONE = {"policy": "none", "parameters": {}, "changed": {}}
@@ -114,6 +114,11 @@ def test_how_alpha_was_found_is_in_the_name_where_it_is_not_as_usual(tmp_path: P
             "iso_cts (α by default)",
         ]
     }
+    (group,) = build_groups(read_runs([tmp_path]))
+    assert (
+        "α: scaling of the merged task vector, found by grid unless its row says otherwise."
+        in group_sheet(group).legend
+    )
     alone = [trained("ties", protocol=fixed()), trained(protocol=fixed())]
     assert tables(tmp_path / "alone", *alone) == {"tiny, 4 tasks": ["ties", "tsv_m"]}
     pair = [trained(protocol=search), trained("ties", protocol=GRID)]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
+from tsv_exp.report.results.bases import most_common
 from tsv_exp.report.results.published import alpha_remark
 from tsv_exp.report.tables.groups import Estimate, Group, Row, columns
 
@@ -96,7 +97,7 @@ def group_sheet(group: Group) -> Sheet:
         lines.append(Line(row.label, (*entries, *last), note(row) if row.error or len(counts) > 1 else ""))
     headings = (*(heading for heading, _ in figures), "α", "size")
     remarks = alpha_remark(group.family), AT_EDGE if any(row.at_edge for row in group.rows) else ""
-    explanation = " ".join(filter(None, [legend(counts), *remarks]))
+    explanation = " ".join(filter(None, [legend(counts, _usual_policy(group)), *remarks]))
     return Sheet(group.title, group.title, headings, tuple(lines), explanation, least=AVERAGES)
 
 
@@ -133,8 +134,16 @@ def _both(row: Row | None, place: int) -> Entry:
     return Entry(f"{100 * row.average.mean:.2f} ({100 * row.normalized.mean:.2f})", place, row.average.mean)
 
 
-def legend(counts: Set[int]) -> str:
-    """What the figures of a group's table mean, with these numbers of seeds."""
+def _usual_policy(group: Group) -> str:
+    """How most rows found α, where they say it and one way is most common."""
+    found = [cell.choice.get("α by") for row in group.rows for cell in row.cells[:1] if cell.protocol and cell.choice]
+    usual = most_common(found)
+    return str(usual[0]) if usual and usual[0] else ""
+
+
+def legend(counts: Set[int], policy: str = "") -> str:
+    """What the figures of a group's table mean, with these numbers of seeds and this usual way to find α."""
+    found = f", found by {policy} unless its row says otherwise" if policy else ""
     spread = "binomial standard error over the test examples"
     if counts > {1}:
         spread = f"standard deviation over seeds where there are several, else the {spread}"
@@ -142,6 +151,6 @@ def legend(counts: Set[int]) -> str:
         spread = f"standard deviation over {'–'.join(map(str, sorted(counts)))} seeds"
     return (
         f"Test accuracy in percent; ± is the {spread}. Normalized: relative to each task's fine-tuned model. "
-        "α: scaling of the merged task vector. Size: what is stored to serve all tasks, relative to one full "
+        f"α: scaling of the merged task vector{found}. Size: what is stored to serve all tasks, relative to one full "
         "checkpoint per task. Best single merged model bold, second underlined."
     )
