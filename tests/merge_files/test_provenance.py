@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from hub import Hub
 from models import zoo
@@ -110,3 +111,18 @@ def test_nobody_logged_in_is_known_before_anything_is_merged(hub, words, tmp_pat
     assert done.returncode == 1
     assert "push=me/merged: log in first" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_card_of_an_adapter_names_its_base(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": "owner/base"}
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        factors = {"q.lora_A.weight": torch.randn(2, 8), "q.lora_B.weight": torch.randn(6, 2)}
+        save_file(factors, tmp_path / name / "adapter_model.safetensors")
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(config))
+    run(options_of(["models=[a, b]", "out=out", "form=lora"]))
+    metadata, _ = front_matter((tmp_path / "out" / "README.md").read_text())
+    assert metadata["base_model"] == ["owner/base"]
+    assert metadata["base_model_relation"] == "adapter"
+    assert metadata["library_name"] == "peft"

@@ -78,7 +78,7 @@ def _whole(options: Options, finished: Mapping[str, Finished]) -> dict[str, Any]
 def _card(options: Options, told: Mapping[str, Any]) -> str:
     from huggingface_hub import ModelCardData
 
-    sources = [entry["source"] for entry in told["inputs"].values()]
+    sources = _adapted(options) + [entry["source"] for entry in told["inputs"].values()]
     library = next((name for file, name in _LIBRARIES.items() if (options.out / file).is_file()), None)
     data = ModelCardData(
         base_model=[source.partition("@")[0] for source in sources if _on_hub(source)] or None,
@@ -100,7 +100,7 @@ def _card(options: Options, told: Mapping[str, Any]) -> str:
 
 # {options.out.name}
 
-Merged from {len(options.models)} models by [tsv_exp](https://pypi.org/project/tsv-exp) {told["tsv_exp"]}:
+Merged from {len(options.models)} models by tsv_exp {told["tsv_exp"]}:
 
 ```bash
 {told["command"]}
@@ -121,6 +121,15 @@ Merged from {len(options.models)} models by [tsv_exp](https://pypi.org/project/t
 def _parameters(rule: Mapping[str, Any]) -> str:
     given = {"rank": rule.get("rank")} | rule["parameters"]
     return ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+
+
+def _adapted(options: Options) -> list[str]:
+    """The model that an adapter belongs to, which need not be among the inputs."""
+    config = options.out / "adapter_config.json"
+    if options.form != "lora" or options.base is not None or not config.is_file():
+        return []
+    named = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return [] if named is None else [str(named)]
 
 
 def _on_hub(source: str) -> bool:
