@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
+from tsv_exp.arguments import check_nodes
 from tsv_exp.commands.guard import error_guard, run_command
 from tsv_exp.commands.hydra_app import hydra_app
 from tsv_exp.errors import UserError
@@ -65,7 +66,10 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
     name = str(HydraConfig.get().runtime.choices["task"])
     given: Any = OmegaConf.to_container(cfg.task, resolve=True)
     ((name, definition),) = chosen([name], {name: given})
+    check_nodes("model", OmegaConf.to_container(cfg.model, resolve=True))
+    device = rank_device(cfg.device)
     model: Model = instantiate(cfg.model)
+    recipe = _recipe(cfg, model.finetune)
     task = model.task(name, definition)
     path = Path(cfg.output) / model.name / f"{task.name}.safetensors"
     if path.exists():
@@ -77,8 +81,7 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
     identity, split = model.identity(task), model.split(task, "train")
     if rank == 0:
         in_turn()
-    recipe = _recipe(cfg, model.finetune, task, len(split))
-    device = rank_device(cfg.device)
+    recipe = _with_steps(cfg, recipe, task, len(split))
     encoder = model.trainee(task).to(device)
     state = path.with_suffix(".training")
     with bar(f"fine-tuning on {task.name}", recipe.steps) as (progress, done):
@@ -104,13 +107,19 @@ def _clear(state: Path) -> None:
     clear_partial_files(state.parent, f"{state.stem}.*")
 
 
-def _recipe(cfg: DictConfig, recipe: Recipe, task: Task, examples: int) -> Recipe:
-    """The model's recipe with what was given in its place; steps by the epochs, given or published for the task."""
+def _recipe(cfg: DictConfig, recipe: Recipe) -> Recipe:
+    """The model's recipe with what was given in its place."""
     given = {str(key): value for key, value in cfg.finetune.items() if value is not None}
     known = [field.name for field in fields(recipe)]
     if unknown := sorted(given.keys() - known):
         raise UserError(f"finetune.{unknown[0]}: not in this model's recipe, which has: {', '.join(known)}")
-    recipe = replace(recipe, **given)
+    if cfg.epochs is not None and not cfg.epochs > 0:
+        raise UserError(f"epochs={cfg.epochs:g}: give a positive number")
+    return replace(recipe, **given)
+
+
+def _with_steps(cfg: DictConfig, recipe: Recipe, task: Task, examples: int) -> Recipe:
+    """The recipe with the steps of the epochs, given or published for the task."""
     epochs = cfg.epochs if cfg.epochs is not None else task.source.get("finetune_epochs")
     if epochs is not None:
         recipe = replace(recipe, steps=int(epochs * (examples // min(recipe.batch_size, examples))))
