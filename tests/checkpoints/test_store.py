@@ -1,6 +1,9 @@
 """Merges with a model per task on disk: what is loaded is what was merged."""
 
+import hashlib
 import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -106,4 +109,73 @@ def test_rows_that_are_none_are_an_error(tmp_path, rows):
     place = tmp_path / "out" / DESCRIPTION
     place.write_text(json.dumps(json.loads(place.read_text()) | {"files": {file.name: file_digest(file)}}))
     with pytest.raises(UserError, match=r"the tensor 'embeddings\.weight/b/.*' is not what its merged\.json says"):
+        load_merged(tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A merge by task that is read again and again, and its description."""
+    folder = tmp_path_factory.mktemp("written")
+    base, finetuned = zoo(2, torch.float32)
+    for name, weights in {"base": base, **finetuned}.items():
+        save_file(weights, folder / f"{name}.safetensors")
+    models = ",".join(str(folder / f"{task}.safetensors") for task in finetuned)
+    run(parse([f"base={folder / 'base.safetensors'}", f"models=[{models}]", f"out={folder / 'out'}", "method=tsv_c"]))
+    return folder / "out", json.loads((folder / "out" / DESCRIPTION).read_text())
+
+
+LAYER = "tall.weight"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"alpha": value} for value in (math.nan, math.inf, 1e308, "1", None, True, 10**400)),
+        *({"tasks": value} for value in ([], "task0", ["task0", "task0"], [3], ["task0"], None)),
+        *({"base_bytes": value} for value in (-1, 0, 1e9, "1", 10**30, None)),
+        *({"files": value} for value in ({}, [], None, {"../x": "0"}, {"x" * 300: "0"}, {"merged.safetensors": "0"})),
+        *({"method": value} for value in ("nothing", 3, ["tsv_c"])),
+        *({"params": value} for value in (3, {"density": 1}, {"rank_fraction": "x"})),
+        *({"layers": value} for value in (3, [], {LAYER: 3}, {})),
+    ],
+    ids=lambda change: str(change)[:40],
+)
+def test_a_description_that_cannot_be_is_one_line(written, tmp_path, change):
+    folder, description = written
+    shutil.copytree(folder, tmp_path / "out")
+    (tmp_path / "out" / DESCRIPTION).write_text(json.dumps(description | change))
+    with pytest.raises(UserError) as found:
+        load_merged(tmp_path / "out")
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *({"dtype": value} for value in ("int8", "complex64", "Tensor", "", None, "bool")),
+        *({"shape": value} for value in ([1 << 40], [-1, 4], [1 << 20, 1 << 30], "3", [2.5, 4], [], None, [3, 4, 5])),
+    ],
+    ids=str,
+)
+def test_a_layer_that_cannot_be_is_one_line(written, tmp_path, layer):
+    folder, description = written
+    shutil.copytree(folder, tmp_path / "out")
+    changed = {**description, "layers": {**description["layers"], LAYER: description["layers"][LAYER] | layer}}
+    (tmp_path / "out" / DESCRIPTION).write_text(json.dumps(changed))
+    with pytest.raises(UserError) as found:
+        load_merged(tmp_path / "out")
+    assert "\n" not in str(found.value)
+
+
+def test_weights_that_are_no_numbers_are_one_line(written, tmp_path):
+    folder, description = written
+    shutil.copytree(folder, tmp_path / "out")
+    stored = load_file(tmp_path / "out" / "merged.safetensors")
+    key = next(name for name in stored if name.endswith("/s"))
+    stored[key][0] = math.nan
+    save_file(stored, tmp_path / "out" / "merged.safetensors")
+    digest = hashlib.sha256((tmp_path / "out" / "merged.safetensors").read_bytes()).hexdigest()
+    description = description | {"files": {"merged.safetensors": digest}}
+    (tmp_path / "out" / DESCRIPTION).write_text(json.dumps(description))
+    with pytest.raises(UserError, match=r"is not what its merged.json says"):
         load_merged(tmp_path / "out")
