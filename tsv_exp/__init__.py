@@ -3,10 +3,10 @@
 Importing the package is instant: its names load what they need when they are first used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as typing's, whose import takes as long as all of the start of a command
 if TYPE_CHECKING:
+    from typing import Any
+
     from tsv_exp.analyze.interference import interference
     from tsv_exp.api import merge
     from tsv_exp.decompositions.algebra import factors_suffice
@@ -46,13 +46,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name == "__version__":
         from importlib.metadata import version
 
         return version("tsv_exp")
     if name not in _MODULES:
         raise AttributeError(f"module 'tsv_exp' has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(f"tsv_exp.{_MODULES[name]}"), name)
 
 

@@ -1,4 +1,6 @@
 import gc
+import signal
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -54,3 +56,16 @@ def test_exit_codes(
     monkeypatch.setattr(commands, "import_frozen", lambda name: SimpleNamespace(main=main))
     assert commands.exp() == code
     assert capsys.readouterr().err == ("tsv-exp: interrupted\n" if code == 130 else "")
+
+
+def test_until_a_command_can_be_interrupted_nothing_slow_is_imported() -> None:
+    code = "import sys; before = set(sys.modules); import tsv_exp.commands.early; print(*set(sys.modules) - before)"
+    told = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True).stdout
+    assert set(told.split()) == {"tsv_exp", "tsv_exp.commands", "tsv_exp.commands.early"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_while_it_is_loaded(number: int) -> None:
+    code = f"import sys; sys.argv = ['bin/tsv-exp']; import tsv_exp.commands.main, os; os.kill(os.getpid(), {number})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (128 + number, "tsv-exp: interrupted\n")

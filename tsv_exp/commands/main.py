@@ -3,6 +3,8 @@
 Imports nothing that takes time: before this module is loaded Python itself answers Ctrl-C.
 """
 
+from tsv_exp.commands.early import end_guard  # isort: skip - first: from here on an interruption is one line
+
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
@@ -14,6 +16,7 @@ from tsv_exp.runtime.interrupts import catch_signals, end
 def _command(name: str, module: str) -> Callable[[], int]:
     def run() -> int:
         try:
+            end_guard()
             catch_signals()
             for stream in (sys.stdout, sys.stderr):  # names of files may be of another encoding
                 if isinstance(stream, TextIOWrapper):
