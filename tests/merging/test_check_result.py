@@ -30,6 +30,12 @@ def mine_by_entry(deltas: Tensor) -> Any:
     return returned(deltas)
 
 
+def named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths in a configuration are names of functions in this file, which is no importable module."""
+    monkeypatch.setattr("tsv_exp.methods.specification.resolve_name", lambda path: globals()[path])
+    monkeypatch.setattr("tsv_exp.methods.specification._check_permitted", lambda *_: None)
+
+
 def no_state(stream: object) -> None:
     """A prepare that forgets its return."""
 
@@ -110,14 +116,14 @@ def test_no_wrong_function_makes_a_merge(
     function: str, wrong: Callable[[Tensor], Any], came: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{__name__}.returned", wrong)
-    monkeypatch.setattr("tsv_exp.methods.specification.resolve_name", lambda path: globals()[path])
+    named(monkeypatch)
     method = Method.from_config({"name": "own", "_target_": function})
     with pytest.raises(UserError, match=re.escape(f"method own, layer 'tall.weight': its function returned {came}")):
         merge(*zoo(3), method)
 
 
 def test_a_prepare_that_returns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tsv_exp.methods.specification.resolve_name", lambda path: globals()[path])
+    named(monkeypatch)
     method = Method.from_config({"name": "own", "_target_": "mine", "prepare": "no_state"})
     with pytest.raises(UserError, match="method own: its prepare returned NoneType; it may return a mapping"):
         merge(*zoo(3), method)
