@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import worlds
 from encoders import network, saved, sentences
+from safetensors.torch import save_file
 
 PAGE = (Path(__file__).parents[2] / "docs" / "new_model.md").read_text(encoding="utf-8")
 COMMANDS = {
@@ -56,6 +58,26 @@ def run(script: str, folder: Path, *more: str) -> None:
 def results(folder: Path) -> dict[str, object]:
     (found,) = folder.glob("outputs/runs/**/results.json")
     return json.loads(found.read_text(encoding="utf-8"))
+
+
+def test_a_clip_in_one_yaml(place: Path) -> None:
+    save_file(worlds.whole(0), place / "base.safetensors")
+    yaml = blocks("1", "yaml")[0].replace("timm/ViT-B-16-SigLIP", f"{place}/base.safetensors")
+    plain = json.dumps(worlds.ARCHITECTURE).replace('"', "")
+    (place / "mine/conf/model/my_clip.yaml").write_text(yaml.replace(" ViT-B-16-SigLIP ", f" {plain} "))
+    for name in ("DTD", "EuroSAT"):
+        for split in ("train", "test"):
+            for number in range(2):  # classes by number
+                (folder := place / name / split / str(number)).mkdir(parents=True)
+                for i in range(6):
+                    (folder / f"{i}.png").write_bytes(worlds.picture(i))
+    lines = blocks("1", "bash")[0].splitlines()
+    for line in lines[:2]:
+        name = line.rpartition("=")[2]
+        run(f"{line} task.data={place}/{name} epochs=1 finetune.batch_size=4", place)
+    data = " ".join(f"tasks.{name}.data={place}/{name}" for name in ("DTD", "EuroSAT"))
+    run(f"{lines[2]} {data} alpha=1", place)
+    assert set(results(place)["test"]["accuracy"]) == {"DTD", "EuroSAT"}
 
 
 def test_a_text_encoder_in_one_yaml(place: Path) -> None:

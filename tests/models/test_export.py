@@ -7,12 +7,16 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from encoders import network as network_of
+from encoders import saved
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
 
 from tsv_exp import apply, merge
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe
 from tsv_exp.models.export import save_merged
+from tsv_exp.models.text.model import TextEncoder
 from tsv_exp.models.tiny import network
 from tsv_exp.models.tiny.data import Data
 from tsv_exp.models.tiny.model import TinyModel
@@ -86,3 +90,19 @@ def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UserError, match=r"merged\.safetensors: No space left on device"):
         save_merged(model, merged(model, "weight_average"), ALPHA, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["tsv_m", "tsv_c"])
+def test_transformers_opens_the_folder(method: str, tmp_path: Path) -> None:
+    base = saved(tmp_path / "base", network_of("bert"))
+    model = TextEncoder("toy", str(base), {}, device="cpu")
+    found = merged(model, method)
+    folders = save_merged(model, found, ALPHA, tmp_path / "run")
+    names = ["merged/t0", "merged/t1"] if found.per_task else ["merged"]
+    assert folders == [str(tmp_path / "run" / name) for name in names]
+    for folder, task in zip(folders, found.tasks, strict=False):
+        opened, info = AutoModel.from_pretrained(folder, add_pooling_layer=False, output_loading_info=True)
+        assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        expected = apply(model.base(), found, ALPHA, task if found.per_task else None)
+        assert all(torch.equal(weight, expected[name]) for name, weight in opened.state_dict().items())
+        assert AutoTokenizer.from_pretrained(folder)("good film")["input_ids"] == [2, 5, 9, 3]

@@ -1,8 +1,9 @@
-"""The merged model of a run as files that open_clip loads: its whole CLIP, image and text side."""
+"""The merged model of a run in the format of its library: a file of weights, or a folder with its configuration."""
 
 import logging
 from pathlib import Path
 
+from tsv_exp.checkpoints.readers import HUB_NAMES
 from tsv_exp.merging.engine import Merged, apply
 from tsv_exp.models.protocol import Model
 from tsv_exp.storage.files import atomic
@@ -15,16 +16,21 @@ def save_merged(model: Model, merged: Merged, alpha: float, folder: Path) -> lis
     """Write θ_pre + α · τ into `folder`; one model at a time is in memory.
 
     Returns:
-        The files: merged.safetensors, or merged/<task>.safetensors for each task of a method with a model per task.
+        What was written: merged.safetensors, or where the library loads a folder merged/; for a method with a model per
+        task merged/<task>.safetensors or merged/<task>/ for each.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
-    places = {task: folder / "merged" / f"{task}.safetensors" for task in merged.tasks}
-    files = []
-    for task, path in places.items() if merged.per_task else [(None, folder / "merged.safetensors")]:
+    beside = model.configuration()
+    stems = {task: folder / "merged" / task for task in merged.tasks} if merged.per_task else {None: folder / "merged"}
+    found = []
+    for task, stem in stems.items():
+        path = stem.with_name(f"{stem.name}.safetensors") if beside is None else stem / HUB_NAMES[0]
+        if beside is not None:
+            beside.write(stem)
         with atomic(path) as temporary:
             save(temporary, model.complete(apply(model.base(), merged, alpha, task)))
-        log.info("merged model written to %s", path)
-        files.append(str(path.absolute()))
-    return files
+        found.append(str((path if beside is None else stem).absolute()))
+        log.info("merged model written to %s", found[-1])
+    return found

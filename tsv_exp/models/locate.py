@@ -18,7 +18,8 @@ FILES = (".safetensors", ".pt", ".pth", ".bin")
 class Located:
     """A family of checkpoints: each task's place, and the base's where the family has its own.
 
-    `pattern` names repositories: * stands for the task's `checkpoint_name`. `each` names files: {task} is the task.
+    `pattern` names repositories: * stands for the task's `checkpoint_name`. `each` names files: {task} is the task. `missing`
+    says what is not there yet: fine-tuning needs no checkpoints.
     """
 
     family: str
@@ -26,6 +27,7 @@ class Located:
     base: str | None = None
     pattern: str | None = None
     each: str | None = None
+    missing: str | None = None
 
     def place(self, task: Task, model: str) -> str:
         """The path or repository of one task: its own `checkpoint`, else the family's.
@@ -44,6 +46,8 @@ class Located:
             place = self.each.replace(TASK, task.name)
         if place is None and self.pattern is not None and (name := task.source.get("checkpoint_name")):
             place = self.pattern.replace("*", str(name))
+        if place is None and self.missing is not None:
+            raise UserError(self.missing)
         if place is None:
             known = self.pattern or ", ".join(self.places) or "none"
             raise UserError(
@@ -75,10 +79,11 @@ def locate(checkpoints: str | Mapping[str, str], folder: str) -> Located:
         return Located("hub", pattern=checkpoints)
     root = Path(checkpoints).expanduser()
     if not root.is_dir():
-        raise UserError(
+        missing = (
             f"model.checkpoints={checkpoints}: no such folder; give one, a mapping of tasks, "
             "or a pattern of repositories such as owner/clip_*"
         )
+        return Located(root.name, missing=missing)
     for inside in (root / folder, root):
         places = {path.parent.name.removesuffix("Val"): str(path) for path in sorted(inside.glob(f"*Val/{FINETUNED}"))}
         if places:

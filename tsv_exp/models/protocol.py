@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.data.examples import Examples, Kind
 from tsv_exp.data.splits import Holdout, split_examples
 from tsv_exp.data.tasks import source_of, task_of
@@ -116,6 +117,10 @@ class Model(ABC):
     def loss(self, encoder: nn.Module, batch: Any, labels: Tensor, task: Task) -> Tensor:
         """What fine-tuning minimizes, averaged over the batch: cross-entropy with labels (B,)."""
         return cross_entropy(self.logits(encoder, batch, task), labels)
+
+    def configuration(self) -> Configuration | None:
+        """What lies beside merged weights in a folder as the model's library loads it; None where it loads one file."""
+        return None
 
     def complete(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights with the keys of `base()`, as the model's own library loads them."""

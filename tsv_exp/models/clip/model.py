@@ -81,6 +81,8 @@ class ClipModel(Model):
     @cached_property
     def family(self) -> str:
         """The family of checkpoints: given, or by their layout."""
+        if self._family is None and self._located.missing is not None:
+            raise UserError(self._located.missing)
         return self._family or self._located.family
 
     def encoder(self) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from tsv_exp.checkpoints.adapters import Adapter
+from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.readers import Reader, file_digest
 from tsv_exp.checkpoints.sources import folder_of, open_weights
 from tsv_exp.checkpoints.sources import locate as locate_source
@@ -184,6 +185,10 @@ class TextEncoder(Model):
         """Cross-entropy, or the mean squared error where labels are values."""
         logits = encoder(**batch).logits.float() if self.trained else self.logits(encoder, batch, task)
         return cross_entropy(logits, labels) if task.classes else mse_loss(logits[:, 0], labels)
+
+    def configuration(self) -> Configuration:
+        """The base's configuration and tokenizer: with them AutoModel.from_pretrained loads the folder."""
+        return Configuration(self._folder, "float32", {"architectures": [type(self._new()).__name__]})
 
     @cached_property
     def _folder(self) -> Path:
