@@ -42,6 +42,20 @@ KINDS: dict[str, dict[str, Any]] = {
     "deberta-v2": {**SIZES, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     "modernbert": {**SIZES, "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "reference_compile": False},
 }
+GENERATORS: dict[str, dict[str, Any]] = {
+    "t5": {
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_heads": 4,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+        "decoder_start_token_id": 0,
+    },
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "eos_token_id": 3, "bos_token_id": 2},
+    "llama": {**SIZES, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0},
+}
 
 
 def tokenizer(folder: Path, *more: str) -> None:
@@ -68,7 +82,9 @@ def network(kind: str, head: str = "MaskedLM", seed: int = 0, outputs: int = 3, 
     import transformers
 
     torch.manual_seed(seed)
-    config = transformers.AutoConfig.for_model(kind, vocab_size=len(WORDS) + 5, num_labels=outputs, **KINDS[kind])
+    config = transformers.AutoConfig.for_model(
+        kind, vocab_size=len(WORDS) + 5, num_labels=outputs, **(KINDS | GENERATORS)[kind]
+    )
     for name, value in changes.items():
         setattr(config, name, value)
     factory = getattr(transformers, f"AutoModelFor{head}" if head else "AutoModel")

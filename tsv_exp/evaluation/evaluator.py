@@ -67,7 +67,9 @@ class Evaluator:
 
     @cached_property
     def _base(self) -> dict[str, Tensor]:
-        return {name: weight.detach().clone() for name, weight in self._encoder.state_dict().items()}
+        merged = self.model.base()  # of parameters that are tied the encoder's state dict has more names
+        state = self._encoder.state_dict()
+        return {name: weight.detach().clone() for name, weight in state.items() if name in merged}
 
     @cached_property
     def _base_digest(self) -> str:
@@ -146,8 +148,9 @@ class Evaluator:
         """Set the encoder to θ_pre + α · τ in place."""
         if alpha == self._alpha:
             return
-        for name, weight in self._encoder.state_dict().items():
-            tau, base = self._vector.get(name), self._base[name]
+        state = self._encoder.state_dict()
+        for name, base in self._base.items():
+            tau, weight = self._vector.get(name), state[name]
             weight.copy_(base if tau is None else torch.add(base.to(tau.dtype), tau, alpha=alpha))
         self._alpha = alpha
 

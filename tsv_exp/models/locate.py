@@ -18,8 +18,8 @@ FILES = (".safetensors", ".pt", ".pth", ".bin")
 class Located:
     """A family of checkpoints: each task's place, and the base's where the family has its own.
 
-    `pattern` names repositories: * stands for the task's `checkpoint_name`. `each` names files: {task} is the task. `missing`
-    says what is not there yet: fine-tuning needs no checkpoints.
+    `pattern` names repositories: * stands for the task's `checkpoint_name`. `each` names files: {task} is the task.
+    `missing` says what is not there yet: fine-tuning needs no checkpoints.
     """
 
     family: str

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,55 +10,38 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from tsv_exp.checkpoints.adapters import Adapter
-from tsv_exp.checkpoints.configuration import Configuration
-from tsv_exp.checkpoints.readers import Reader, file_digest
-from tsv_exp.checkpoints.sources import folder_of, open_weights
-from tsv_exp.checkpoints.sources import locate as locate_source
 from tsv_exp.data.splits import Holdout
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe
 from tsv_exp.models.heads import frozen_head_logits, zero_shot_head
 from tsv_exp.models.local_training import train_missing, without_dropout
-from tsv_exp.models.locate import Located, locate
-from tsv_exp.models.protocol import Model
 from tsv_exp.models.text import network
-from tsv_exp.models.text.names import encoder_weights, head_weights
-from tsv_exp.models.text.tokens import Text, Tokens, by_length, tokenize
+from tsv_exp.models.text.base import TransformersModel
+from tsv_exp.models.text.names import head_weights
 from tsv_exp.models.text.trained_heads import class_order
-from tsv_exp.runtime.console import track
 from tsv_exp.runtime.devices import device_of, resolve
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import cache_dir
 from tsv_exp.storage.weight_cache import cached_weights
-from tsv_exp.tasks.task import Split, SplitName, Task
+from tsv_exp.tasks.task import Task
 from tsv_exp.versions import FINETUNING
 
 PROMPTS_AT_ONCE = 256
-TOKENIZER = ("tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
 
 
-class TextEncoder(Model):
+class TextEncoder(TransformersModel):
     """An encoder with frozen heads made of class prompts, or with a trained classifier per task.
 
     Args:
-        name: of the configuration.
-        pretrained: folder or repository of the base: config.json, weights and tokenizer.
-        checkpoints: see `tsv_exp.models.locate.locate`; with head=classifier each one has its head. None: they are
-            trained by `finetune` where the user's cache lacks them, for frozen heads only.
+        name, pretrained, length, family, device, holdout, task_set, exclude, finetune, sha256, validation: see
+            `TransformersModel`.
+        checkpoints: likewise; with head=classifier each one has its head. None: they are trained by `finetune` where the
+            user's cache lacks them, for frozen heads only.
         head: prompts: class prompts through the frozen base; classifier: as AutoModelForSequenceClassification has it.
         pooling: of a frozen head: mean over the tokens, or cls, the first one.
-        length: the most tokens of a text.
         scale: of the logits of a frozen head.
-        family: of the checkpoints; None is the name.
-        device: where heads are computed.
-        holdout: how validation examples are drawn where the data have none.
-        task_set, exclude, finetune: see `Model`.
-        sha256: of the base's weights file, which is compared; None compares nothing.
         seed: of checkpoints that are trained here.
-        validation: the most validation examples of a task; None takes all.
     """
-
-    kind = "text"
 
     def __init__(
         self,
@@ -85,59 +67,31 @@ class TextEncoder(Model):
                 raise UserError(f"model.{key}={value}: choose from: {', '.join(known)}")
         if checkpoints is None and head != "prompts":
             raise UserError("model.checkpoints=null trains for frozen heads only; give head=prompts or checkpoints")
-        self.name = name
-        self.pretrained = pretrained
-        self.checkpoints = checkpoints
+        super().__init__(
+            name,
+            pretrained,
+            checkpoints,
+            length,
+            family,
+            device,
+            holdout,
+            task_set,
+            exclude,
+            finetune,
+            sha256,
+            validation,
+        )
+        self.seed = seed
         self.trained = head == "classifier"
         self.pooling = pooling
-        self.length = length
         self.scale = scale
-        self.device = device
-        self.holdout = holdout or Holdout()
-        self.task_set = task_set
-        self.exclude = exclude
-        self.finetune = finetune or Recipe(lr=5e-5, steps=250, batch_size=32)
-        self.family = family or name
-        self.sha256 = sha256
-        self.seed = seed
-        self.validation = validation
-        self._splits: dict[tuple[str, SplitName], Split] = {}
         self._trained_heads: dict[str, network.TrainedHead] = {}
 
-    def encoder(self) -> nn.Module:
-        """A fresh encoder with the base weights; a tokenizer's dict of tensors (B, L) -> what transformers returns."""
-        fresh = self._new()
-        fresh.load_state_dict(dict(self.base()))
-        return fresh.eval().requires_grad_(False)
-
-    def base(self) -> Mapping[str, Tensor]:
-        """The base weights of the encoder alone, under transformers' names."""
-        return self._base
-
     def finetuned(self, tasks: Sequence[Task]) -> dict[str, Mapping[str, Tensor]]:
-        """The fine-tuned weights by task, of the encoder alone: lazy readers of downloaded or local files."""
-        if self.checkpoints is None:
-            return train_missing(self, tasks, self.seed, cache_dir() / "text" / "finetuned" / self.name, self._key)
-        found: dict[str, Mapping[str, Tensor]] = {}
-        for task in track(tasks, "fine-tuned checkpoints"):
-            source, where = self._checkpoint(task)
-            adapted = isinstance(source, Adapter)
-            found[task.name] = source if adapted else encoder_weights(source, self._base, self._prefix, where)
-        return found
-
-    def split(self, task: Task, split: SplitName) -> Split:
-        """The tokens of one split; of validation and test in order of length, which costs less."""
-        if (task.name, split) not in self._splits:
-            examples = self.examples(task, split)
-            if split == "validation" and self.validation is not None:
-                examples = examples.take(torch.arange(min(len(examples), self.validation)))
-            tokens = self._tokens([examples.text(row) for row in range(len(examples))])
-            labels = examples.labels
-            if split != "train":
-                order = by_length(tokens)
-                tokens, labels = tokens.take(order), labels[order]
-            self._splits[task.name, split] = Split(tokens, labels)
-        return self._splits[task.name, split]
+        """The fine-tuned weights by task, of the encoder alone: of files, or where none are named trained here."""
+        if self.checkpoints is not None:
+            return super().finetuned(tasks)
+        return train_missing(self, tasks, self.seed, cache_dir() / "text" / "finetuned" / self.name, self._key)
 
     def identity(self, task: Task) -> str:
         """Digest of the task's data and head, and of how texts become tokens."""
@@ -186,34 +140,6 @@ class TextEncoder(Model):
         logits = encoder(**batch).logits.float() if self.trained else self.logits(encoder, batch, task)
         return cross_entropy(logits, labels) if task.classes else mse_loss(logits[:, 0], labels)
 
-    def configuration(self) -> Configuration:
-        """The base's configuration and tokenizer: with them AutoModel.from_pretrained loads the folder."""
-        return Configuration(self._folder, "float32", {"architectures": [type(self._new()).__name__]})
-
-    @cached_property
-    def _folder(self) -> Path:
-        path = locate_source(self.pretrained)
-        folder = folder_of(path)
-        if folder is None:
-            raise UserError(f"{self._where}: expected a folder or repository with config.json, weights and tokenizer")
-        return folder
-
-    @cached_property
-    def _where(self) -> str:
-        return f"model.pretrained={self.pretrained}"
-
-    @cached_property
-    def _config(self) -> Any:
-        return network.configuration(self._folder, self._where)
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return network.tokenizer(self._folder, self._where)
-
-    @cached_property
-    def _prefix(self) -> str:
-        return str(self._new().base_model_prefix)
-
     def _new(self) -> Any:
         if not self.trained:
             return network.new_encoder(self._config)
@@ -221,35 +147,8 @@ class TextEncoder(Model):
         return getattr(whole, whole.base_model_prefix)
 
     @cached_property
-    def _base(self) -> dict[str, Tensor]:
-        source = open_weights(self._folder)
-        assert isinstance(source, Reader)  # an adapter is refused without a base
-        if self.sha256 is not None and (found_digest := file_digest(source.path)) != self.sha256:
-            raise UserError(f"{source.path}: SHA-256 is {found_digest}, but model.sha256={self.sha256}; fetch it again")
-        found = encoder_weights(source, self._new().state_dict(), self._prefix, self._where)
-        return {name: weight.float().contiguous() for name, weight in found.items()}
-
-    @cached_property
     def _base_digest(self) -> str:
         return digest(self._base)
-
-    @cached_property
-    def _reading(self) -> str:
-        """Digest of how texts become tokens."""
-        files = sorted({path for pattern in TOKENIZER for path in self._folder.glob(pattern)})
-        return digest([(path.name, file_digest(path)) for path in files], self.length)
-
-    @cached_property
-    def _located(self) -> Located:
-        assert self.checkpoints is not None
-        return locate(self.checkpoints, self.name)
-
-    def _checkpoint(self, task: Task) -> tuple[Any, str]:
-        place = self._located.place(task, self.name)
-        return open_weights(place, self._base), f"checkpoint of {task.name} ({place})"
-
-    def _tokens(self, texts: Sequence[Text]) -> Tokens:
-        return tokenize(self._tokenizer, texts, self.length)
 
     @cached_property
     def _frozen(self) -> nn.Module:

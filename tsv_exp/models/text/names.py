@@ -1,9 +1,10 @@
-"""Checkpoints of encoders under the names of the encoder alone: prefixes such as `bert.` go, heads are left out."""
+"""Checkpoints under the names of a network: prefixes such as `bert.` come or go, heads that it lacks are left out."""
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from tsv_exp.checkpoints.readers import Reader
@@ -13,8 +14,8 @@ from tsv_exp.storage.digests import digest
 OLD = {".LayerNorm.weight": ".LayerNorm.gamma", ".LayerNorm.bias": ".LayerNorm.beta"}  # of files made before 2019
 
 
-class EncoderWeights(Mapping[str, Tensor]):
-    """The encoder in a checkpoint, read lazily: its name -> the tensor under its name in the file."""
+class NetworkWeights(Mapping[str, Tensor]):
+    """A network in a checkpoint, read lazily: its name of a tensor -> the tensor under its name in the file."""
 
     def __init__(self, source: Reader, names: Mapping[str, str]):
         self.source = source
@@ -39,31 +40,35 @@ class EncoderWeights(Mapping[str, Tensor]):
         return digest(self.source.digest, dict(self.names))
 
 
-def encoder_weights(source: Reader, encoder: Mapping[str, Tensor], prefix: str, where: str) -> EncoderWeights:
-    """The encoder's weights in a checkpoint of the encoder alone, or of one with a head of any kind.
+def network_weights(
+    source: Reader, shapes: Mapping[tuple[str, ...], torch.Size], prefix: str, where: str
+) -> NetworkWeights:
+    """A network's weights in a checkpoint, with a head of any kind or of none.
 
     Args:
         source: the checkpoint.
-        encoder: its state dict: names and shapes that are expected.
-        prefix: what names begin with where there is a head: `bert`, `roberta`, ...
+        shapes: all names of each parameter (several where it is tied) -> its shape; the first name is the result's.
+        prefix: what names begin with where there is a head: `bert`, `roberta`, `transformer`, ...
         where: the file or repository, for errors.
 
     Raises:
         UserError: it lacks a tensor, or has one of another shape.
     """
     names = {}
-    for name, weight in encoder.items():
-        own = next((known for known in _candidates(name, prefix) if known in source), None)
+    for known, shape in shapes.items():
+        own = next((name for each in known for name in _candidates(each, prefix) if name in source), None)
         if own is None:
             first = ", ".join(list(source)[:3])
-            raise UserError(f"{where}: lacks {name} of this encoder (it begins with {first}); give another checkpoint")
-        if source[own].shape != weight.shape:
             raise UserError(
-                f"{where}: {own} has shape {tuple(source[own].shape)}, this encoder's is {tuple(weight.shape)}; "
+                f"{where}: lacks {known[0]} of this network (it begins with {first}); give another checkpoint"
+            )
+        if source[own].shape != shape:
+            raise UserError(
+                f"{where}: {own} has shape {tuple(source[own].shape)}, this network's is {tuple(shape)}; "
                 "give a checkpoint of the same architecture and vocabulary"
             )
-        names[name] = own
-    return EncoderWeights(source, names)
+        names[known[0]] = own
+    return NetworkWeights(source, names)
 
 
 def head_weights(source: Reader, prefix: str) -> dict[str, Tensor]:
@@ -72,8 +77,8 @@ def head_weights(source: Reader, prefix: str) -> dict[str, Tensor]:
 
 
 def _candidates(name: str, prefix: str) -> Iterator[str]:
-    for start in ("", f"{prefix}."):
-        yield start + name
+    for whole in dict.fromkeys((name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))):
+        yield whole
         for new, old in OLD.items():
-            if f".{name}".endswith(new):
-                yield start + name[: len(name) - len(new) + 1] + old[1:]
+            if f".{whole}".endswith(new):
+                yield f".{whole}".removesuffix(new)[1:] + (old if f".{whole}" != new else old[1:])

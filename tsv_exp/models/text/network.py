@@ -64,6 +64,28 @@ def new_classifier(config: Any, outputs: int) -> Any:
     return AutoModelForSequenceClassification.from_config(config)
 
 
+def new_seq2seq(config: Any) -> Any:
+    """An encoder-decoder that generates text, with random weights."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM.from_config(config)
+
+
+def new_causal(config: Any) -> Any:
+    """A language model with random weights."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(config)
+
+
+def shapes(network: nn.Module) -> dict[tuple[str, ...], torch.Size]:
+    """All names of each parameter and buffer, several where it is tied -> its shape."""
+    groups: dict[tuple[int, torch.Size], list[str]] = {}
+    for name, tensor in network.state_dict().items():
+        groups.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)
+    return {tuple(names): shape for (_, shape), names in groups.items()}
+
+
 def pooled(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """Features (B, d) of hidden states (B, L, d): their mean over tokens (mask (B, L) of 1), or that of the first."""
     if pooling == "cls":

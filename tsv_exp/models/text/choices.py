@@ -1,0 +1,91 @@
+"""model=causal_lm: language models that choose the likeliest of a task's answers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from tsv_exp.data.splits import Holdout
+from tsv_exp.errors import UserError
+from tsv_exp.finetuning.training import Recipe
+from tsv_exp.models.text import network
+from tsv_exp.models.text.base import TransformersModel
+from tsv_exp.models.text.tokens import Text
+from tsv_exp.storage.digests import digest
+from tsv_exp.tasks.task import Task
+
+IGNORED = -100  # a position that the loss leaves out
+
+
+class CausalLM(TransformersModel):
+    """A language model that reads the task's prompt; logits are the log-likelihoods of the classes' names after it.
+
+    A task's first template is the prompt; {} stands for its texts, in their order. The log-likelihood of an answer is
+    the sum over its tokens.
+
+    Args:
+        name, pretrained, checkpoints, length, family, device, holdout, task_set, exclude, finetune: see
+            `TransformersModel`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: str,
+        checkpoints: str | Mapping[str, str],
+        length: int = 512,
+        family: str | None = None,
+        device: str = "auto",
+        holdout: Holdout | None = None,
+        task_set: str | None = None,
+        exclude: Sequence[str] = ("*embed_tokens.*", "*wte.*", "*wpe.*", "*embed_in.*", "*word_embeddings.*"),
+        finetune: Recipe | None = None,
+    ):
+        super().__init__(name, pretrained, checkpoints, length, family, device, holdout, task_set, exclude, finetune)
+
+    def identity(self, task: Task) -> str:
+        """Digest of the task's data, prompt and answers, and of how texts become tokens."""
+        return digest(self.data_identity(task), task.templates[:1], task.classes, self._reading)
+
+    def logits(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
+        """Log-likelihoods (B, C), float32, of the classes' names after the prompts."""
+        count = len(batch["input_ids"])
+        return torch.stack(
+            [-_surprise(encoder, batch, [answer] * count).sum(1) for answer in self._answers(task)], dim=1
+        )
+
+    def loss(self, encoder: nn.Module, batch: Any, labels: Tensor, task: Task) -> Tensor:
+        """The cross-entropy of the right answer's tokens after the prompt, averaged over them."""
+        answers = self._answers(task)
+        found = _surprise(encoder, batch, [answers[label] for label in labels.tolist()])
+        return found.sum() / sum(len(answers[label]) for label in labels.tolist())
+
+    def _new(self) -> Any:
+        return network.new_causal(self._config)
+
+    def _input(self, task: Task, text: Text) -> Text:
+        return task.templates[0].format(*([text] if isinstance(text, str) else text))
+
+    def _answers(self, task: Task) -> list[list[int]]:
+        """The tokens of each class's name as it follows a prompt."""
+        if not task.classes:
+            raise UserError(f"task {task.name}: a language model chooses among classes; its metric is of values")
+        return [list(self._tokenizer(f" {name}", add_special_tokens=False)["input_ids"]) for name in task.classes]
+
+
+def _surprise(encoder: nn.Module, batch: Mapping[str, Tensor], answers: Sequence[Sequence[int]]) -> Tensor:
+    """-log p (B, L') of the tokens of one answer per prompt, given all before them; 0 elsewhere."""
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    rows, lengths = torch.arange(len(ids), device=ids.device), mask.sum(1)
+    width = ids.shape[1] + max(map(len, answers))
+    whole, seen = ids.new_zeros(len(ids), width), mask.new_zeros(len(ids), width)
+    targets = torch.full_like(whole, IGNORED)
+    whole[:, : ids.shape[1]], seen[:, : ids.shape[1]] = ids, mask
+    for row, length, answer in zip(rows.tolist(), lengths.tolist(), answers, strict=True):
+        places = slice(length, length + len(answer))
+        whole[row, places] = targets[row, places] = torch.tensor(answer, device=ids.device)
+        seen[row, places] = 1
+    logits = encoder(input_ids=whole, attention_mask=seen).logits.float()
+    return cross_entropy(logits[:, :-1].transpose(1, 2), targets[:, 1:], ignore_index=IGNORED, reduction="none")

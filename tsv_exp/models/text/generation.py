@@ -1,0 +1,92 @@
+"""model=text2text: encoder-decoders such as T5 that answer in words."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from tsv_exp.data.splits import Holdout
+from tsv_exp.finetuning.training import Recipe
+from tsv_exp.models.text import network
+from tsv_exp.models.text.base import TransformersModel
+from tsv_exp.models.text.tokens import Text
+from tsv_exp.storage.digests import digest
+from tsv_exp.tasks.task import Split, SplitName, Task
+
+IGNORED = -100  # a label that transformers' losses leave out
+NONE = -1  # no class
+
+
+class TextToText(TransformersModel):
+    """A network that generates the name of the class, or a value with one decimal, after the task's prompt.
+
+    A task's first template is the prompt; {} stands for its texts, in their order. An answer is right that is exactly
+    the class's name; one that is no number counts as the value 0.
+
+    Args:
+        name, pretrained, checkpoints, length, family, device, holdout, task_set, exclude, finetune: see
+            `TransformersModel`.
+        answer: the most tokens that are generated.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: str,
+        checkpoints: str | Mapping[str, str],
+        length: int = 512,
+        answer: int = 10,
+        family: str | None = None,
+        device: str = "auto",
+        holdout: Holdout | None = None,
+        task_set: str | None = None,
+        exclude: Sequence[str] = ("shared.*", "*embed_tokens.*", "*relative_attention_bias.*"),
+        finetune: Recipe | None = None,
+    ):
+        super().__init__(name, pretrained, checkpoints, length, family, device, holdout, task_set, exclude, finetune)
+        self.answer = answer
+
+    def split(self, task: Task, split: SplitName) -> Split:
+        """The tokens of prompts and texts; values are rounded to what an answer can say."""
+        found = super().split(task, split)
+        labels = found.labels.mul(10).round() / 10 if found.labels.is_floating_point() else found.labels
+        return Split(found.inputs, labels)
+
+    def identity(self, task: Task) -> str:
+        """Digest of the task's data and prompt, and of how texts become tokens."""
+        return digest(self.data_identity(task), task.templates[:1], self.answer, self._reading)
+
+    def predict(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
+        """Class numbers (B,), -1 where the generated text is no class; or values (B,)."""
+        special = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+        tokens = {name: getattr(self._config, name, None) for name in special}
+        generate: Any = encoder.generate
+        generated = generate(**batch, max_new_tokens=self.answer, do_sample=False, num_beams=1, **tokens)
+        answers = [text.strip() for text in self._tokenizer.batch_decode(generated, skip_special_tokens=True)]
+        if not task.classes:
+            return torch.tensor([_value(answer) for answer in answers])
+        places = {name: number for number, name in enumerate(task.classes)}
+        return torch.tensor([places.get(answer, NONE) for answer in answers])
+
+    def loss(self, encoder: nn.Module, batch: Any, labels: Tensor, task: Task) -> Tensor:
+        """The cross-entropy of the answer's tokens, averaged over them."""
+        texts = [task.classes[label] if task.classes else f"{label:.1f}" for label in labels.tolist()]
+        answers = self._tokenizer(text_target=texts)["input_ids"]
+        rows = pad_sequence([torch.tensor(row) for row in answers], True, IGNORED).to(labels.device)
+        found: Tensor = encoder(**batch, labels=rows).loss
+        return found
+
+    def _new(self) -> Any:
+        return network.new_seq2seq(self._config)
+
+    def _input(self, task: Task, text: Text) -> Text:
+        return task.templates[0].format(*([text] if isinstance(text, str) else text))
+
+
+def _value(answer: str) -> float:
+    try:
+        return float(answer)
+    except ValueError:
+        return 0.0
