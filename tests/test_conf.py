@@ -183,7 +183,7 @@ def test_tasks(name: str) -> None:
 def test_task_sets_name_tasks_and_belong_to_models(name: str) -> None:
     names = members(name)
     assert set(names) <= set(options("task"))
-    assert len(names) == len(set(names)) >= 14
+    assert len(names) == len(set(names)) >= 8
     models = [composed(f"model={model}").model.get("task_set") for model in options("model")]
     assert name in models
 

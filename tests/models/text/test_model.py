@@ -202,11 +202,11 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
         model(base / "model.safetensors").encoder()
     mood = task(sentences(tmp_path / "data"))
     wide = saved(tmp_path / "wide", network("bert", hidden_size=64))
-    with pytest.raises(UserError, match=r"checkpoint of mood .*has shape \(25, 64\), this encoder's is \(25, 32\)"):
+    with pytest.raises(UserError, match=r"checkpoint of mood .*has shape \(25, 64\), this network's is \(25, 32\)"):
         model(base, {"mood": str(wide)}).finetuned([mood])
     save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(
-        UserError, match=r"lacks embeddings\.word_embeddings\.weight of this encoder \(it begins with we"
+        UserError, match=r"lacks embeddings\.word_embeddings\.weight of this network \(it begins with we"
     ):
         model(base, {"mood": str(tmp_path / "foreign.safetensors")}).finetuned([mood])
 

@@ -35,8 +35,8 @@ class TextEncoder(TransformersModel):
     Args:
         name, pretrained, length, family, device, holdout, task_set, exclude, finetune, sha256, validation: see
             `TransformersModel`.
-        checkpoints: likewise; with head=classifier each one has its head. None: they are trained by `finetune` where the
-            user's cache lacks them, for frozen heads only.
+        checkpoints: likewise; with head=classifier each one has its head. None: they are trained by `finetune` where
+            the user's cache lacks them, for frozen heads only.
         head: prompts: class prompts through the frozen base; classifier: as AutoModelForSequenceClassification has it.
         pooling: of a frozen head: mean over the tokens, or cls, the first one.
         scale: of the logits of a frozen head.
