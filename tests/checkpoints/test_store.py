@@ -130,7 +130,7 @@ LAYER = "tall.weight"
 @pytest.mark.parametrize(
     "change",
     [
-        *({"alpha": value} for value in (math.nan, math.inf, 1e308, "1", None, True, 10**400)),
+        *({"alpha": value} for value in (math.nan, math.inf, 1e308, "1", "a\nb", None, True, 10**400)),
         *({"tasks": value} for value in ([], "task0", ["task0", "task0"], [3], ["task0"], None)),
         *({"base_bytes": value} for value in (-1, 0, 1e9, "1", 10**30, None)),
         *({"files": value} for value in ({}, [], None, {"../x": "0"}, {"x" * 300: "0"}, {"merged.safetensors": "0"})),

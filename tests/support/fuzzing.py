@@ -181,7 +181,7 @@ def report(texts: list[str], analyses: list[str], folder: Path, drawn: bool) -> 
         shutil.copytree(SEEDS / "analysis", folder / f"a{number}")
         (folder / f"a{number}" / "analysis.json").write_text(text, encoding="utf-8", errors="surrogatepass")
     draw = pictures.draw_pictures
-    pictures.draw_pictures = draw if drawn else lambda *_: []  # type: ignore[assignment]
+    pictures.draw_pictures = draw if drawn else lambda *_, **__: []  # type: ignore[assignment]
     try:
         made = write.write_report([folder], folder / "out")
     finally:

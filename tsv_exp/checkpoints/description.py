@@ -77,7 +77,8 @@ class Description:
         try:
             found = cls._of(read_object(folder / DESCRIPTION))
         except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
-            raise UserError(f"{folder} holds no merge by task ({error}); tsv-merge method=tsv_c writes one") from error
+            reason = " ".join(str(error).split())
+            raise UserError(f"{folder} holds no merge by task ({reason}); tsv-merge method=tsv_c writes one") from error
         for name, wanted in found.files.items():
             if not (folder / name).is_file() or file_digest(folder / name) != wanted:
                 raise UserError(
