@@ -233,7 +233,7 @@ def read(tmp_path: Path, case: str) -> None:
         ("a column", r"there is no column 'body' among \(text: \w*string, label: \w*string\); correct the task's YAML"),
         ("a label column", "there is no column 'class' among"),
         ("two columns", r"expected one column of texts among \(one: .*name it in the task's YAML"),
-        ("an unknown class", r"the label 'negative' of row 1 is none of the task's classes \(positive, neutral …\)"),
+        ("an unknown class", r"the label 'negative' of row 1 is not one of the task's classes \(positive, neutral …\)"),
         ("too many classes", "labels go from 7 to 7, but the task's 2 classes are 0 to 1"),
         ("an empty text", "row 1 has no text; remove the row"),
         ("no rows", "the split is empty"),

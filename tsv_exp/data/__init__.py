@@ -1,4 +1,4 @@
-"""The examples of tasks: folders, tables and hub data sets to inputs and labels, checked against the task's classes.
+"""Examples of tasks: inputs and labels from folders, tables and hub data sets, checked against the task's classes.
 
-How a model encodes them is in models/.
+How a model encodes inputs is in models/.
 """

@@ -12,7 +12,7 @@ from tsv_exp.data.examples import VALUES, Examples, Kind, check_labels, check_na
 from tsv_exp.errors import UserError
 from tsv_exp.tasks.task import Task
 
-INTEGER = re.compile("u?int|bool")  # two classes may be false and true
+INTEGER = re.compile("u?int|bool")  # a boolean column is a valid label column of two classes
 TEXT = re.compile("string|large_string")
 USUAL: Mapping[str, Sequence[str]] = {
     "image": ("image", "img"),
@@ -33,17 +33,17 @@ class Columns(NamedTuple):
 
 
 def choose(table: Any, given: Mapping[str, Any], task: Task, kind: Kind, where: str) -> Columns:
-    """The columns that the task's YAML names, or the only ones that can be meant.
+    """The columns that the task's YAML names, else the only candidates.
 
     Raises:
-        UserError: there are none, or several.
+        UserError: there is no candidate, or more than one.
     """
     label = _label(table.features, given["label"], len(task.classes), task.metric in VALUES, where)
     return Columns(_inputs(table.features, given["input"], label, kind, where), label)
 
 
 def names_of(table: Any, label: str | None, kind: Kind, where: str) -> list[str]:
-    """The classes of a label column: its own names, its texts sorted, or its numbers from 0."""
+    """The classes of a label column: its own names, its sorted texts, or the numbers from 0."""
     found = _label(table.features, label, None, False, where)
     feature = table.features[found]
     if getattr(feature, "names", None):
@@ -60,7 +60,7 @@ def names_of(table: Any, label: str | None, kind: Kind, where: str) -> list[str]
 
 
 def content(table: Any, columns: Columns, task: Task, kind: Kind, where: str, folder: Path) -> Examples:
-    """The rows of a table; where pictures are given as paths, these lie below `folder`."""
+    """The rows of a table; image paths are relative to `folder`."""
     from datasets import Image
 
     labels = _labels(table, columns.label, task, where)
@@ -104,7 +104,7 @@ def _inputs(features: Mapping[str, Any], given: Any, label: str, kind: Kind, whe
     if given is not None:
         names = [given] if isinstance(given, str) else list(given)
         if kind == "image" and len(names) > 1:
-            raise UserError(f"{where}: data.input={names}: a picture is in one column")
+            raise UserError(f"{where}: data.input={names}: give one column; an image cannot span several columns")
         return tuple(_there(features, name, where) for name in names)
     texts = [
         name for name, one in features.items() if isinstance(one, Value) and TEXT.match(one.dtype) and name != label
@@ -145,7 +145,7 @@ def _labels(table: Any, label: str, task: Task, where: str) -> Tensor:
     for row, value in enumerate(values):
         if value is None or plain(value) not in places:
             raise UserError(
-                f"{where}: the label {value!r} of row {row} is none of the task's classes "
+                f"{where}: the label {value!r} of row {row} is not one of the task's classes "
                 f"({', '.join(task.classes[:3])} …); correct it, or add it to classes in the task's YAML"
             )
     return torch.tensor([places[plain(value)] for value in values], dtype=torch.int64)

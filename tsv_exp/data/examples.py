@@ -1,4 +1,4 @@
-"""Examples of one split: labels checked against the task, and inputs that are read when they are asked for."""
+"""Examples of one split: labels, checked against the task, and lazily read inputs."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -12,16 +12,16 @@ from torch import Tensor
 from tsv_exp.errors import UserError
 from tsv_exp.tasks.task import SplitName, Task
 
-Kind = Literal["image", "text"]  # what a model asks for
-VALUES = ("pearson", "spearman")  # metrics of labels that are values, not classes
+Kind = Literal["image", "text"]  # of a model's inputs
+VALUES = ("pearson", "spearman")  # metrics for regression labels
 EMPTY = "the split is empty; fetch the data again, or give another copy: tasks.<name>.data=DIR"
 
 
 @dataclass(frozen=True)
 class Examples:
-    """N examples: labels (N,), int64 class numbers (float32 values where a correlation is measured), and their inputs.
+    """N examples: labels (N,), int64 class indices (float32 values for regression), and their inputs.
 
-    `read` gives an input by its row: a picture or its encoded bytes; a text, or a tuple of texts.
+    `read` returns the input of a row: an image or its encoded bytes; a text, or a tuple of texts.
     """
 
     where: str
@@ -32,11 +32,11 @@ class Examples:
         return len(self.labels)
 
     def take(self, rows: Tensor) -> "Examples":
-        """The examples of these row numbers, in their order."""
+        """The examples at these row indices, in this order."""
         return Examples(self.where, self.labels[rows], lambda index: self.read(int(rows[index])))
 
     def picture(self, index: int) -> Image.Image:
-        """One picture, decoded.
+        """One decoded image.
 
         Raises:
             UserError: it cannot be decoded.
@@ -49,7 +49,7 @@ class Examples:
             picture.load()
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
             raise UserError(
-                f"{self.where}: row {index} is no picture that can be decoded ({error}); fetch the data again, "
+                f"{self.where}: row {index} is not an image that can be decoded ({error}); fetch the data again, "
                 "or give another copy as tasks.<name>.data=DIR"
             ) from error
         return picture
@@ -70,30 +70,30 @@ class Examples:
 
 
 class Source(Protocol):
-    """Where a task's examples come from; a task's YAML can name one of its own (data: {_target_: ...})."""
+    """Where a task's examples come from; a task's YAML can name a custom source (data: {_target_: ...})."""
 
     def class_names(self, kind: Kind) -> Sequence[str]:
-        """The classes as the data name them, for a task whose YAML doesn't."""
+        """The class names in the data, used for a task whose YAML has none."""
         ...
 
     def has(self, split: SplitName) -> bool:
-        """Whether the data have a split of their own; what is missing is drawn from train."""
+        """Whether the data have this split; a missing split is drawn from train."""
         ...
 
     def examples(self, task: Task, split: SplitName, kind: Kind) -> Examples:
-        """The examples of a split that the data have."""
+        """The examples of an existing split."""
         ...
 
     def identity(self) -> Any:
-        """Plain values that change when the data do."""
+        """Plain values that change when the data change."""
         ...
 
 
 def check_labels(task: Task, labels: Tensor, where: str) -> None:
-    """Refuse a split without examples, and labels that are no class of the task.
+    """Check that a split has examples and that every label is a class of the task.
 
     Raises:
-        UserError: that is so.
+        UserError: the split is empty, or a label is invalid.
     """
     if not len(labels):
         raise UserError(f"{where}: {EMPTY}")
@@ -110,15 +110,15 @@ def check_labels(task: Task, labels: Tensor, where: str) -> None:
 
 
 def plain(name: str) -> str:
-    """A class name as names are compared: its letters and digits."""
+    """A class name in the form used for comparison: letters and digits only."""
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def check_names(task: Task, names: Sequence[str], where: str) -> None:
-    """Compare a data set's own class names with the task's: their number, and the place of every name that both have.
+    """Compare a data set's class names with the task's: their number, and the index of every name that both have.
 
     Raises:
-        UserError: they don't agree.
+        UserError: they do not agree.
     """
     if len(names) != len(task.classes):
         raise UserError(
@@ -126,7 +126,7 @@ def check_names(task: Task, names: Sequence[str], where: str) -> None:
             f"{len(task.classes)} ({task.classes[0]} …); these checkpoints need other data: tasks.{task.name}.data=DIR"
         )
     places = {plain(name): place for place, name in enumerate(task.classes)}
-    if all(name.isdecimal() for name in names):  # class numbers, that were perhaps sorted as texts: 0, 1, 10, 11, …
+    if all(name.isdecimal() for name in names):  # class numbers, perhaps sorted as text: 0, 1, 10, 11, …
         places |= {name: place for place, name in enumerate(sorted(names, key=int)) if name not in places}
     for number, name in enumerate(names):
         expected = places.get(plain(name), number)

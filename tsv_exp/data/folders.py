@@ -1,4 +1,4 @@
-"""Folders with one folder per class, below train/ and test/ or alone."""
+"""Image folders with one subfolder per class, with or without train/ and test/ folders."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,13 +18,13 @@ TABLES = (".parquet", ".arrow", ".tar", ".zip", ".csv", ".tsv", ".json", ".jsonl
 
 
 class ClassFolders:
-    """A folder with a folder per class, named by class or by number from 0, in each split or without splits.
+    """A folder with one subfolder per class, named by class or by number from 0, per split or without splits.
 
     Args:
         name: of the task.
         root: the folder.
-        splits: split -> its folder's name below `root`; without any, all are for training.
-        required: splits that must be there; others are drawn from train.
+        splits: split -> its folder's name below `root`; if empty, all examples are for training.
+        required: splits that must exist; other missing splits are drawn from train.
     """
 
     def __init__(self, name: str, root: Path, splits: Mapping[str, str], required: Sequence[str] = ()):
@@ -39,14 +39,14 @@ class ClassFolders:
         return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
     def has(self, split: SplitName) -> bool:
-        """Whether there is, or must be, a folder of this split."""
+        """Whether this split has a folder, or must have one."""
         return split in self.splits or split in self.required or (split == "train" and not self.splits)
 
     def examples(self, task: Task, split: SplitName, kind: Kind) -> Examples:
         """The files of a split, sorted by class folder.
 
         Raises:
-            UserError: there is no such split, it is empty, or a folder is none of the task's classes.
+            UserError: there is no such split, it is empty, or a folder is not one of the task's classes.
         """
         folder = self._existing(split)
         where = f"data of {task.name} ({folder})"
@@ -56,7 +56,7 @@ class ClassFolders:
         for path in _folders(folder):
             if plain(path.name) not in places:
                 raise UserError(
-                    f"{where}: the folder {path.name!r} is none of the task's classes "
+                    f"{where}: the folder {path.name!r} is not one of the task's classes "
                     f"({', '.join(task.classes[:3])} …); name the folders by class, or by class number from 0"
                 )
             place = places[plain(path.name)]
@@ -68,7 +68,7 @@ class ClassFolders:
         return Examples(where, labels, lambda index: found[index][0].read_bytes())
 
     def identity(self) -> str:
-        """Digest of the files by their sizes and times."""
+        """Digest of the files by their sizes and modification times."""
         return files_identity(self.root)
 
     def _existing(self, split: SplitName) -> Path:
@@ -85,7 +85,7 @@ class ClassFolders:
 def class_folders(
     name: str, root: Path, splits: Mapping[str, Sequence[str]], required: Sequence[str]
 ) -> ClassFolders | None:
-    """The class folders in `root`, if it has any; `splits` are the names that a split's folder may have."""
+    """The class folders in `root`, if any; `splits` are possible names of split folders."""
     found: dict[str, str] = {}
     for split, names in splits.items():
         for folder in names:
@@ -99,7 +99,7 @@ def class_folders(
 
 
 def files_identity(root: Path) -> str:
-    """Digest of a file, or of the files of a folder, by their sizes and times of change."""
+    """Digest of a file, or of the files of a folder, by sizes and modification times."""
     files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
     stats = [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return digest(str(root.resolve()), stats)

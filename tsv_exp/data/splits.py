@@ -1,4 +1,4 @@
-"""The splits of a task: as the data have them; what is missing is drawn from train by a fixed seed and recorded."""
+"""The splits of a task: taken from the data where present, else drawn from train with a fixed seed and recorded."""
 
 import json
 from collections.abc import Collection
@@ -13,23 +13,23 @@ from tsv_exp.errors import UserError
 from tsv_exp.storage.files import atomic
 from tsv_exp.tasks.task import SplitName, Task
 
-TEST = 0.2  # share of the examples that becomes the test split of data without one
+TEST = 0.2  # fraction of the examples that becomes the test split of data without one
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """Validation examples: a share of train, but no more than `most`, drawn by `seed`; the rest is for training."""
+    """Validation examples: a fraction of train, at most `most`, drawn with `seed`; the rest is for training."""
 
     share: float = 0.1
     most: int = 5000
     seed: int = 0
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Ascending row numbers of training and of validation among `count` rows of train."""
+        """Sorted row indices of the training and the validation examples among `count` rows of train."""
         return self._drawn(count, min(int(self.share * count), self.most))
 
     def splits(self, count: int, missing: Collection[str]) -> dict[SplitName, Tensor]:
-        """Ascending row numbers, among `count` rows, of train and of the missing ones of test and validation."""
+        """Sorted row indices, among `count` rows, of train and of the missing splits (test, validation)."""
         found: dict[SplitName, Tensor] = {"train": torch.arange(count)}
         if "test" in missing:
             found["train"], found["test"] = self._drawn(count, int(TEST * count))
@@ -51,15 +51,15 @@ def split_examples(
     """The examples of a split.
 
     Args:
-        task: whose.
-        source: of the task.
+        task: the task.
+        source: the source of its examples.
         split: the split.
-        kind: what the model encodes.
+        kind: the kind of input that the model encodes.
         holdout: how a missing split is drawn.
-        record: file that takes the row numbers of drawn splits.
+        record: file to which the row indices of drawn splits are written.
 
     Raises:
-        UserError: the data cannot be had, read, or don't fit the task, or are too few to draw from.
+        UserError: the data cannot be fetched or read, do not fit the task, or are too few to draw a split from.
     """
     if split != "train" and source.has(split):
         return _checked(task, source.examples(task, split, kind))
@@ -81,5 +81,5 @@ def split_examples(
 
 
 def _checked(task: Task, examples: Examples) -> Examples:
-    check_labels(task, examples.labels, examples.where)  # of sources in Python too
+    check_labels(task, examples.labels, examples.where)  # also for user-defined sources
     return examples

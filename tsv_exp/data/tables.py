@@ -1,4 +1,4 @@
-"""Data sets on the hub, folders of files that `datasets` reads, and single tables; only the split that is asked for."""
+"""Data sets on the hub, folders that `datasets` reads, and single tables; only the requested split is read."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -20,10 +20,10 @@ class Tables:
     """Tables with a column of inputs and a column of labels.
 
     Args:
-        name: of the task.
+        name: the task's name.
         place: the hub's name of a data set; a folder that `datasets` can load, in the hub's layout or with a file per
-            split; or a file, which is all for training.
-        data: of the task's YAML: config, input, label, and the names of the splits (or their files).
+            split; or one file of training examples.
+        data: keys of the task's YAML: config, input, label, and the names of the splits (or their files).
     """
 
     def __init__(self, name: str, place: str | Path | None, data: Mapping[str, Any]):
@@ -32,16 +32,16 @@ class Tables:
         self.columns = {"input": data.get("input"), "label": data.get("label")}
         self.given = {split: data[split] for split in ("train", "validation", "test") if split in data}
         self.files = {split: name for split, name in self.given.items() if is_file(name)}
-        # In a local folder, files of a configuration need not be told apart by the hub's name for it.
+        # In a local folder the hub's name of a configuration is not needed to find its files.
         self.config = data.get("config") if isinstance(place, str) else None
 
     def class_names(self, kind: Kind) -> Sequence[str]:
-        """The classes of the label column of train, in the data set's own order where it has one, else sorted."""
+        """The classes of the label column of train, in the data set's order if it has one, else sorted."""
         where = self._where("train")
         return names_of(self._table("train", where), self.columns["label"], kind, where)
 
     def has(self, split: SplitName) -> bool:
-        """Whether the data have the split that the task's YAML names; where it names none, one of the usual name."""
+        """Whether the data have the split: by its name in the task's YAML, else by a usual name."""
         if split in self.given:
             return isinstance(self.given[split], str)
         if self.files or (isinstance(self.place, Path) and self.place.is_file()):
@@ -52,7 +52,7 @@ class Tables:
         """The rows of a split.
 
         Raises:
-            UserError: the data cannot be had, or don't fit the task.
+            UserError: the data cannot be fetched, or do not fit the task.
         """
         where = self._where(split)
         table = self._table(split, where)
@@ -61,7 +61,7 @@ class Tables:
         return content(table, picked, task, kind, where, folder.parent if folder.is_file() else folder)
 
     def identity(self) -> str:
-        """Digest of the hub's name, or of local files by their sizes and times."""
+        """Digest of the hub's name, or of local files by their sizes and modification times."""
         named = [self.columns["input"], self.columns["label"]]
         others = {split: name for split, name in self.given.items() if split != "test" and name}
         extra = [named, others] if any(named) or others else []
@@ -131,5 +131,5 @@ class Tables:
 
 
 def is_file(name: object) -> bool:
-    """Whether the name of a split is that of a file."""
+    """Whether the name of a split is a file name."""
     return isinstance(name, str) and Path(name).suffix.lower() in BUILDERS

@@ -1,4 +1,4 @@
-"""Definitions of tasks (YAML) to tasks and their sources of examples."""
+"""Builds tasks and their sources of examples from their definitions (YAML)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,14 +21,14 @@ def task_of(name: str, definition: Definition, family: str, templates: Sequence[
     """The task that a definition describes.
 
     Args:
-        name: of the task.
+        name: the task's name.
         definition: see `tsv_exp.tasks.definitions`.
-        family: of checkpoints; what the definition says under `families` for this family replaces the rest.
-        templates: prompts where the definition has none.
-        kind: what the model encodes.
+        family: the family of checkpoints; keys under `families` for this family override the others.
+        templates: default prompts.
+        kind: the kind of input that the model encodes.
 
     Raises:
-        UserError: it has no classes, and the data name none.
+        UserError: neither the definition nor the data name the classes.
     """
     found = {**definition, **(definition.get("families") or {}).get(family, {})}
     metric = str(found.get("metric") or "accuracy")
@@ -50,7 +50,7 @@ def source_of(task: Task) -> Source:
     """Where a task's examples come from.
 
     Raises:
-        UserError: the definition names no data, or a path where nothing is.
+        UserError: the definition names no data, or a path that does not exist.
     """
     name, data = task.name, task.source["data"]
     if "_target_" in data:

@@ -63,7 +63,7 @@ SAID = {
     "columns": r"data of EuroSAT \(.*columns, split test\): expected one column of labels .*tasks\.<name>\.data=DIR",
     "classes": r"data of EuroSAT \(.*classes, split test\) has 7 classes .* task has 10 .*tasks\.EuroSAT\.data=DIR",
     "empty": r"data of EuroSAT \(.*empty, split test\): the split is empty; .*data=DIR",
-    "undecodable": r"data of EuroSAT \(.*undecodable.*\): row 0 is no picture that can be decoded .*data=DIR",
+    "undecodable": r"data of EuroSAT \(.*undecodable.*\): row 0 is not an image that can be decoded .*data=DIR",
     "missing": r"model zoo/clip_dtd: .* has no such repository.*check the name, log in, or give a local copy",
     "gated": r"model zoo/clip_mnist: gated: accept its terms",
     "gone": r"data of GTSRB \(.*, split test\): .* has no such repository.*give a local copy",

@@ -143,10 +143,10 @@ def test_labels_and_pictures_that_cannot_be_used(tmp_path: Path) -> None:
         worlds.examples(replace(worlds.catalogue("hub", PCAM=str(folder))["PCAM"], classes=("only",)), "test")
     folder = table(tmp_path / "torn/test-0.parquet", image=worlds.picture(0)[:-300], label="int64")
     torn = rows("MNIST", folder)
-    with pytest.raises(UserError, match=r"data of MNIST .*torn.*: row 2 is no picture that can be decoded.*data=DIR"):
+    with pytest.raises(UserError, match=r"data of MNIST .*torn.*: row 2 is not an image that can be decoded.*data=DIR"):
         torn.picture(2)
     folder = table(tmp_path / "missing/test-0.parquet", image=b"", label="int64")
-    with pytest.raises(UserError, match="row 0 is no picture"):
+    with pytest.raises(UserError, match="row 0 is not an image"):
         rows("MNIST", folder).picture(0)
 
 

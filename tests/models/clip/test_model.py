@@ -145,7 +145,7 @@ def test_one_folder_per_class(pretrained: str, tmp_path: Path) -> None:
     (tmp_path / "data/test/forest/0.png").write_bytes(worlds.picture(9999))
     assert clip.identity(task) != before
     (tmp_path / "data/test/volcano").mkdir()
-    with pytest.raises(UserError, match=r"'volcano' is none of the task's classes"):
+    with pytest.raises(UserError, match=r"'volcano' is not one of the task's classes"):
         model(pretrained).split(task, "test")
 
 
@@ -164,7 +164,7 @@ def test_bad_local_data(pretrained: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="empty"):
         clip.split(tasks["SVHN"], "test")
     (tmp_path / "test/3/x.png").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"row 0 is no picture"):
+    with pytest.raises(UserError, match=r"row 0 is not an image"):
         clip.split(tasks["SVHN"], "test")
     assert not list((tmp_path / "cache").rglob("*.images"))
 
