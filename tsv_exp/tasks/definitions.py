@@ -1,4 +1,4 @@
-"""What the YAMLs on the search path say of tasks and task sets: task/<name>.yaml and task_set/<name>.yaml."""
+"""Reads the definitions of tasks and task sets on the search path: task/<name>.yaml and task_set/<name>.yaml."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
 
-Definition = dict[str, Any]  # the content of a task's YAML, with the settings of the run
+Definition = dict[str, Any]  # a task's YAML with the run's settings
 
 KEYS = ("data", "classes", "templates", "metric", "checkpoint", "checkpoint_name", "finetune_epochs", "families")
-LAYOUT = ("input", "label", "train", "validation", "test")  # of data, wherever they are
+LAYOUT = ("input", "label", "train", "validation", "test")  # keys of any kind of data
 NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 
 
@@ -40,15 +40,15 @@ def selected(cfg: DictConfig) -> list[tuple[str, Definition]]:
 
 
 def chosen(names: Sequence[str], settings: Mapping[str, Any]) -> list[tuple[str, Definition]]:
-    """Name and definition of each of these tasks, which are known; see `define`."""
+    """Name and definition of each of these existing tasks; see `define`."""
     return list(zip([_plain(name) for name in names], define(names, settings), strict=True))
 
 
 def task_names(wanted: Any, task_set: str | None) -> list[str]:
-    """The names that `tasks` stands for: a number, a task set's name or a list of tasks.
+    """The names that `tasks` selects: a number, a task set's name or a list of tasks.
 
     Raises:
-        UserError: it is none of them.
+        UserError: it is something else.
     """
     if isinstance(wanted, int) and not isinstance(wanted, bool):
         return _first(wanted, task_set)
@@ -87,10 +87,10 @@ def members(task_set: str) -> list[str]:
 
 
 def define(names: Sequence[str], settings: Mapping[str, Any]) -> list[Definition]:
-    """The definitions of known tasks; a run's settings of a task replace what its YAML says.
+    """The definitions of existing tasks; a run's settings override the task's YAML.
 
     Raises:
-        UserError: a file is there twice, or has a key that no task has.
+        UserError: two files have the same name, or a file has an unknown key.
     """
     for name in names:
         places = [source for source in _sources() if f"{name}.yaml" in _files(source, "task")]
@@ -103,10 +103,10 @@ def define(names: Sequence[str], settings: Mapping[str, Any]) -> list[Definition
 
 
 def complete(name: str, found: Definition, settings: Mapping[str, Any]) -> Definition:
-    """A task's YAML with a run's settings, checked; a path that replaces its data keeps the names of columns, splits.
+    """A task's YAML with a run's settings, checked; a path that replaces its data keeps column and split names.
 
     Raises:
-        UserError: a key that no task has, or no data.
+        UserError: an unknown key, or no data.
     """
     data, own = found.get("data") or {}, settings.get("data") or {}
     if isinstance(own, str):
@@ -123,13 +123,13 @@ def complete(name: str, found: Definition, settings: Mapping[str, Any]) -> Defin
 
 
 def options(group: str) -> list[str]:
-    """The names in a group of the configuration, those that the search path adds included."""
+    """The names in a group of the configuration, including those of user-added search paths."""
     found = {file.removesuffix(".yaml") for source in _sources() for file in _files(source, group) if file[0] != "_"}
     return sorted(found, key=lambda name: (name.casefold(), name))
 
 
 def described(group: str) -> str:
-    """The names in a group, a line each, with the first comment of their YAML."""
+    """The names in a group, one per line, with the first comment of their YAML."""
     names = options(group)
     width = max(map(len, names), default=0)
     return "\n".join(f"  {name:<{width}}  {_comment(f'{group}/{name}.yaml')}".rstrip() for name in names)
@@ -166,7 +166,7 @@ def _place(data: Any) -> dict[str, Any]:
 
 
 def _sources() -> list[str]:
-    """file:// and pkg:// addresses of the search path: ours, then what the command line adds."""
+    """file:// and pkg:// addresses of the search path: the package's, then those of the command line."""
     own = f"file://{conf_dir()}"
     if not HydraConfig.initialized():
         return [own]
@@ -201,7 +201,7 @@ def _composed(group: str, names: tuple[str, ...], sources: tuple[str, ...]) -> t
 
 @contextmanager
 def _no_hydra() -> Iterator[None]:
-    """Set the command's own Hydra aside: there can be only one at a time."""
+    """Save and clear Hydra's global state, restored afterwards: only one instance can exist at a time."""
     hydra = GlobalHydra.instance()
     own = hydra.hydra
     hydra.clear()

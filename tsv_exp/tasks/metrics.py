@@ -1,4 +1,4 @@
-"""The metrics of tasks: what predictions are worth, and how sure that is. scikit-learn and scipy compute them."""
+"""The metrics of tasks and their sampling variances, computed by scikit-learn and scipy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from tsv_exp.errors import UserError
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: `measure` takes predictions and labels (N,); `variance` its value and N, and is approximate.
+    """A metric: `measure` takes predictions and labels (N,); `variance` takes its value and N and is approximate.
 
-    A correlation is in [-1, 1], the others are in [0, 1].
+    Correlations are in [-1, 1], other metrics in [0, 1].
     """
 
     measure: Callable[[Tensor, Tensor], float]
@@ -20,26 +20,26 @@ class Metric:
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:
-    """The share of predictions that equal their label."""
+    """The fraction of predictions that equal their label."""
     return int((predictions == labels).sum()) / len(labels)
 
 
 def f1(predictions: Tensor, labels: Tensor) -> float:
-    """F1 of class 1 (GLUE: MRPC, QQP); 0 where that class is neither there nor predicted."""
+    """F1 of class 1 (GLUE: MRPC, QQP); 0 if that class neither occurs nor is predicted."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(labels.numpy() == 1, predictions.numpy() == 1, zero_division=0.0))
 
 
 def f1_macro(predictions: Tensor, labels: Tensor) -> float:
-    """The mean over classes of F1."""
+    """F1 averaged over the classes."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(labels.numpy(), predictions.numpy(), average="macro", zero_division=0.0))
 
 
 def matthews(predictions: Tensor, labels: Tensor) -> float:
-    """Matthews correlation (GLUE: CoLA); 0 where only one class is predicted."""
+    """Matthews correlation (GLUE: CoLA); 0 if only one class is predicted."""
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(labels.numpy(), predictions.numpy()))
@@ -85,7 +85,7 @@ def _correlation(value: float, count: int) -> float:
 
 METRICS = {
     "accuracy": Metric(accuracy, _binomial),
-    "exact_match": Metric(accuracy, _binomial),  # of texts: each label's text is a class, any other text is -1
+    "exact_match": Metric(accuracy, _binomial),  # for texts: the class with this text, or -1 if there is none
     "f1": Metric(f1, _binomial),
     "f1_macro": Metric(f1_macro, _binomial),
     "matthews": Metric(matthews, _correlation),

@@ -11,7 +11,7 @@ SplitName = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class Task:
-    """One task; `source` is the rest of its definition (tasks/definitions.py); `metric` is of tasks/metrics.py."""
+    """One task; `source` is the rest of its definition (definitions.py); `metric` is one of tasks/metrics.py."""
 
     name: str
     classes: tuple[str, ...]
@@ -21,18 +21,18 @@ class Task:
 
 
 class Indexed(Protocol):
-    """Inputs of N examples that are read, decoded or collated when they are asked for."""
+    """Inputs of N examples that are read, decoded or collated on access."""
 
     def __getitem__(self, index: slice | Tensor) -> Any:
-        """The inputs of a slice, or of row numbers: any nested structure of tensors."""
+        """The inputs at a slice or at row indices: any nested structure of tensors."""
         ...
 
 
 @dataclass(frozen=True)
 class Split:
-    """Inputs of N examples, in memory, memory-mapped or made on demand, and labels (N,).
+    """Inputs of N examples, in memory, memory-mapped or computed on access, and labels (N,).
 
-    Labels are class numbers (int64), or values (float32) where the metric is a correlation.
+    Labels are class indices (int64), or values (float32) if the metric is a correlation.
     """
 
     inputs: Tensor | Indexed
