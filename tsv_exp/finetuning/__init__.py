@@ -1,4 +1,4 @@
-"""From a base model to fine-tuned checkpoints: the training loop and its state on disk.
+"""Fine-tuning: the training loop, and its state on disk for resuming.
 
-Models and data are given; the command is in commands/.
+Models and data are in models/ and data/; the command is in commands/.
 """

@@ -1,4 +1,4 @@
-"""The state of a training on disk: after a kill it goes on where it was, with the same result."""
+"""The state of a training run on disk: a killed run resumes from it, with the same result."""
 
 import pickle
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from tsv_exp.storage.files import atomic
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A file with step, parameters and optimizer; `key` is the digest of all that the training depends on.
+    """A file with step, parameters and optimizer; `key` is the digest of everything that the run depends on.
 
-    Where `path` is None nothing is kept.
+    If `path` is None, nothing is saved.
     """
 
     path: Path | None
@@ -27,7 +27,7 @@ class TrainingState:
     def store(
         self, step: int, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, scaler: GradScaler
     ) -> None:
-        """Write the state after `step` steps."""
+        """Save the state after `step` steps."""
         if self.path is None:
             return
         content = {
@@ -38,23 +38,23 @@ class TrainingState:
             "scaler": scaler.state_dict(),
         }
         with atomic(self.path) as temporary, temporary.open("wb") as file:
-            torch.save(content, file)  # given a path, a full disk would be a RuntimeError
+            torch.save(content, file)  # torch.save to a path would raise RuntimeError on a full disk
 
     def restore(self, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, scaler: GradScaler) -> int:
-        """Set everything as it was, and return how many steps were taken; 0 where there is no file.
+        """Restore the saved state and return the number of finished steps; 0 if there is no file.
 
         Raises:
-            UserError: the file is damaged, or of another training.
+            UserError: the file is damaged, or belongs to a different training run.
         """
         if self.path is None or not self.path.exists():
             return 0
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
         except (RuntimeError, OSError, EOFError, LookupError, pickle.UnpicklingError) as error:
-            raise UserError(f"{self.path}: damaged; delete it to start over") from error
+            raise UserError(f"{self.path}: damaged; delete the file to start over") from error
         if content.get("key") != self.key:
             raise UserError(
-                f"{self.path}: of a training with other settings; restore those, or delete it to start over"
+                f"{self.path}: saved with other settings; restore those, or delete the file to start over"
             )
         with torch.no_grad():
             for name, parameter in parameters.items():

@@ -1,4 +1,4 @@
-"""Base model -> fine-tuned encoder: the one training loop, for any network and loss."""
+"""The training loop: fine-tunes an encoder, for any network and loss."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ class Recipe:
     """AdamW with a linear warm-up and a cosine decay to zero.
 
     `warmup` is a fraction of the steps, `clip` the largest gradient norm; parameters that match no pattern of
-    `trainable` stay as they are.
+    `trainable` are frozen.
     """
 
     lr: float
@@ -42,8 +42,8 @@ class Recipe:
             ("lr", 0 < self.lr < math.inf, "a positive number"),
             ("steps", self.steps >= 0, "a number of steps"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("weight_decay", 0 <= self.weight_decay < math.inf, "a number from 0 on"),
-            ("warmup", 0 <= self.warmup <= 1, "a share of the steps, from 0 to 1"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "a number of at least 0"),
+            ("warmup", 0 <= self.warmup <= 1, "a fraction of the steps, from 0 to 1"),
             ("clip", self.clip > 0, "a positive number"),
         ):
             if not valid:
@@ -57,9 +57,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class PublishedRecipe(Recipe):
-    """The recipe of CLIP's benchmark checkpoints: a warm-up of so many steps, then a cosine over the others.
+    """The recipe of CLIP's benchmark checkpoints: a warm-up of a fixed number of steps, then a cosine decay.
 
-    In a short training the warm-up is half of the steps.
+    In a short run the warm-up is at most half of the steps.
     """
 
     warmup_steps: int = 500
@@ -73,7 +73,7 @@ class PublishedRecipe(Recipe):
 
 
 def _shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches of indices: every epoch a new order, without an incomplete batch."""
+    """Endless batches of indices, reshuffled every epoch, without incomplete batches."""
     size = min(batch_size, count)
     while True:
         order = torch.randperm(count, generator=generator)
@@ -95,27 +95,27 @@ def finetune(
 ) -> None:
     """Train `encoder` in place on its device; the same arguments give the same weights.
 
-    Where torch.distributed is initialized, every process trains on its share of each batch.
+    If torch.distributed is initialized, every process trains on its part of each batch.
 
     Args:
-        encoder: what is trained.
-        loss: the encoder (perhaps shared among processes), a prepared batch and its labels (B,) -> their mean loss.
-        prepare: the inputs of a split's examples, and a device -> a batch there.
+        encoder: the network to train.
+        loss: (the encoder, perhaps wrapped for DDP; a prepared batch; its labels (B,)) -> the mean loss.
+        prepare: (the inputs of some examples, a device) -> a batch on that device.
         split: the training examples.
         recipe: the optimizer's settings.
-        seed: orders the batches.
-        identity: digest of data and head: an interrupted training goes on only with the same.
-        advance: called after every step, those of an earlier process included.
-        state: file from which an interrupted training goes on, with the same result.
-        every: so many steps lie between two writings of it.
+        seed: seed of the order of the examples.
+        identity: digest of data and head: an interrupted run resumes only with the same one.
+        advance: called after every step, including those of the interrupted run.
+        state: file from which an interrupted run resumes, with the same result.
+        every: number of steps between two saves of the state.
 
     Raises:
-        UserError: no parameter matches `recipe.trainable`, the batch cannot be shared out, the file is of another
-            training, or the loss is no longer finite.
+        UserError: no parameter matches `recipe.trainable`, the batch cannot be divided, the file belongs to
+            a different run, or the loss is not finite.
     """
-    rank, world = _place()
+    rank, world = _rank_and_world()
     if recipe.batch_size % world:
-        raise UserError(f"finetune.batch_size={recipe.batch_size}: {world} processes cannot share it out evenly")
+        raise UserError(f"finetune.batch_size={recipe.batch_size}: it cannot be divided evenly among {world} processes")
     parameters = _trainable(encoder, recipe.trainable)
     device = next(iter(parameters.values())).device
     dtype = resolve(recipe.precision, device)
@@ -132,7 +132,7 @@ def finetune(
     loaded = prefetch((batch, split.inputs[batch[rank::world]]) for batch in islice(batches, recipe.steps - start))
     for step, (batch, inputs) in enumerate(loaded, start):
         labels = split.labels[batch[rank::world]].to(device)
-        # The mean over this process's examples, weighted so that the mean over processes is that of the batch.
+        # The mean over this process's examples, weighted so that DDP's mean over processes is the mean over the batch.
         weight = len(labels) * world / len(batch)
         with mixed(dtype, device):
             value = loss(model, prepare(inputs, device), labels) * weight
@@ -153,7 +153,7 @@ def finetune(
     encoder.eval().requires_grad_(False)
 
 
-def _place() -> tuple[int, int]:
+def _rank_and_world() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
