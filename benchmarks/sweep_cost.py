@@ -56,11 +56,11 @@ def validation_pass(options: Sequence[str], times: int = 7) -> float:
     """Seconds of one pass over all validation images, without what is known, remembered or written down about it."""
     _, base, finetuned, _, evaluator, _ = load_inputs(configuration(options))
     merged = merge(base, finetuned, "weight_average")
-    evaluator._take(merged, next(iter(evaluator.tasks)))
+    evaluator._load_vector(merged, next(iter(evaluator.tasks)))
     seconds = []
     for i in range(times):
         start = time.perf_counter()
-        evaluator._load(1 + i / times)
+        evaluator._set_alpha(1 + i / times)
         for name in evaluator.tasks:
             evaluator._forward(evaluator.tasks[name], evaluator._split(name, "validation"))
         seconds.append(time.perf_counter() - start)

@@ -121,7 +121,7 @@ def test_out_of_memory_goes_on_with_smaller_batches(
     )
     assert model.sizes == sizes
     halved = [size for size in (8, 4) if size >= evaluator.batch_size]
-    assert caplog.messages == [f"out of memory on cpu: going on with batches of {size}" for size in halved]
+    assert caplog.messages == [f"out of memory on cpu: continuing with batches of {size}" for size in halved]
 
 
 def test_thirty_alphas_cost_thirty_passes() -> None:

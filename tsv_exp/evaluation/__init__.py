@@ -1,4 +1,4 @@
-"""Accuracies of merged models, and what is chosen by them on validation data: α and other scalars.
+"""Accuracies of merged models, and the choice of α and other scalars on validation data.
 
-Models and data come from models/ and tasks/; nothing here trains or merges by itself.
+Models and data come from models/ and tasks/; nothing here trains or merges.
 """

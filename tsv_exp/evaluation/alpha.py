@@ -13,7 +13,7 @@ from tsv_exp.runtime.console import track
 
 log = logging.getLogger(__name__)
 
-LEAST = 4  # passes with which a search can do more than look at three values
+LEAST = 4  # fewest passes with which a search can score more than three values
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Point:
 
     @classmethod
     def of(cls, alpha: float, accuracy: Mapping[str, float], finetuned: Mapping[str, float]) -> "Point":
-        """The point of these accuracies, normalized by those of the fine-tuned models."""
+        """The point with these accuracies, normalized by those of the fine-tuned models."""
         relative = normalized(accuracy, finetuned)
         return cls(alpha, mean(accuracy), mean(relative), accuracy)
 
     def plain(self) -> dict[str, object]:
-        """As results.json holds it."""
+        """Plain values, as stored in results.json."""
         return asdict(self)
 
 
@@ -42,13 +42,13 @@ def mean(values: Mapping[str, float]) -> float:
 
 
 def normalized(accuracy: Mapping[str, float], finetuned: Mapping[str, float]) -> dict[str, float]:
-    """Accuracy divided by that of the task's fine-tuned model (0 where that one never was right)."""
+    """Accuracy divided by that of the task's fine-tuned model (0 if that model's accuracy is 0)."""
     return {task: value / finetuned[task] if finetuned[task] > 0 else 0.0 for task, value in accuracy.items()}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen α and what was tried for it, in ascending order; nothing where α is given."""
+    """The chosen α and the points that were scored, in ascending order of α; no points if α is given."""
 
     alpha: float
     tried: Sequence[Point] = field(default=())
@@ -56,27 +56,27 @@ class Choice:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A merged model whose α is sought: called with an α it is scored on validation; `scale` is what needs no data."""
+    """A merged model without α: calling it with an α scores it on validation; `scale` returns the data-free α."""
 
     score: Callable[[float], Point]
     scale: Callable[[], float]
 
     def __call__(self, alpha: float) -> Point:
-        """Its accuracies at α."""
+        """Score the model at α."""
         return self.score(alpha)
 
 
 class Policy(Protocol):
-    """How α is found: conf/alpha."""
+    """A rule that chooses α; the configurations are in conf/alpha."""
 
     def choose(self, candidate: Candidate, /) -> Choice:
-        """Choose by the points that the candidate scores, or without data."""
+        """Choose α by scoring the candidate, or without data."""
         ...
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """A given α; validation data are looked at only to `validate` it, for a sweeper that searches."""
+    """A given α; with `validate` it is also scored on validation, for sweepers that search."""
 
     value: float
     validate: bool = False
@@ -85,14 +85,14 @@ class Fixed:
         check("alpha.value", self.value)
 
     def choose(self, score: Callable[[float], Point]) -> Choice:
-        """The given value."""
+        """Return the given value."""
         value = float(self.value)
         return Choice(value, [score(value)] if self.validate else ())
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Every stop · i / steps, i = 1 … steps: the best mean normalized accuracy wins, the smallest α among equals."""
+    """Scores stop · i / steps for i = 1 … steps; the best mean normalized accuracy wins, on ties the smallest α."""
 
     stop: float
     steps: int
@@ -103,11 +103,11 @@ class Grid:
             raise UserError(f"alpha.steps={self.steps}: give the number of values as a positive integer")
 
     def value(self, i: int) -> float:
-        """The i-th value, from 1."""
+        """The i-th value, counted from 1."""
         return self.stop * i / self.steps
 
     def choose(self, score: Callable[[float], Point]) -> Choice:
-        """Score the whole grid; a grid of one value has nothing to choose."""
+        """Score the whole grid; a grid of one value is not scored."""
         values = [self.value(i) for i in range(1, self.steps + 1)]
         if len(values) == 1:
             return Choice(values[0])
@@ -115,7 +115,7 @@ class Grid:
         return self._chosen(tried)
 
     def _chosen(self, tried: Sequence[Point]) -> Choice:
-        """The best of these; at an end of the grid a warning says that a value outside may be better."""
+        """The best of these points; warns if it is at an end of the grid, since a value outside may be better."""
         alpha = best(tried).alpha
         if alpha == self.value(self.steps):
             log.warning(
@@ -129,15 +129,15 @@ class Grid:
 
 @dataclass(frozen=True)
 class Search(Grid):
-    """The grid's best value by a third of its passes, where accuracy against α has one broad peak.
+    """Finds the grid's best value with a third of its passes, if accuracy as a function of α has one broad peak.
 
-    Three values spread over the grid, then always beside the best so far: at the vertex of the parabola through it and
-    its neighbours, else in the middle of the wider gap. When its neighbours on the grid are scored, what is left goes
-    to the values around, which noise or a plateau may have hidden. A grid too short for that is scored whole.
+    Scores three values spread over the grid, then values next to the best so far: at the vertex of the parabola
+    through the best and its neighbours, else in the middle of the wider gap. Once both grid neighbours of the best are
+    scored, the remaining passes go to values around it, because of noise and plateaus. Short grids are fully scored.
     """
 
     def choose(self, score: Callable[[float], Point]) -> Choice:
-        """Score a third of the grid; the best of these wins, the smallest α among equals."""
+        """Score a third of the grid; the best point wins, on ties the smallest α."""
         passes = self.steps // 3
         if passes < LEAST:
             return super().choose(score)
@@ -149,9 +149,9 @@ class Search(Grid):
 
 
 def protocol(policy: Policy, own: MethodAlpha, alpha: float) -> dict[str, Any]:
-    """How α was found, as results.json holds it: the policy's name, its parameters, and those the method has otherwise.
+    """How α was chosen, as stored in results.json: the policy's name, its parameters, and the method's defaults.
 
-    Where the method's own grid has one value and that is α, nothing was chosen: the policy is `none`.
+    If the method's own grid has a single value and α equals it, there was no choice: the policy is `none`.
     """
     if own.steps == 1 and alpha == own.stop:
         return {"policy": "none", "parameters": {}, "changed": {}}
@@ -170,7 +170,7 @@ def propose(scored: Mapping[int, float], steps: int) -> int:
     top = max(scored, key=lambda i: (scored[i], -i))
     left = max((i for i in scored if i < top), default=0)
     right = min((i for i in scored if i > top), default=steps + 1)
-    if right - left == 2:  # nothing between the best and its neighbours
+    if right - left == 2:  # no unscored value between the best and its neighbours
         free = (i for i in range(1, steps + 1) if i not in scored)
         return min(free, key=lambda i: (abs(i - top), i))
     vertex = _vertex(scored, left, top, right) if left in scored and right in scored else None
@@ -189,11 +189,11 @@ def _vertex(scores: Mapping[int, float], left: int, top: int, right: int) -> int
 
 
 def best(points: Sequence[Point]) -> Point:
-    """The point of highest mean normalized accuracy, of smallest α among equals."""
+    """The point with the highest mean normalized accuracy; on ties the one with the smallest α."""
     return max(points, key=lambda point: (point.mean_normalized, -point.alpha))
 
 
 def check(key: str, value: object) -> None:
-    """Raise a UserError unless a value is a finite number from 0 up."""
+    """Raise a UserError unless a value is a finite number ≥ 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise UserError(f"{key}={value}: α must be a finite number from 0 up")

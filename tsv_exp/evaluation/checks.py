@@ -1,4 +1,4 @@
-"""Everything of a configuration that can be known to be wrong before weights, data or a sweep's first run."""
+"""Checks of a configuration that need no weights and no data, made before a run or a sweep starts."""
 
 from typing import Any
 
@@ -14,18 +14,18 @@ from tsv_exp.methods.specification import Method
 from tsv_exp.runtime.devices import check_precision, device_of
 from tsv_exp.tasks.definitions import selected
 
-SEEDS = 2**63  # of torch's generators
+SEEDS = 2**63  # largest seed of torch's generators
 
 
 def check_configuration(cfg: DictConfig, here: bool = True) -> None:
-    """Check what a run would be asked for; nothing is read, downloaded, trained or written.
+    """Check the configuration of a run; nothing is read, downloaded, trained or written.
 
     Args:
-        cfg: of one run.
-        here: it will be computed on this machine, whose devices then must be the ones asked for.
+        cfg: the configuration of one run.
+        here: whether the run executes on this machine, so that its devices are checked too.
 
     Raises:
-        UserError: something in it is invalid.
+        UserError: a value is invalid.
     """
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     plain: Any = OmegaConf.to_container(own, resolve=True)

@@ -1,4 +1,4 @@
-"""α without labels, data or forward passes: the merged model answers to the tasks much as their own models do."""
+"""α without labels, data or forward passes: the merged model's responses match those of the fine-tuned models."""
 
 import math
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ from tsv_exp.merging.task_vectors import TaskVectors
 
 @dataclass(frozen=True)
 class DataFree:
-    """The α at which merged and fine-tuned models respond much alike to what stands in for the tasks' data."""
+    """The α at which merged and fine-tuned models respond alike to a proxy of the tasks' data."""
 
     def choose(self, candidate: Candidate) -> Choice:
-        """That α; nothing is scored."""
+        """Return that α; nothing is scored."""
         return Choice(candidate.scale())
 
 
 def data_free_scale(merged: Merged, vectors: TaskVectors) -> float:
-    """α = √(a · b): at a merged and fine-tuned matrices respond equally strongly, at b they differ least.
+    """α = √(a · b): at a merged and fine-tuned responses have equal norms, at b their difference is smallest.
 
-    A task's own matrix stands in for its data, D_i = Δ_i / ‖Δ_i‖: to its inputs M responds by M D_iᵀ, on its outputs by
-    D_iᵀ M, with M_i where each task has its own. Summed over layers, tasks and both sides
+    The task matrix is a proxy of the task's data, D_i = Δ_i / ‖Δ_i‖: M responds to its inputs by M D_iᵀ and to its
+    outputs by D_iᵀ M; M is M_i if each task has its own. Summed over layers, tasks and both sides
 
         a² = Σ ‖Δ_i D_iᵀ‖² / Σ ‖M D_iᵀ‖²    and    b = Σ ⟨M D_iᵀ, Δ_i D_iᵀ⟩ / Σ ‖M D_iᵀ‖²
 
-    a overrates responses that point elsewhere and b underrates them; b / a is their cosine (docs/iso_reg.md compares
-    rules). Layers that are not matrices take no part. 1 where nothing responds alike.
+    Where responses differ in direction, a overestimates the scale and b underestimates it; b / a is their cosine
+    (docs/iso_reg.md compares rules). Layers that are not matrices are ignored. 1 if no responses agree.
     """
     own, theirs, common = all_responses(merged, vectors)
     return math.sqrt(math.sqrt(own / theirs) * common / theirs) if theirs and common > 0 else 1.0
@@ -57,7 +57,7 @@ def all_responses(merged: Merged, vectors: TaskVectors) -> Responses:
 
 
 def responses(delta: Tensor, merged: Tensor) -> Responses:
-    """How Δ and M (m, n) respond to D = Δ / ‖Δ‖; not at all if there is no D."""
+    """How Δ and M (m, n) respond to D = Δ / ‖Δ‖; zeros if Δ = 0."""
     if delta.shape[0] < delta.shape[1]:
         return responses(delta.mT, merged.mT)
     norm = torch.linalg.vector_norm(delta, dtype=torch.float64).to(delta.dtype)
@@ -69,5 +69,5 @@ def responses(delta: Tensor, merged: Tensor) -> Responses:
     return Responses(
         own=float((inputs * norm).square().sum()),
         theirs=float((by_inputs + (unit.mT @ merged).square().sum()) / 2),
-        common=float(((unit @ inputs) * merged).sum() * norm),  # the same on both sides
+        common=float(((unit @ inputs) * merged).sum() * norm),  # equal on both sides
     )

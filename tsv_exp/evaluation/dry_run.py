@@ -1,4 +1,4 @@
-"""A method on task vectors of a few numbers: what it refuses, or cannot do, is known before anything is loaded."""
+"""Runs a method on tiny random task vectors, so that its errors appear before anything is loaded."""
 
 import torch
 
@@ -12,14 +12,14 @@ from tsv_exp.runtime.console import silent
 
 
 def dry_run(method: Method, tasks: int) -> None:
-    """Merge random task vectors of a matrix and of a vector, also with every value of a parameter that tasks choose.
+    """Merge random task vectors of a matrix and a vector, also with every candidate value of a per-task parameter.
 
     Args:
-        method: with its parameters.
-        tasks: T; the matrix is (2T + 2, 2T + 4), so that every task has singular components of its own.
+        method: the method with its parameters.
+        tasks: T; the matrix is (2T + 2, 2T + 4), large enough for distinct singular components of every task.
 
     Raises:
-        UserError: a parameter is outside its domain, or the method's function fails or returns what is no merged layer.
+        UserError: a parameter is outside its domain, or the method's function fails or returns an invalid layer.
     """
     generator = torch.Generator().manual_seed(0)
     shapes = {"matrix": (2 * tasks + 2, 2 * tasks + 4), "vector": (2 * tasks + 2,)}

@@ -1,4 +1,4 @@
-"""Scores: one encoder stays on the device and is scored many times, on splits that are prepared once."""
+"""Scores merged models: one encoder stays on the device and is scored many times, on splits that are prepared once."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def weights_digest(weights: Weights) -> str:
-    """What identifies these weights: the digest their reader knows, else the SHA-256 of names and values."""
+    """A digest of these weights: the reader's own if it has one, else the SHA-256 of names and values."""
     return getattr(weights, "digest", None) or digest(weights)
 
 
@@ -33,11 +33,11 @@ class Evaluator:
     """Scores θ_pre + α · τ on a model's tasks.
 
     Args:
-        model: gives the encoder, its outputs and the data.
-        tasks: what is scored.
-        device: where.
-        precision: auto, bfloat16, float16 or float32: of the encoder's matrix products; logits are float32.
-        batch_size: examples at a time; None goes by the device's free memory. Halved, and logged, when that runs out.
+        model: the encoder, its outputs and the data.
+        tasks: the tasks to score.
+        device: where the encoder runs.
+        precision: of the encoder's matrix products: auto, bfloat16, float16 or float32; logits are float32.
+        batch_size: examples per batch; None: by the device's free memory. Halved with a warning if memory runs out.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Evaluator:
         self._splits: dict[tuple[str, SplitName], Split] = {}
         self._scores = Scores()
         self._identities: dict[str, str] = {}
-        self._taken: tuple[Merged | None, str | None] = (None, None)
+        self._loaded: tuple[Merged | None, str | None] = (None, None)
         self._vector: dict[str, Tensor] = {}
         self._digest = ""
         self._alpha: float | None = None
@@ -76,7 +76,7 @@ class Evaluator:
         return weights_digest(self.model.base())
 
     def counts(self, split: SplitName) -> dict[str, int]:
-        """Task -> examples in a split."""
+        """Task -> number of examples in a split."""
         return {name: len(self._split(name, split)) for name in self.tasks}
 
     def variances(self, accuracy: Mapping[str, float], split: SplitName) -> dict[str, float]:
@@ -85,22 +85,22 @@ class Evaluator:
         return {name: metric(self.tasks[name].metric).variance(value, counts[name]) for name, value in accuracy.items()}
 
     def accuracies(self, merged: Merged, alpha: float, split: SplitName) -> dict[str, float]:
-        """Task -> accuracy (a fraction) of the merged model at α, or of its own model where there is one per task.
+        """Task -> accuracy (a fraction) of the merged model at α, or of the task's model if there is one per task.
 
-        Where a task's metric is another one, its value stands for the accuracy.
+        For a task with another metric, its value takes the place of accuracy.
         """
         return {name: self.accuracy(merged, alpha, name, split) for name in self.tasks}
 
     def accuracy(self, merged: Merged, alpha: float, task: str, split: SplitName) -> float:
-        """The accuracy of one task's model at α, measured now or known from before."""
+        """The accuracy of one task's model at α, measured now or read from the cache."""
         key = self._key(merged, alpha, task, split)
         known = self._scores.get(key)
         return self._measure(key, alpha, task, split)[0] if known is None else known
 
     def correct(self, merged: Merged, alpha: float, task: str, split: SplitName) -> NDArray[np.bool_] | None:
-        """Which examples (N,) of a split one task's model at α gets right, measured now or known from before.
+        """Which examples (N,) of a split one task's model at α classifies correctly, measured or cached.
 
-        None where labels are values, not classes.
+        None if labels are values, not classes.
         """
         labels = self._split(task, split).labels
         if labels.is_floating_point():
@@ -110,12 +110,12 @@ class Evaluator:
         return self._measure(key, alpha, task, split)[1] if known is None else known
 
     def _key(self, merged: Merged, alpha: float, task: str, split: SplitName) -> str:
-        """Digest of all that a score depends on; τ is then the vector at hand."""
-        self._take(merged, task)
+        """Digest of everything that a score depends on; loads the task vector τ."""
+        self._load_vector(merged, task)
         return digest(self._identity(task), self._digest, float(alpha), split, str(self.dtype))
 
     def _measure(self, key: str, alpha: float, task: str, split: SplitName) -> tuple[float, NDArray[np.bool_] | None]:
-        self._load(alpha)
+        self._set_alpha(alpha)
         labels = self._split(task, split).labels
         predictions = self._forward(self.tasks[task], self._split(task, split))
         value = metric(self.tasks[task].metric).measure(predictions, labels)
@@ -124,7 +124,7 @@ class Evaluator:
         return value, correct
 
     def _identity(self, task: str) -> str:
-        """Digest of what, beside the task vector, an accuracy depends on."""
+        """Digest of everything except the task vector that an accuracy depends on."""
         if task not in self._identities:
             self._identities[task] = digest(self.model.identity(self.tasks[task]), self._base_digest, EVALUATION)
         return self._identities[task]
@@ -134,17 +134,17 @@ class Evaluator:
             self._splits[name, split] = self.model.split(self.tasks[name], split)
         return self._splits[name, split]
 
-    def _take(self, merged: Merged, task: str) -> None:
-        """Make τ the vector at hand; it stays on the device while only α changes."""
+    def _load_vector(self, merged: Merged, task: str) -> None:
+        """Load τ onto the device; it stays there while only α changes."""
         owner = task if merged.per_task else None
-        if self._taken[0] is not merged or self._taken[1] != owner:
+        if self._loaded[0] is not merged or self._loaded[1] != owner:
             vector = merged.vector(owner)
             self._digest = digest(vector)
             self._vector = {name: tau.to(self.device) for name, tau in vector.items()}
-            self._taken, self._alpha = (merged, owner), None
+            self._loaded, self._alpha = (merged, owner), None
 
     @torch.no_grad()
-    def _load(self, alpha: float) -> None:
+    def _set_alpha(self, alpha: float) -> None:
         """Set the encoder to θ_pre + α · τ in place."""
         if alpha == self._alpha:
             return
@@ -165,7 +165,7 @@ class Evaluator:
                     ) from None
                 self.batch_size //= 2
                 torch.cuda.empty_cache()
-                log.warning("out of memory on %s: going on with batches of %d", self.device, self.batch_size)
+                log.warning("out of memory on %s: continuing with batches of %d", self.device, self.batch_size)
 
     @torch.inference_mode()
     def _pass(self, task: Task, split: Split) -> Tensor:

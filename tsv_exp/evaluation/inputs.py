@@ -1,4 +1,4 @@
-"""What the runs of a sweep have in common, made once: weights, data, the fine-tuned models' own accuracies."""
+"""What the runs of a sweep share, loaded once: weights, data, accuracies of the fine-tuned models."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -21,9 +21,9 @@ from tsv_exp.tasks.task import SplitName
 
 
 class RunInputs(NamedTuple):
-    """A model's weights by task, their digests, what scores them, and their own accuracies: split -> task -> fraction.
+    """A model's weights by task, their digests, the evaluator, and reference accuracies: split -> task -> fraction.
 
-    `reference` measures when it is asked: where nothing is chosen on validation, its data are not even downloaded.
+    `reference` measures lazily: without a choice on validation, validation data are not even downloaded.
     """
 
     model: Model
@@ -35,13 +35,13 @@ class RunInputs(NamedTuple):
 
 
 def load_inputs(cfg: DictConfig) -> RunInputs:
-    """Everything that does not depend on the method; the next run with the same model and tasks has it already."""
+    """Everything that does not depend on the method; cached for the next run with the same model and tasks."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     config = {name: plain[name] for name in ("model", "task", "device", "evaluate")}
     return _load(json.dumps(config | {"tasks": selected(cfg)}), cache_dir())
 
 
-@lru_cache(maxsize=1)  # they fill the memory
+@lru_cache(maxsize=1)  # only one entry: it fills the memory
 def _load(config: str, place: Path) -> RunInputs:
     cfg = json.loads(config)
     model = model_of(cfg)
@@ -61,6 +61,6 @@ def model_of(cfg: Mapping[str, Any]) -> Model:
 
 @lru_cache(maxsize=1)
 def _model(config: str, settings: str) -> Model:
-    """Runs on different tasks, with the same settings of tasks, share a model's data and heads."""
+    """Cached: runs on different tasks with the same task settings share a model's data and heads."""
     model: Model = instantiate(json.loads(config))
     return model

@@ -1,4 +1,4 @@
-"""The fine-tuned models' own accuracies: what every other accuracy is divided by."""
+"""Accuracies of the fine-tuned models, by which all other accuracies are normalized."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from tsv_exp.tasks.task import SplitName
 def finetuned_accuracies(
     evaluator: Evaluator, base: Weights, finetuned: Mapping[str, Weights], split: SplitName
 ) -> dict[str, float]:
-    """Task -> accuracy (a fraction) of its fine-tuned model on a split; one model at a time is in memory."""
+    """Task -> accuracy (a fraction) of its fine-tuned model on a split; holds one model at a time in memory."""
     accuracies = {}
     for name in track(evaluator.tasks, f"fine-tuned models on {split}"):
         individual = merge(base, {name: finetuned[name]}, "individual")

@@ -1,4 +1,4 @@
-"""Scores that were measured before, in one SQLite file in the cache: safe under concurrent and killed runs."""
+"""Cache of measured scores in one SQLite file, safe under concurrent and killed runs."""
 
 import os
 import sqlite3
@@ -13,59 +13,59 @@ from tsv_exp.errors import UserError
 from tsv_exp.runtime.os_errors import cause, explain
 from tsv_exp.storage.files import cache_dir, locked
 
-WAIT = 60  # seconds for another process that is writing
-PATIENCE = 60.0  # seconds for another process that is measuring: it may be suspended
+WAIT = 60  # seconds to wait for another process that writes
+PATIENCE = 60.0  # seconds to wait for another process that measures: it may be suspended
 
 
 class Scores:
-    """Digest of everything a score depends on -> its value, and which examples were right.
+    """Digest of everything a score depends on -> its value, and which predictions were correct.
 
     The value is an accuracy (a fraction), or another metric in [-1, 1].
 
-    Who asks for one that is not known has it to measure: until it is put, or the next is asked for, other processes
-    that ask for it wait, but not for ever: at worst two measure the same. The operating system ends the claim of a
-    process that dies.
+    A process that looks up a missing score is expected to measure it. Other processes that look it up wait until the
+    score is stored or the first process looks up another one. The wait is limited: at worst two processes measure the
+    same score. The claim is a file lock, so the operating system releases it when a process dies.
     """
 
-    _claim: ClassVar[ExitStack] = ExitStack()  # one in a process, which measures one accuracy at a time
+    _claim: ClassVar[ExitStack] = ExitStack()  # one per process: it measures one accuracy at a time
 
     def __init__(self) -> None:
         self.path = cache_dir() / "scores.sqlite"
         self._open: sqlite3.Connection | None = None
 
     def get(self, key: str) -> float | None:
-        """The value, or None where it is the caller's to measure."""
-        known = self._ask("SELECT value FROM metrics WHERE key = ?", key)
+        """The value, or None if the caller has to measure it."""
+        known = self._lookup("SELECT value FROM metrics WHERE key = ?", key)
         return None if known is None else float(known)
 
     def correct(self, key: str, count: int) -> NDArray[np.bool_] | None:
-        """Which of `count` examples were right, or None where it is the caller's to measure."""
-        bits = self._ask("SELECT bits FROM correct WHERE key = ?", key)
+        """Which of `count` predictions were correct, or None if the caller has to measure them."""
+        bits = self._lookup("SELECT bits FROM correct WHERE key = ?", key)
         return None if bits is None else np.unpackbits(np.frombuffer(bits, np.uint8), count=count).astype(np.bool_)
 
     def put(self, key: str, value: float, correct: NDArray[np.bool_] | None = None) -> None:
-        """Keep a value and, where examples are right or wrong, which ones were right; not in a read-only cache."""
+        """Store a value and, for classification, which predictions were correct; does nothing in a read-only cache."""
         if self._writable and correct is not None:
             self._query("INSERT OR REPLACE INTO correct VALUES (?, ?)", (key, np.packbits(correct).tobytes()))
         if self._writable:
             self._query("INSERT OR REPLACE INTO metrics VALUES (?, ?)", (key, value))
         self._release()
 
-    def _ask(self, statement: str, key: str) -> Any:
-        """The value that a statement finds, or None: then the claim on the key is this process's."""
+    def _lookup(self, statement: str, key: str) -> Any:
+        """The value that a statement finds, or None after this process has claimed the key."""
         self._release()
         rows = self._query(statement, (key,))
         if not rows:
-            self._take(key)
+            self._claim_key(key)
             rows = self._query(statement, (key,))
         if not rows:
             return None
         self._release()
         return rows[0][0]
 
-    def _take(self, key: str) -> None:
+    def _claim_key(self, key: str) -> None:
         if self._writable:
-            place = self.path.parent / "locks" / f"score-{key[:2]}"  # a few files; others' keys rarely wait for ours
+            place = self.path.parent / "locks" / f"score-{key[:2]}"  # a few lock files; other keys rarely share ours
             Scores._claim.enter_context(locked(place, PATIENCE))
 
     @staticmethod
