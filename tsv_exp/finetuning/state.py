@@ -53,9 +53,7 @@ class TrainingState:
         except (RuntimeError, OSError, EOFError, LookupError, pickle.UnpicklingError) as error:
             raise UserError(f"{self.path}: damaged; delete the file to start over") from error
         if content.get("key") != self.key:
-            raise UserError(
-                f"{self.path}: saved with other settings; restore those, or delete the file to start over"
-            )
+            raise UserError(f"{self.path}: saved with other settings; restore those, or delete the file to start over")
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(content["parameters"][name])

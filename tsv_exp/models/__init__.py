@@ -1,4 +1,4 @@
-"""What the flow needs to know of a model (protocol.py), and the models that provide it: clip/, tiny/.
+"""The interface of a model (protocol.py) and its implementations: clip/, text/, tiny/.
 
 Checkpoint formats are in checkpoints/, tasks in tasks/, training in finetuning/.
 """

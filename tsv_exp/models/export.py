@@ -13,14 +13,14 @@ log = logging.getLogger(__name__)
 
 
 def save_merged(model: Model, merged: Merged, alpha: float, folder: Path) -> list[str]:
-    """Write θ_pre + α · τ into `folder`; one model at a time is in memory.
+    """Write θ_pre + α · τ into `folder`; holds one model at a time in memory.
 
     Returns:
         What was written: merged.safetensors, or where the library loads a folder merged/; for a method with a model per
         task merged/<task>.safetensors or merged/<task>/ for each.
 
     Raises:
-        UserError: the folder cannot be written, or the disk is full.
+        UserError: the folder is not writable, or the disk is full.
     """
     beside = model.configuration()
     stems = {task: folder / "merged" / task for task in merged.tasks} if merged.per_task else {None: folder / "merged"}

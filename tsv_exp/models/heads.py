@@ -14,7 +14,7 @@ def zero_shot_head(task: Task, encode_text: Callable[[Sequence[str]], Tensor], s
     """Class weights (C, d): each class's prompts embedded, normalized, averaged, normalized again, times `scale`.
 
     Args:
-        task: classes and prompt templates, in which {} stands for the class name.
+        task: classes and prompt templates, in which {} is replaced by the class name.
         encode_text: embeds P prompts to (P, d).
         scale: exp(logit_scale) of the model.
     """

@@ -1,4 +1,4 @@
-"""Pictures at CLIP's input size: decoded by many threads, kept in one memory-mapped file per split if there is room."""
+"""Images at CLIP's input size: decoded by several threads, cached in one memory-mapped file per split."""
 
 import logging
 import os
@@ -22,14 +22,14 @@ from tsv_exp.tasks.task import Split
 log = logging.getLogger(__name__)
 
 CHUNK = 256  # images
-SPARE = 1 << 30  # bytes that a disk keeps free
+SPARE = 1 << 30  # bytes of disk space that stay free
 
 
 @dataclass(frozen=True)
 class Resize:
-    """How a picture is brought to size, in open_clip's words.
+    """How an image is resized, in open_clip's terms.
 
-    `interpolation` bicubic or bilinear; `mode` shortest (the centre is cut out) or squash.
+    `interpolation`: bicubic or bilinear; `mode`: shortest (short side, then centre crop) or squash.
     """
 
     interpolation: str = "bicubic"
@@ -38,11 +38,11 @@ class Resize:
     def __post_init__(self) -> None:
         for value, known in ((self.interpolation, ("bicubic", "bilinear")), (self.mode, ("shortest", "squash"))):
             if value not in known:
-                raise UserError(f"pictures that are resized by {value!r} are not supported; choose: {', '.join(known)}")
+                raise UserError(f"resizing by {value!r} is not supported; choose from: {', '.join(known)}")
 
 
 def preprocess(picture: Image.Image, size: int, resize: Resize = Resize()) -> Tensor:
-    """To uint8 (3, size, size), RGB, in open_clip's order; by default short side to `size`, centre cut out."""
+    """To uint8 (3, size, size), RGB, as open_clip does; by default short side to `size`, then centre crop."""
     width, height = picture.size
     short = min(width, height)
     shape = (size, size) if resize.mode == "squash" else (size * width // short, size * height // short)
@@ -54,7 +54,7 @@ def preprocess(picture: Image.Image, size: int, resize: Resize = Resize()) -> Te
 
 @dataclass(frozen=True)
 class Pictures:
-    """`count` pictures that are decoded when they are asked for; indexed like a tensor (count, 3, size, size)."""
+    """`count` images, decoded on access; indexed like a tensor (count, 3, size, size)."""
 
     picture: Callable[[int], Image.Image]
     count: int
@@ -76,12 +76,12 @@ class Prefetched(Split):
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Consecutive batches of at most `size` images and labels."""
-        # The copy makes the thread wait for the disk, not whoever uses the batch.
+        # The copy makes this thread wait for the disk instead of the consumer of the batch.
         return prefetch((images.clone(), labels) for images, labels in Split(self.inputs, self.labels).batches(size))
 
 
 def stored(path: Path, size: int) -> Split | None:
-    """The split that `store` wrote, memory-mapped; None where there is none."""
+    """The split that `store` wrote, memory-mapped; None if there is none."""
     each, total = _bytes(size), path.stat().st_size if path.is_file() else 0
     if not total or total % each:
         return None
@@ -93,14 +93,14 @@ def stored(path: Path, size: int) -> Split | None:
 
 
 def store(path: Path, pictures: Pictures, labels: Tensor, limit: int, description: str) -> Split:
-    """The split, kept in `path` if that leaves its folder below `limit` bytes; else decoded anew in every pass.
+    """The split, cached in `path` if its folder then stays below `limit` bytes; else decoded again in every pass.
 
     Raises:
-        UserError: a picture cannot be decoded, or the folder cannot be written.
+        UserError: an image cannot be decoded, or the folder is not writable.
     """
     need = len(labels) * _bytes(pictures.size)
     if need > _room(path.parent, limit):
-        log.info("%s: %.1f GB of images are not cached, for want of room below model.cache_gb", description, need / 1e9)
+        log.info("%s: %.1f GB of images are not cached: no space within model.cache_gb", description, need / 1e9)
         return Prefetched(pictures, labels)
     with locked(path):
         if not path.exists():

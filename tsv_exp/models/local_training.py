@@ -1,4 +1,4 @@
-"""Fine-tuned checkpoints that a model trains itself: once, on the CPU, cached in the user's cache folder."""
+"""Fine-tuned checkpoints trained locally: once, on the CPU, then cached in the user's cache folder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,7 +15,7 @@ from tsv_exp.runtime.threads import map_in_threads
 from tsv_exp.storage.weight_cache import Weights, cached_weights
 from tsv_exp.tasks.task import Task
 
-SAVE_EVERY = 100  # steps; an interrupted training goes on from there
+SAVE_EVERY = 100  # steps between two saved states, from which an interrupted training resumes
 
 
 class _StoppedError(Exception):
@@ -27,47 +27,49 @@ def train_missing(
 ) -> dict[str, Mapping[str, Tensor]]:
     """The fine-tuned weights by task, trained where the cache lacks them.
 
-    Several tasks are trained at a time, each on one CPU thread, so that the weights do not depend on the number of
-    cores. The network must be free of dropout: all trainings share one random number generator.
+    Tasks are trained in parallel, each on one CPU thread, so that the weights do not depend on the number of cores.
+    The network must not use dropout: all threads share one random number generator.
 
     Args:
-        model: gives encoder, loss, examples and recipe.
-        tasks: which ones.
-        seed: orders the batches.
-        folder: of the cached files.
-        key: digest of everything that a task's weights depend on.
+        model: the encoder, loss, examples and recipe.
+        tasks: the tasks to train.
+        seed: seed of the order of the examples.
+        folder: the folder of the cached files.
+        key: task -> digest of everything that its weights depend on.
     """
     stop, recipe = Event(), model.finetune
 
-    def trained(task: Task, advance: Callable[[], object], state: Path) -> Weights:
-        def checked() -> None:
+    def train(task: Task, advance: Callable[[], object], state: Path) -> Weights:
+        def advance_or_stop() -> None:
             if stop.is_set():
                 raise _StoppedError
             advance()
 
         encoder, split = model.trainee(task), model.split(task, "train")
         loss = partial(model.loss, task=task)
-        finetune(encoder, loss, model.prepare, split, recipe, seed, model.identity(task), checked, state, SAVE_EVERY)
+        finetune(
+            encoder, loss, model.prepare, split, recipe, seed, model.identity(task), advance_or_stop, state, SAVE_EVERY
+        )
         state.unlink(missing_ok=True)
         return encoder.state_dict()
 
     with bar("fine-tuned checkpoints", len(tasks) * recipe.steps) as (progress, stage):
         advance = partial(progress.advance, stage)
 
-        def made(task: Task) -> Mapping[str, Tensor]:
+        def load_or_train(task: Task) -> Mapping[str, Tensor]:
             name = f"{task.name}-{key(task)[:20]}"
             path, state = folder / f"{name}.safetensors", folder / f"{name}.training"
-            return cached_weights(path, key(task), lambda: trained(task, advance, state))
+            return cached_weights(path, key(task), lambda: train(task, advance, state))
 
         for task in tasks:
-            model.split(task, "train")  # one after the other: models cache their examples
+            model.split(task, "train")  # sequential: models cache their examples
         names = [task.name for task in tasks]
-        with sdpa_kernel([SDPBackend.MATH]):  # a setting of the process, which its threads share
-            return dict(zip(names, map_in_threads(made, tasks, lambda _: 0, cancel=stop.set), strict=True))
+        with sdpa_kernel([SDPBackend.MATH]):  # a process-wide setting
+            return dict(zip(names, map_in_threads(load_or_train, tasks, lambda _: 0, cancel=stop.set), strict=True))
 
 
 def without_dropout(module: nn.Module) -> nn.Module:
-    """The module, whose dropout layers drop nothing; changed in place."""
+    """Set the dropout probability of every layer to 0, in place, and return the module."""
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0

@@ -1,4 +1,4 @@
-"""Which file or repository holds each task's checkpoint, by the layout that `model.checkpoints` names."""
+"""Finds the file or repository of each task's checkpoint from `model.checkpoints`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ FILES = (".safetensors", ".pt", ".pth", ".bin")
 
 @dataclass(frozen=True)
 class Located:
-    """A family of checkpoints: each task's place, and the base's where the family has its own.
+    """A family of checkpoints: the location of each task's checkpoint, and of the base if the family has its own.
 
-    `pattern` names repositories: * stands for the task's `checkpoint_name`. `each` names files: {task} is the task.
+    `pattern` names repositories: * is replaced by the task's `checkpoint_name`. `each` names files: {task} is the task.
     `missing` says what is not there yet: fine-tuning needs no checkpoints.
     """
 
@@ -33,8 +33,8 @@ class Located:
         """The path or repository of one task: its own `checkpoint`, else the family's.
 
         Args:
-            task: whose.
-            model: name of the model, for a task with a checkpoint per model.
+            task: the task.
+            model: the model's name, for a task with one checkpoint per model.
 
         Raises:
             UserError: there is none.
@@ -68,7 +68,7 @@ def locate(checkpoints: str | Mapping[str, str], folder: str) -> Located:
         folder: the model's name in the paper's layout.
 
     Raises:
-        UserError: there is nothing of that kind.
+        UserError: nothing matches.
     """
     if isinstance(checkpoints, Mapping):
         return Located("listed", {str(name): str(place) for name, place in checkpoints.items()})
@@ -97,7 +97,7 @@ def locate(checkpoints: str | Mapping[str, str], folder: str) -> Located:
 
 
 def _in_folder(root: Path) -> dict[str, str]:
-    """Task -> its file, or its folder in the hub's layout; of several files of a task the first kind of FILES."""
+    """Task -> its file, or its folder in the hub's layout; FILES gives the order of preference."""
     folders = {path.name: str(path) for path in root.iterdir() if any((path / name).is_file() for name in HUB_NAMES)}
     files = {
         path.stem: str(path) for kind in reversed(FILES) for path in sorted(root.glob(f"*{kind}")) if path.is_file()

@@ -1,4 +1,4 @@
-"""What the flow needs to know of a model: its encoder, outputs, data and checkpoints, whatever the modality."""
+"""The interface of a model, for any modality: its encoder, outputs, data and checkpoints."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -26,21 +26,21 @@ class Model(ABC):
     """A pre-trained encoder with its tasks; built from conf/model/<name>.yaml.
 
     Inputs are any nested structure of tensors that `split` and the encoder agree on: pixels, a tokenizer's dict, audio.
-    What is abstract is each model's own; the rest are defaults: normalized features times a frozen head per task.
+    Subclasses implement the abstract methods; the defaults are normalized features times a frozen head per task.
 
     Attributes:
-        name: of the configuration.
-        kind: of the inputs that it encodes; what a task's data must have.
-        templates: prompts of tasks whose YAML has none.
-        task_set: whose first N tasks `tasks=N` means.
-        family: where the checkpoints come from (published figures belong to one family of checkpoints).
-        holdout: how validation examples are drawn from train where a task's data have none.
-        exclude: 2-D parameters that are no matrices for the methods (name patterns), unless engine.exclude is given.
+        name: the model's name in the configuration.
+        kind: the kind of its inputs, which a task's data must have.
+        templates: default prompts of tasks.
+        task_set: the task set from which `tasks=N` takes the first N.
+        family: the family of its checkpoints (published results belong to one family).
+        holdout: how validation examples are drawn from train if a task's data have none.
+        exclude: name patterns of 2-D parameters that methods do not treat as matrices, unless engine.exclude is given.
         finetune: the recipe of tsv-finetune, unless finetune.* is given.
     """
 
     name: str
-    family: Any  # a string; a property where it is found out
+    family: Any  # a string, or a property if it is inferred
     kind: Kind = "image"
     templates: Sequence[str] = ("{}",)
     task_set: str | None = None
@@ -49,17 +49,17 @@ class Model(ABC):
     finetune: Recipe = Recipe(lr=1e-5, steps=2000)
 
     def task(self, name: str, definition: Definition) -> Task:
-        """The task that a definition describes, as this model sees it."""
+        """The task of a definition, for this model."""
         return task_of(name, definition, self.family, self.templates, self.kind)
 
     def catalogue(self) -> dict[str, Task]:
-        """All tasks of the model's task set by name, in their order."""
+        """All tasks of the model's task set by name, in order."""
         names = task_names(self.task_set, None)
         return {name: self.task(name, found) for name, found in zip(names, define(names, {}), strict=True)}
 
     @abstractmethod
     def encoder(self) -> nn.Module:
-        """A fresh encoder with the base weights: a prepared batch of B examples -> features (B, d)."""
+        """A new encoder with the base weights: a prepared batch of B examples -> features (B, d)."""
 
     @abstractmethod
     def split(self, task: Task, split: SplitName) -> Split:
@@ -75,10 +75,10 @@ class Model(ABC):
 
     @abstractmethod
     def identity(self, task: Task) -> str:
-        """Digest of what, beside the weights, a score on this task depends on: data, head, preprocessing."""
+        """Digest of everything except the weights that a score on this task depends on: data, head, preprocessing."""
 
     def examples(self, task: Task, split: SplitName) -> Examples:
-        """The examples of one split, for `split` to encode: texts or pictures, and labels."""
+        """The examples of one split, before preprocessing: texts or images, and labels."""
         record = cache_dir() / "validation" / f"{task.name}-{self.data_identity(task)[:20]}.json"
         return split_examples(task, source_of(task), split, self.kind, self.holdout, record)
 
@@ -88,7 +88,7 @@ class Model(ABC):
         return digest(task.name, task.classes, source_of(task).identity(), drawn)
 
     def prepare(self, inputs: Any, device: torch.device) -> Any:
-        """What a split holds of B examples, as the encoder takes it, on a device."""
+        """Convert B inputs of a split to the encoder's input, on a device."""
         return moved(inputs, device)
 
     def head(self, task: Task) -> Tensor:
@@ -99,23 +99,23 @@ class Model(ABC):
         """Outputs (B, C), float32, of a prepared batch, under the caller's autocast.
 
         Args:
-            encoder: `encoder()` with any weights, perhaps wrapped for training on several devices.
-            batch: what `prepare` made of B examples.
-            task: gives the head.
+            encoder: `encoder()` with any weights, possibly wrapped for training on several devices.
+            batch: the result of `prepare` for B examples.
+            task: the task, for its head.
         """
         features = encoder(batch)
         return frozen_head_logits(features, self._placed_head(task, features.device))
 
     def predict(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
-        """Predictions (B,) that the task's metric compares with the labels: the likeliest class."""
+        """Predictions (B,) that the task's metric compares with the labels: by default the argmax."""
         return self.logits(encoder, batch, task).argmax(1)
 
     def trainee(self, task: Task) -> nn.Module:
-        """What fine-tuning trains on a task and `loss` is called with: the encoder, or one with a head to train."""
+        """The module that fine-tuning trains and passes to `loss`: the encoder, with a trainable head or without."""
         return self.encoder()
 
     def loss(self, encoder: nn.Module, batch: Any, labels: Tensor, task: Task) -> Tensor:
-        """What fine-tuning minimizes, averaged over the batch: cross-entropy with labels (B,)."""
+        """The loss of fine-tuning, averaged over the batch: by default cross-entropy with labels (B,)."""
         return cross_entropy(self.logits(encoder, batch, task), labels)
 
     def configuration(self) -> Configuration | None:
@@ -123,7 +123,7 @@ class Model(ABC):
         return None
 
     def complete(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights with the keys of `base()`, as the model's own library loads them."""
+        """Convert weights with the keys of `base()` to a state dict that the model's own library loads."""
         return dict(weights)
 
     def _placed_head(self, task: Task, device: torch.device) -> Tensor:

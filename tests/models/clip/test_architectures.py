@@ -146,5 +146,5 @@ def test_weights_that_need_another_activation_are_refused() -> None:
 
 
 def test_pictures_of_other_kinds_are_refused() -> None:
-    with pytest.raises(UserError, match="resized by 'longest' are not supported"):
+    with pytest.raises(UserError, match="resizing by 'longest' is not supported"):
         _ = Preprocessing(resize_mode="longest").resize

@@ -1,4 +1,4 @@
-"""CLIP ViT models of open_clip: their checkpoints, data sets and heads.
+"""CLIP models of open_clip: checkpoints, data sets and heads.
 
-Formats of checkpoint files in general are in checkpoints/.
+General checkpoint formats are in checkpoints/.
 """

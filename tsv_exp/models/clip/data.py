@@ -1,4 +1,4 @@
-"""The images of a task at CLIP's input size, kept on disk; validation images are drawn from train by a fixed seed."""
+"""The images of a task at CLIP's input size, cached on disk; validation is drawn from train with a fixed seed."""
 
 from dataclasses import dataclass, field
 
@@ -16,10 +16,10 @@ class Data:
     """Images of any task at one size.
 
     Args:
-        size: pixels of a side.
+        size: side length in pixels.
         holdout: how validation is drawn.
-        cache_gb: how many gigabytes preprocessed images may take on disk; 0 keeps none.
-        resize: how pictures are brought to that size.
+        cache_gb: disk space for preprocessed images in gigabytes; 0 disables the cache.
+        resize: how images are resized.
     """
 
     size: int
@@ -31,7 +31,7 @@ class Data:
         """One split, from the cache of preprocessed images or from its source.
 
         Raises:
-            UserError: the data cannot be had, read, or don't fit the task.
+            UserError: the data cannot be fetched or read, or do not fit the task.
         """
         identity, cache = self.identity(task), cache_dir() / "clip"
         path = cache / "images" / f"{task.name}-{split}-{digest(identity, split)[:20]}.images"
@@ -43,7 +43,7 @@ class Data:
         return store(path, pictures, examples.labels, int(self.cache_gb * 1e9), f"images of {task.name}, {split}")
 
     def identity(self, task: Task) -> str:
-        """Digest of what the images of a task depend on."""
+        """Digest of everything that the images of a task depend on."""
         other = [] if self.resize == Resize() else [self.resize.interpolation, self.resize.mode]
         drawn = [self.holdout.share, self.holdout.most, self.holdout.seed]
         return digest(task.name, task.classes, source_of(task).identity(), drawn, self.size, CLIP, *other)

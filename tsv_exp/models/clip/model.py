@@ -1,4 +1,4 @@
-"""CLIP with its tasks as a model of the framework."""
+"""CLIP as a model of the framework."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -35,16 +35,16 @@ class ClipModel(Model):
     """A CLIP and its fine-tuned image encoders.
 
     Args:
-        name: of the configuration.
+        name: the model's name in the configuration.
         architecture: a name that open_clip knows, or a mapping with embed_dim, vision_cfg, text_cfg and quick_gelu.
-        pretrained: path or repository of the whole CLIP, image and text side, or a tag of open_clip (openai, ...).
+        pretrained: path or repository of the whole CLIP (image and text encoder), or an open_clip tag (openai, ...).
         checkpoints: see `tsv_exp.models.locate.locate`.
-        family: whose labels and prompts the tasks have, and with whose published figures results compare; None takes it
-            from the layout of the checkpoints.
+        family: the family of checkpoints, which determines labels, prompts and published results; None: inferred from
+            the layout of the checkpoints.
         device: where heads are computed.
         holdout: how validation images are drawn.
         cache_gb: see `tsv_exp.models.clip.data.Data`.
-        task_set: whose first N tasks `tasks=N` means.
+        task_set: the task set from which `tasks=N` takes the first N.
         exclude: see `Model`.
         finetune: see `Model`.
     """
@@ -80,17 +80,17 @@ class ClipModel(Model):
 
     @cached_property
     def family(self) -> str:
-        """The family of checkpoints: given, or by their layout."""
+        """The family of checkpoints: as configured, else inferred from their layout."""
         if self._family is None and self._located.missing is not None:
             raise UserError(self._located.missing)
         return self._family or self._located.family
 
     def encoder(self) -> nn.Module:
-        """A fresh image encoder with the base weights: (B, 3, H, W) -> (B, d)."""
+        """A new image encoder with the base weights: (B, 3, H, W) -> (B, d)."""
         return network.image_encoder(self.architecture, self.base(), self._located.base or self.pretrained)
 
     def prepare(self, inputs: Tensor, device: torch.device) -> Tensor:
-        """uint8 images (B, 3, H, W) as the encoder takes them."""
+        """Convert uint8 images (B, 3, H, W) to the encoder's input."""
         return network.normalize(
             inputs.to(device, non_blocking=True), self._preprocessing.mean, self._preprocessing.std
         )
@@ -132,11 +132,11 @@ class ClipModel(Model):
         return digest(self._data.identity(task), self.head(task), *other)
 
     def complete(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """These weights with the base's text side: the state dict of a whole CLIP, as open_clip loads it."""
+        """These weights with the base's text encoder: the state dict of a whole CLIP, as open_clip loads it."""
         return {**self._clip, **weights}
 
     def _tell_of_text(self, whole: Renamed, where: str) -> None:
-        """Log where the text side of a whole CLIP was fine-tuned as well: of it nothing is taken."""
+        """Log if the text encoder of a checkpoint was fine-tuned too: it is ignored."""
         others = [name for name in whole.parts if not name.startswith("visual.") and name not in self._base]
         changed = [name for name in others if name in self._clip and not _same(whole[name], self._clip[name])]
         if changed:

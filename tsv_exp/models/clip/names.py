@@ -1,4 +1,4 @@
-"""CLIP checkpoints of other origins under the names of open_clip: parts are joined when they are asked for."""
+"""CLIP checkpoints of other libraries under open_clip's names: tensors are joined lazily."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from tsv_exp.checkpoints.readers import Reader
 from tsv_exp.errors import UserError
 from tsv_exp.storage.digests import digest
 
-# open_clip's name -> that of transformers, within a tower
+# open_clip's name -> transformers' name, within a tower
 BLOCK = {
     "ln_1.{p}": "layer_norm1.{p}",
     "ln_2.{p}": "layer_norm2.{p}",
@@ -43,14 +43,14 @@ OTHER = f"it is of another architecture: {REMEDY}"
 
 
 class Part(NamedTuple):
-    """How one tensor comes about: the named tensors joined along axis 0, then transposed or not."""
+    """How to build one tensor: the named tensors concatenated along axis 0, then optionally transposed."""
 
     sources: Sequence[str]
     transposed: bool = False
 
 
 class Renamed(Mapping[str, Tensor]):
-    """A checkpoint under other names; what it lacks and `rest` has is taken from there."""
+    """A checkpoint under other names; missing tensors are taken from `rest`."""
 
     def __init__(self, source: Reader, parts: Mapping[str, Part], rest: Mapping[str, Tensor]):
         self.source = source
@@ -73,12 +73,12 @@ class Renamed(Mapping[str, Tensor]):
         return len(self.parts) + len(self.rest)
 
     def file_of(self, name: str) -> Path:
-        """Which file holds a tensor, for errors."""
+        """The file that holds a tensor, for error messages."""
         return self.source.file_of(self.parts[name].sources[0] if name in self.parts else name)
 
     @cached_property
     def digest(self) -> str:
-        """Of the file, and of what came from elsewhere."""
+        """Digest of the file, and of the tensors taken from `rest`."""
         return digest(self.source.digest, sorted(self.parts), self.rest)
 
 
@@ -90,12 +90,12 @@ def clip_weights(source: Reader, where: str, base: Mapping[str, Tensor] | None =
 
     Args:
         source: the checkpoint.
-        where: the file or repository, for errors.
-        base: what the result must have, no more and no less; frozen parts that the checkpoint lacks (the projections
-            and all of the text side) are taken from it. None gives all that the checkpoint has.
+        where: the file or repository, for error messages.
+        base: the result has exactly its names; frozen parts that the checkpoint lacks (the projections and the whole
+            text encoder) are taken from it. None returns everything in the checkpoint.
 
     Raises:
-        UserError: it is not a CLIP, or of another architecture than the base.
+        UserError: it is not a CLIP, or its architecture differs from the base's.
     """
     parts = _parts(source, where)
     if base is None:
@@ -104,7 +104,7 @@ def clip_weights(source: Reader, where: str, base: Mapping[str, Tensor] | None =
     missing = next((name for name in base if name not in parts and name not in rest), None)
     unknown = next((name for name in parts if name.startswith("visual.") and name not in base), None)
     if missing or unknown:
-        what = f"lacks {missing}" if missing else f"has {unknown} too much"
+        what = f"lacks {missing}" if missing else f"has an unexpected {unknown}"
         raise UserError(f"{where}: {what}; {OTHER}")
     kept = {name: part for name, part in parts.items() if name in base}
     for name, part in kept.items():

@@ -1,4 +1,4 @@
-"""open_clip's networks: the image encoder as checkpoints hold it, and the text tower for heads."""
+"""open_clip's networks: the image encoder of the checkpoints, and the text tower for heads."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,14 +16,14 @@ Architecture = str | Mapping[str, Any]
 
 
 def settings(architecture: Architecture) -> dict[str, Any]:
-    """embed_dim, vision_cfg, text_cfg and so on, of a name that open_clip knows, or of a mapping that has them.
+    """The settings (embed_dim, vision_cfg, text_cfg, ...) of an open_clip architecture, or a mapping of them.
 
     Raises:
         UserError: open_clip has no such name.
     """
     if not isinstance(architecture, str):
         return deepcopy(dict(architecture))
-    import open_clip  # takes seconds: only where a network is built
+    import open_clip  # slow import: only if a network is built
 
     found: dict[str, Any] | None = open_clip.get_model_config(architecture)
     if found is None:
@@ -34,7 +34,7 @@ def settings(architecture: Architecture) -> dict[str, Any]:
 
 
 def image_size(architecture: Architecture) -> int:
-    """Pixels of a side of the input.
+    """The side length of the input in pixels.
 
     Raises:
         UserError: it is not square.
@@ -47,7 +47,7 @@ def image_size(architecture: Architecture) -> int:
 
 
 class ImageEncoder(nn.Module):
-    """The image side of a CLIP, and of its text side only what checkpoints of the encoder hold (frozen and unused)."""
+    """The image encoder of a CLIP, with those parts of its text encoder that checkpoints contain (frozen, unused)."""
 
     visual: nn.Module
 
@@ -64,7 +64,7 @@ class ImageEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Float images (B, 3, H, W) to features (B, d)."""
         features = self.visual(images)
-        pooled: Tensor = features if isinstance(features, Tensor) else features[0]  # CoCa gives tokens too
+        pooled: Tensor = features if isinstance(features, Tensor) else features[0]  # CoCa also returns tokens
         return pooled
 
 
@@ -72,10 +72,10 @@ def image_encoder(architecture: Architecture, weights: Mapping[str, Tensor], whe
     """An encoder with a copy of these weights (open_clip's names).
 
     Raises:
-        UserError: they are of another architecture; `where` names their origin.
+        UserError: the architecture does not match; `where` names the origin of the weights.
     """
     own = settings(architecture)
-    # Networks of other libraries have buffers that no checkpoint holds.
+    # Networks of other libraries have buffers that are not in checkpoints.
     light = torch.device("meta") if not _custom(own) and "timm_model_name" not in own["vision_cfg"] else nullcontext()
     with light:
         encoder = ImageEncoder(_clip(architecture), weights)
@@ -93,7 +93,7 @@ def text_encoder(
     """Prompts to features (P, d) by the text tower.
 
     Raises:
-        UserError: the weights are of another architecture; `where` names their origin.
+        UserError: the architecture does not match; `where` names the origin of the weights.
     """
     clip = _clip(architecture)
     clip.visual = nn.Identity()
@@ -105,7 +105,7 @@ def text_encoder(
 
 
 class _TextSide(nn.Module):
-    """A module, as functional_call wants one, whose call is encode_text."""
+    """A module whose forward is encode_text, for functional_call."""
 
     def __init__(self, clip: Any):
         super().__init__()
@@ -114,14 +114,14 @@ class _TextSide(nn.Module):
 
 
 def text_features(clip: Any, tokens: Tensor) -> Any:
-    """encode_text of tokens (P, L) without what comes behind the last end-of-text token: most of a prompt's 77.
+    """encode_text of tokens (P, L) without the padding after the last end-of-text token: most of a prompt's 77.
 
-    The result is the same, since no token sees those behind it and features are read at the end of the text.
+    The result is the same: attention is causal, and features are read at the end-of-text token.
     """
     side = _TextSide(clip)
     if getattr(clip, "attn_mask", None) is None or clip.text_pool_type != "argmax":
-        return side(tokens)  # another kind of text tower
-    length = int(tokens.argmax(1).max()) + 1  # the end of text has the highest number
+        return side(tokens)  # a text tower of another kind
+    length = int(tokens.argmax(1).max()) + 1  # the end-of-text token has the highest index
     shorter = {
         "clip.positional_embedding": clip.positional_embedding[:length],
         "clip.attn_mask": clip.attn_mask[:length, :length],
@@ -130,12 +130,12 @@ def text_features(clip: Any, tokens: Tensor) -> Any:
 
 
 def _custom(own: Mapping[str, Any]) -> bool:
-    """Whether the text side is a module of its own: SigLIP, EVA, text towers of transformers."""
+    """Whether the text encoder is a separate module: SigLIP, EVA, text towers of transformers."""
     return bool(own.get("custom_text")) or "hf_model_name" in own["text_cfg"]
 
 
 def _clip(architecture: Architecture) -> Any:
-    """The network with random weights, of the class that open_clip takes for it."""
+    """The network with random weights, of open_clip's class for the architecture."""
     import open_clip
 
     own = settings(architecture)
@@ -147,8 +147,8 @@ def _clip(architecture: Architecture) -> Any:
     for transformer in (getattr(clip.visual, "transformer", None), clip.transformer):
         if transformer is None:  # a convolutional network, or one of timm
             continue
-        # Tokens before images, as CLIP was trained: else torch transposes in front of every attention, and on a
-        # processor bfloat16 products of transposed matrices take many times longer.
+        # Sequence-first layout, as CLIP was trained. Batch-first layout makes torch transpose before every attention,
+        # and bfloat16 products of transposed matrices are many times slower on a CPU.
         transformer.batch_first = False
         for block in transformer.resblocks:
             block.attn.batch_first = False
@@ -164,6 +164,6 @@ def _load(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 images (B, 3, H, W) to zero mean and unit spread by channel, float32."""
+    """Normalize uint8 images (B, 3, H, W) to zero mean and unit variance per channel, float32."""
     centre, spread = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (mean, std))
     return (images.float() / 255 - centre) / spread

@@ -1,4 +1,4 @@
-"""Weights that open_clip lists, and what its own configuration says of them: preprocessing and tokenizer."""
+"""Pretrained weights listed by open_clip, with their preprocessing and tokenizer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -17,9 +17,9 @@ CONFIG = "open_clip_config.json"
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What becomes of a picture; the defaults are those of CLIP (arXiv 2103.00020), the names those of open_clip.
+    """The preprocessing of images; defaults are CLIP's (arXiv 2103.00020), names are open_clip's.
 
-    `mean` and `std` are of the training images' channels.
+    `mean` and `std` are those of the training images, per channel.
     """
 
     mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
@@ -29,7 +29,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> "Preprocessing":
-        """From a mapping as open_clip has it; what it lacks is CLIP's."""
+        """From a mapping in open_clip's format; missing keys take CLIP's values."""
         given: dict[str, Any] = {
             field.name: found[field.name] for field in fields(cls) if found.get(field.name) is not None
         }
@@ -38,15 +38,15 @@ class Preprocessing:
 
     @property
     def resize(self) -> Resize:
-        """The part that comes before pixels become numbers."""
+        """The resizing, which comes before normalization."""
         return Resize(self.interpolation, self.resize_mode)
 
 
 def source_of(architecture: Architecture, pretrained: str) -> str:
-    """Where the weights are: a path, a repository or a file in one; tags of open_clip (openai, laion2b_s34b_b79k) too.
+    """The weights' path, repository or file in one; resolves open_clip's tags (openai, laion2b_s34b_b79k).
 
     Raises:
-        UserError: the tag's weights need another activation than the architecture has, or are on no hub.
+        UserError: the tag's weights need another activation than the architecture's, or are not on the hub.
     """
     tag = _tag(architecture, pretrained)
     if not tag:
@@ -69,7 +69,7 @@ def source_of(architecture: Architecture, pretrained: str) -> str:
 
 
 def preprocessing(architecture: Architecture, pretrained: str) -> Preprocessing:
-    """By the tag, by the open_clip_config.json beside the weights, or where all tags of the architecture agree."""
+    """From the tag, else from the open_clip_config.json beside the weights, else from all tags if they agree."""
     if tag := _tag(architecture, pretrained):
         return Preprocessing.of(tag)
     folder = folder_of(locate(pretrained))
@@ -85,10 +85,10 @@ def preprocessing(architecture: Architecture, pretrained: str) -> Preprocessing:
 
 
 def tokenizer(architecture: Architecture, pretrained: str) -> Any:
-    """The architecture's tokenizer: texts -> token numbers (P, L); its files beside the weights come first.
+    """The architecture's tokenizer: texts -> token indices (P, L); tokenizer files beside the weights take precedence.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it cannot be loaded.
     """
     import open_clip
 
@@ -108,7 +108,7 @@ def tokenizer(architecture: Architecture, pretrained: str) -> Any:
 
 
 def _tag(architecture: Architecture, pretrained: str) -> dict[str, Any]:
-    """What open_clip says of a tag; nothing where it is none, or a path of that name is there."""
+    """open_clip's entry for a tag; empty if it is not a tag, or if a path of that name exists."""
     if not isinstance(architecture, str) or "/" in pretrained or Path(pretrained).exists():
         return {}
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
