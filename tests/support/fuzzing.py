@@ -139,7 +139,10 @@ def adapter(text: str | None, content: bytes | None, folder: Path) -> str:
     factors = {key.removeprefix("base_model.model."): value.double() for key, value in
                load_file(folder / "adapter_model.safetensors").items()}  # fmt: skip
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    if not (config.get("rank_pattern") or config.get("alpha_pattern")) and "layer.lora_A.weight" in factors:
+    if not (config.get("rank_pattern") or config.get("alpha_pattern")) and {
+        "layer.lora_A.weight",
+        "layer.lora_B.weight",
+    } <= set(factors):
         r = config["r"]
         scale = config["lora_alpha"] / (math.sqrt(r) if config.get("use_rslora") else r)
         wanted = base["layer.weight"].double() + scale * factors["layer.lora_B.weight"] @ factors["layer.lora_A.weight"]

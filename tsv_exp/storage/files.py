@@ -3,10 +3,10 @@
 import glob
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
@@ -47,21 +47,21 @@ def atomic(path: Path | str) -> Iterator[Path]:
         UserError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary: Path | None = None
+    # The name is known before the file is made, so that a signal at any moment leaves no file.
+    owner = f"{socket.gethostname()[:32]}-{os.getpid()}"
+    temporary = path.with_name(f".{_cut(path.name)}.{owner}.{token_hex(4)}{PARTIAL}")
     handle = -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_partial_files(path.parent, glob.escape(_cut(path.name)))
-        handle, temporary = _temporary(path)
-        # mkstemp makes private files; a shared cache or results folder follows the user's umask instead.
-        temporary.chmod(0o666 & ~_umask())
+        handle = _held(temporary)
         yield temporary
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {explain(error)}") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may not be there
+            temporary.unlink()
         if handle >= 0:
             os.close(handle)
 
@@ -72,24 +72,17 @@ def clear_partial_files(folder: Path, names: str) -> None:
         remove_abandoned(half)
 
 
-def _temporary(path: Path) -> tuple[int, Path]:
-    """A temporary file for `path` that this process holds."""
-    prefix = f".{_cut(path.name)}.{socket.gethostname()[:32]}-{os.getpid()}."
+def _held(temporary: Path) -> int:
+    """Make a file that this process holds; its handle."""
     while True:
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=PARTIAL, dir=path.parent)
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         if hold(handle):
-            return handle, Path(name)
+            return handle
         os.close(handle)  # cleared away between its making and its marking
 
 
 def _cut(name: str) -> str:
     return os.fsdecode(os.fsencode(name)[:LONGEST])
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager
