@@ -48,6 +48,8 @@ class Evaluator:
         precision: str = "auto",
         batch_size: int | None = None,
     ):
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"evaluate.batch_size={batch_size}: give a positive number, or null")
         self.model = model
         self.tasks = {task.name: task for task in tasks}
         self.device = device
