@@ -1,4 +1,4 @@
-"""LoRA adapters by themselves: their factors, read without the model that they belong to."""
+"""LoRA adapters without their base model: the low-rank factors."""
 
 import json
 import re
@@ -15,13 +15,13 @@ from tsv_exp.checkpoints.readers import read
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 
-PREFIX = "base_model.model."  # before a module's name in PEFT's files
+PREFIX = "base_model.model."  # prefix of module names in PEFT's files
 _KEY = re.compile(rf"({re.escape(PREFIX)})?(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter: its configuration, and per module B (m, r), A (r, n) and the scale s of s · B A."""
+    """One adapter: its configuration, and per module B (m, r), A (r, n) and the scale s in s · B A."""
 
     path: Path
     config: Mapping[str, Any]
@@ -29,10 +29,10 @@ class Adapter:
 
     @classmethod
     def open(cls, file: Path) -> "Adapter":
-        """The adapter of a file that PEFT wrote, with its configuration beside it.
+        """Open an adapter file that PEFT wrote, with the configuration next to it.
 
         Raises:
-            UserError: it is damaged, or it holds more than low-rank changes of matrices.
+            UserError: it is damaged, or contains more than low-rank updates of matrices.
         """
         path = file.parent
         lora = LoraConfig.load(path)
@@ -57,17 +57,17 @@ class Adapter:
 
 
 class FactoredModel(Mapping[str, Tensor]):
-    """An adapter as task vectors see a model: zeros of the shapes of `base` plus its products."""
+    """An adapter in the form of a model: zeros of the shapes of `base` plus the adapter's products."""
 
     def __init__(self, adapter: Adapter, base: Mapping[str, Tensor]) -> None:
         self.adapter, self._base = adapter, base
 
     def file_of(self, name: str) -> Path:
-        """The adapter's folder, for errors."""
+        """The adapter's folder, for error messages."""
         return self.adapter.path
 
     def factors(self, name: str, dtype: torch.dtype) -> LowRank:
-        """The change of a weight as u (m, r), s (r,), vh (r, n), not orthonormal; r = 0 where there is none."""
+        """The change of a weight as u (m, r), s (r,), vh (r, n), not orthonormal; r = 0 if there is none."""
         found = self.adapter.modules.get(name.removesuffix(".weight"))
         if found is None:
             m, n = self._base[name].shape
@@ -76,7 +76,7 @@ class FactoredModel(Mapping[str, Tensor]):
         return LowRank(b.to(dtype), torch.full((b.shape[1],), scale, dtype=dtype), a.to(dtype))
 
     def delta(self, name: str, dtype: torch.dtype) -> Tensor | None:
-        """The change of a weight in `dtype`, or None where there is none."""
+        """The change of a weight in `dtype`, or None if there is none."""
         return self.factors(name, dtype).dense() if name.removesuffix(".weight") in self.adapter.modules else None
 
     def __getitem__(self, name: str) -> Tensor:
@@ -93,10 +93,10 @@ class FactoredModel(Mapping[str, Tensor]):
 
 
 def stand_in(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
-    """Zeros without memory in place of the weights (out, in) that the adapters change, <module>.weight each.
+    """Zeros that use no memory, as a base: one <module>.weight (out, in) for each weight that the adapters change.
 
     Raises:
-        UserError: two adapters change a module of different shapes, or have no module in common.
+        UserError: a module has different shapes in two adapters, or two adapters share no module.
     """
     base: dict[str, Tensor] = {}
     for task, adapter in adapters.items():

@@ -1,4 +1,4 @@
-"""LoRA adapters as PEFT writes them (arXiv 2106.09685): a model whose task vectors are known exactly."""
+"""LoRA adapters in PEFT's format (arXiv 2106.09685) as models with exactly known task vectors."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -20,19 +20,19 @@ _KEY = re.compile(
 )
 _WHOLE = re.compile(
     r"(?<=\.)(base_layer|modules_to_save(\.(?!weight$|bias$)\w+)?)\."
-)  # around weights saved as they are
-_CONV1D = re.compile(r"(.*\.)?(c_attn|q_attn|c_proj|c_fc)")  # modules of the types below that store (in, out)
+)  # marks weights saved whole, not as factors
+_CONV1D = re.compile(r"(.*\.)?(c_attn|q_attn|c_proj|c_fc)")  # modules that store (in, out) in models of the types below
 CONV1D_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder"}
 
 
 class Adapter(Mapping[str, Tensor]):
-    """The weights θ_pre + Δ of an adapter on its base; `delta` gives the second term as it is.
+    """The weights θ_pre + Δ of an adapter on its base; `delta` returns Δ without rounding to the base's dtype.
 
-    Δ = s · B A, less what the initialization of the adapter took from the base (PiSSA, OLoRA). Weights that the adapter
-    holds as they are (modules_to_save, embeddings, biases) replace the base's.
+    Δ = s · B A, minus what the adapter's initialization subtracted from the base (PiSSA, OLoRA). Weights that the
+    adapter stores whole (modules_to_save, embeddings, biases) replace the base's.
 
     Raises:
-        UserError: the adapter is of a kind other than LoRA on linear layers and embeddings, or of another base.
+        UserError: the adapter is not LoRA on linear layers and embeddings, or belongs to another base.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
@@ -63,7 +63,7 @@ class Adapter(Mapping[str, Tensor]):
             self._factors[name] = self._checked(module, pair)
             if module in embeddings or self._stored_transposed(name):
                 self._transposed.add(name)
-                if self._config.initialization == "olora":  # PEFT takes the wrong side of such a weight
+                if self._config.initialization == "olora":  # PEFT does not handle such a weight correctly
                     raise UserError(f"{path}: OLoRA of {name!r}, which is stored transposed, is not defined")
         for name in names.values():
             if self._shape(name) != base[name].shape:
@@ -85,9 +85,9 @@ class Adapter(Mapping[str, Tensor]):
         return pair["B"], pair["A"], self._config.scale(module)
 
     def _stored_transposed(self, name: str) -> bool:
-        """Whether the base stores a weight as (in, out): transformers' Conv1D layers, whatever the file says of others.
+        """Whether the base stores a weight as (in, out), as transformers' Conv1D layers do.
 
-        Shapes tell, but for square weights: there the base's model type does.
+        The shapes decide; for square weights the base's model type does.
         """
         b, a, _ = self._factors[name]
         straight = (b.shape[0], a.shape[1])
@@ -100,7 +100,7 @@ class Adapter(Mapping[str, Tensor]):
             return False
         raise UserError(
             f"{self.path}: the square weight {name!r} may be stored transposed (fan_in_fan_out), "
-            "and the base does not tell; give the base as a folder with its config.json, or merge the adapter first"
+            "and the base's type is unknown; give the base as a folder with its config.json, or merge the adapter first"
         )
 
     def _shape(self, name: str) -> torch.Size:
@@ -115,11 +115,11 @@ class Adapter(Mapping[str, Tensor]):
         return self._config.initial(weight.mT if name in self._transposed else weight, scale, a.shape[0])
 
     def file_of(self, name: str) -> Path:
-        """The adapter's folder, for errors."""
+        """The adapter's folder, for error messages."""
         return self.path
 
     def delta(self, name: str, dtype: torch.dtype) -> Tensor | None:
-        """The change in `dtype`, or None where the adapter leaves a weight as it is."""
+        """The change in `dtype`, or None if the adapter does not change the weight."""
         product = self._product(name, dtype)
         if name not in self._whole:
             return product
@@ -136,9 +136,9 @@ class Adapter(Mapping[str, Tensor]):
         return product.mT if name in self._transposed else product
 
     def factors(self, name: str, dtype: torch.dtype) -> LowRank:
-        """The delta as factors u (m, r), s (r,), vh (r, n), not orthonormal; r = 0 where there is no change."""
+        """The delta as factors u (m, r), s (r,), vh (r, n), not orthonormal; r = 0 if there is no change."""
         m, n = self._base[name].shape
-        if name in self._whole:  # of full rank: itself times the identity
+        if name in self._whole:  # full rank: the matrix times the identity
             change = self.delta(name, dtype)
             assert change is not None
             one, ones = torch.eye(min(m, n), dtype=dtype), torch.ones(min(m, n), dtype=dtype)
@@ -168,7 +168,7 @@ class Adapter(Mapping[str, Tensor]):
 
 
 def model_types(path: Path | None) -> set[str]:
-    """The model types that the config.json beside a checkpoint file names, of its parts too."""
+    """The model types in the config.json next to a checkpoint file, including nested ones."""
 
     def types(config: Any) -> Iterator[str]:
         if isinstance(config, dict):

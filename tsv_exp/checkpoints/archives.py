@@ -1,4 +1,4 @@
-"""The zip archives that torch.save writes, looked at before they are mapped into memory."""
+"""Checks of torch.save's zip archives before they are memory-mapped."""
 
 import io
 import pickle
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 _SMALL = 1 << 20  # bytes
-_LOCAL = struct.Struct("<4s22xHH")  # of a member's local header: its mark, the lengths of its name and of what follows
+_LOCAL = struct.Struct("<4s22xHH")  # a member's local header: signature, lengths of its name and extra field
 _ITEM_SIZES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
     "ComplexDouble": 16, "ComplexFloat": 8, "QInt32": 4, "QInt8": 1, "QUInt8": 1, "QUInt4x2": 1, "QUInt2x4": 1,
@@ -21,13 +21,13 @@ _ITEM_SIZES = {
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file begins as a zip archive."""
+    """Whether a file has the signature of a zip archive."""
     with path.open("rb") as file:
         return file.read(2) == b"PK"
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether an archive is what torch.jit.save writes; a damaged one is not known to be."""
+    """Whether an archive was written by torch.jit.save; False if it is too damaged to tell."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
@@ -36,14 +36,14 @@ def is_torchscript(path: Path) -> bool:
 
 
 def check_records(path: Path) -> None:
-    """That every storage of an archive has a record of its size.
+    """Check that every storage of an archive has a record of the right size.
 
-    PyTorch maps the file and takes as many bytes as the storage needs from where its record begins: of a record that is
-    shorter, what follows it in the file would be taken as weights. What is mapped cannot be compressed either.
+    PyTorch maps the file and reads as many bytes as the storage needs from the start of its record. If the record is
+    shorter, the bytes that follow it in the file would be read as weights. Mapped records cannot be compressed either.
 
     Raises:
         ValueError: a record is missing, compressed, outside the file, or of another size than its storage.
-        Exception: what `zipfile` and `pickle` raise of a damaged file.
+        Exception: any error of `zipfile` and `pickle` on a damaged file.
     """
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
@@ -65,10 +65,10 @@ def check_records(path: Path) -> None:
 
 
 def check_sizes(content: Any, path: Path) -> None:
-    """That no tensor is larger than its file: one entry that stands for many may be meant to exhaust the memory.
+    """Check that no tensor is larger than its file: an expanded tensor could exhaust the memory.
 
     Raises:
-        ValueError: one is, by more than a mebibyte.
+        ValueError: one is larger, by more than 1 MiB.
     """
     limit = max(path.stat().st_size, _SMALL)
     for name, tensor in _tensors(content, ""):
@@ -77,7 +77,7 @@ def check_sizes(content: Any, path: Path) -> None:
 
 
 class _Inert:
-    """Stands for whatever a pickle names: it takes everything and does nothing."""
+    """Replaces every class and function in a pickle: accepts all arguments and does nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -90,8 +90,8 @@ class _Inert:
     def extend(self, _: Any) -> None: ...
 
 
-class _Storages(pickle._Unpickler):  # the one in Python: that in C can be made to take all memory
-    """Goes through a pickle without importing or calling what it names; `found` are its storages' keys and sizes."""
+class _Storages(pickle._Unpickler):  # the Python version: the C version can be made to exhaust memory
+    """Reads a pickle without importing or calling anything in it; `found` are its storages' keys and sizes."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content))
@@ -113,7 +113,7 @@ def _storages(content: bytes) -> list[tuple[str, int]]:
 
 
 def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """The dense tensors of nested dictionaries, with their names."""
+    """The dense tensors in nested dictionaries, with their names."""
     if isinstance(value, Tensor) and value.layout is torch.strided:
         yield name, value
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The files beside the weights of a result: the base's configuration, made to fit what was merged."""
+"""The configuration files of a merged model: the base's, adapted to the result."""
 
 import json
 import shutil
@@ -15,24 +15,30 @@ from tsv_exp.storage.files import atomic
 from tsv_exp.storage.json_files import read_object
 
 _COPIED = (*CONFIGURATION, "*.py")
-PROVENANCE = "tsv_merge.json"  # where a merged model comes from
+PROVENANCE = "tsv_merge.json"  # record of the origin of a merged model
 _OF_WEIGHTS = ("*.index.json", "adapter_config.json", "merged.json", "trainer_state.json", PROVENANCE)
-_OTHER_FOLDERS = ("checkpoint-*", "global_step*", "runs", "wandb", "__pycache__")  # of training, not of the model
+_OTHER_FOLDERS = (
+    "checkpoint-*",
+    "global_step*",
+    "runs",
+    "wandb",
+    "__pycache__",
+)  # files of the training run, not of the model
 _OF_TOKENIZER = (*FILES, "generation_config.json")
 _DTYPES = ("dtype", "torch_dtype")  # keys of transformers' config.json, 5 and before
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """What is copied from a folder, with those of its subfolders (poolings, chat templates), and what is changed.
+    """The configuration files of a folder and its subfolders (poolings, chat templates), and the changes to them.
 
     Args:
-        folder: of the base.
-        dtype: that of the merged weights, which config.json then names; None leaves what it says.
-        values: of other keys of config.json, wherever they are there.
-        replaced: content of files by name, in place of the folder's.
+        folder: the base's folder.
+        dtype: dtype of the merged weights, written to config.json; None leaves config.json unchanged.
+        values: new values of other keys that config.json has.
+        replaced: file name -> content that replaces the folder's file.
         tokenizer: folder of the model whose tokenizer, chat template and generation settings replace the base's.
-        beside: subfolders that are models of their own, with their own configuration.
+        beside: subfolders that are separate models with their own configuration.
     """
 
     folder: Path
@@ -46,7 +52,7 @@ class Configuration:
         """Write the files into a folder.
 
         Raises:
-            UserError: a file cannot be written, or config.json is damaged and has to be changed.
+            UserError: a file cannot be written, or config.json must be changed but is damaged.
         """
         for file in _files(self.folder, out):
             own = file.parts[0] not in self.beside
@@ -70,7 +76,7 @@ class Configuration:
         try:
             config = read_object(self.folder / file)
         except ValueError as error:
-            raise UserError(f"{self.folder / file}: {error}; mend it, or leave dtype and vocabulary out") from error
+            raise UserError(f"{self.folder / file}: {error}; correct it, or leave dtype and vocabulary out") from error
         target.write_text(json.dumps(_changed(config, changes), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -86,7 +92,7 @@ def _files(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _changed(config: Any, values: Mapping[str, Any]) -> Any:
-    """A configuration with other values of the keys that it has, in its parts too."""
+    """A configuration with new values for the keys that it has, including nested ones."""
     if not isinstance(config, dict):
         return config
     changed = {key: _changed(value, values) for key, value in config.items()}

@@ -1,4 +1,4 @@
-"""merged.json: what lies beside the tensors of a merge by task, and whether the tensors are what it says."""
+"""merged.json: the description of a merge with one model per task, and checks of the tensors against it."""
 
 import json
 import math
@@ -20,20 +20,20 @@ from tsv_exp.storage.json_files import read_object
 
 DESCRIPTION = "merged.json"
 _FILE = re.compile(r"[\w.-]{1,100}\.safetensors")
-_LARGEST = 1 << 40  # entries of a layer
+_LARGEST = 1 << 40  # largest number of entries of a layer
 _LARGEST_ALPHA = 1e9
-_MEMORY = 1 << 60  # bytes of a model
+_MEMORY = 1 << 60  # largest model in bytes
 
 
 def place(name: str, task: str) -> str:
-    """Where the tensors of a layer and a task lie."""
+    """The key prefix of the tensors of a layer and a task."""
     return f"{name}/{quote(task, safe='')}"
 
 
 def describe(
     method: Method, tasks: Iterable[str], base: Mapping[str, Tensor], alpha: float, files: Mapping[str, str]
 ) -> str:
-    """The JSON text that lies beside the tensors: everything of a merge but its layers.
+    """The JSON text of merged.json: everything about a merge except its layers.
 
     `files` are the names and digests of the files with its layers.
     """
@@ -57,7 +57,7 @@ def describe(
 
 @dataclass(frozen=True)
 class Description:
-    """What merged.json says, each value of the kind it must be."""
+    """The content of merged.json, with validated types."""
 
     method: Method
     tasks: tuple[str, ...]
@@ -69,10 +69,10 @@ class Description:
 
     @classmethod
     def read(cls, folder: Path) -> "Description":
-        """The description in a folder, whose files are those that it was written with.
+        """Read the description in a folder, and check that its files are the ones it was written with.
 
         Raises:
-            UserError: there is none, a value is not of the kind it must be, or a file is another one.
+            UserError: there is none, a value is invalid, or a file has changed.
         """
         try:
             found = cls._of(read_object(folder / DESCRIPTION))
@@ -109,10 +109,10 @@ class Description:
 
 
 def check_parts(folder: Path, description: Description, stored: Weights) -> None:
-    """That every tensor in the files belongs to a layer, has its shape, and is finite.
+    """Check that every tensor in the files belongs to a layer, has its shape, and is finite.
 
     Raises:
-        UserError: one does not; the message names it.
+        UserError: a tensor fails the check; the message names it.
     """
     tasks = description.tasks
     owners = {name: name for name in description.shapes}
@@ -131,7 +131,7 @@ def check_parts(folder: Path, description: Description, stored: Weights) -> None
 
 
 def _right(part: str, tensor: Tensor, shape: torch.Size) -> bool:
-    """Whether a part has values that it can have."""
+    """Whether the values of a part are valid."""
     if part == "mask":
         return tensor.dtype == torch.uint8
     if part == "rows":
@@ -141,7 +141,7 @@ def _right(part: str, tensor: Tensor, shape: torch.Size) -> bool:
 
 
 def _wanted(at: str, part: str, shape: torch.Size, stored: Weights, tasks: int) -> torch.Size | None:
-    """The shape of one part of a layer, or None where there is no such part."""
+    """The expected shape of one part of a layer, or None if there is no such part."""
     rows = stored.get(f"{at}/rows")
     if rows is not None and part in ("rows", "delta"):
         if len(shape) != 2 or rows.dim() != 1:

@@ -1,7 +1,7 @@
-"""Large files of the hub, into the hub's own cache: a download that was killed goes on where it was.
+"""Downloads large files into the hub's own cache; a killed download resumes where it stopped.
 
-The hub's library takes up a connection that drops, but its version 2.4 throws away the part of a file that a failed or
-killed download has left. Here that part is kept, under the name that older versions gave it: `<SHA-256>.incomplete`.
+huggingface_hub resumes after a dropped connection, but version 2.4 deletes the partial file of a failed or killed
+download. This module keeps the partial file, under the name that older versions used: `<SHA-256>.incomplete`.
 """
 
 import re
@@ -13,7 +13,7 @@ from tsv_exp.checkpoints.readers import file_digest
 from tsv_exp.errors import UserError
 from tsv_exp.storage.files import cache_dir, locked
 
-CONTENT = re.compile("[0-9a-f]{64}")  # as the hub tags a large file: with its SHA-256
+CONTENT = re.compile("[0-9a-f]{64}")  # the hub's tag of a large file: its SHA-256
 DATA = re.compile(r"hf://datasets/(?P<repo>[^@]+)@(?P<revision>[^/]+)/(?P<name>.+)")
 
 
@@ -23,12 +23,12 @@ def model(repo: str, revision: str | None, weights: str, others: Iterable[str]) 
     Args:
         repo: owner/name.
         revision: branch, tag or commit; None is the main branch.
-        weights: pattern of its large files.
-        others: patterns of its small ones.
+        weights: pattern of the large files.
+        others: patterns of the small files.
 
     Raises:
-        UserError: what has arrived is damaged.
-        Exception: what `hub.failures` makes a UserError of.
+        UserError: the downloaded file is damaged.
+        Exception: errors that `hub.failures` converts to UserErrors.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -39,7 +39,7 @@ def model(repo: str, revision: str | None, weights: str, others: Iterable[str]) 
     except Exception as error:
         if not isinstance(error, HfHubHTTPError) and not hub.broken(error):
             raise
-        # The cache may have it all; if not, the same happens again below.
+        # Everything may be cached; if not, the download below starts again.
     else:
         names = [file.rfilename for file in info.siblings or ()]
         for name in filter_repo_objects(names, allow_patterns=[weights]):
@@ -60,7 +60,7 @@ def file(repo: str, revision: str, name: str) -> Path:
 
 
 def data(files: Iterable[str]) -> None:
-    """Bring files of data sets (hf://datasets/owner/name@revision/path); others are left to who reads them.
+    """Download files of data sets (hf://datasets/owner/name@revision/path); ignores other addresses.
 
     Raises:
         As `model`.
@@ -71,7 +71,7 @@ def data(files: Iterable[str]) -> None:
 
 
 def _bring(repo: str, name: str, kind: str, revision: str) -> None:
-    """Put one file where the hub's library will look for it, if it is large and not there yet."""
+    """Download one file to where the hub's library looks for it, if it is large and missing."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.file_download import http_get, repo_folder_name
     from huggingface_hub.utils import build_hf_headers
@@ -89,7 +89,7 @@ def _bring(repo: str, name: str, kind: str, revision: str) -> None:
         if blob.exists():
             return
         with part.open("ab") as file:
-            if announced.size is not None and file.tell() > announced.size:  # two have written to it
+            if announced.size is not None and file.tell() > announced.size:  # two processes have written to it
                 file.truncate(0)
             headers, start = build_hf_headers(), part.stat().st_size
             http_get(
@@ -97,5 +97,5 @@ def _bring(repo: str, name: str, kind: str, revision: str) -> None:
             )
         if file_digest(part) != blob.name:
             part.unlink()
-            raise UserError(f"{shown} arrived damaged, and was removed; try again")
+            raise UserError(f"{shown}: the download was damaged and has been removed; try again")
         part.replace(blob)

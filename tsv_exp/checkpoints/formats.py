@@ -1,3 +1,3 @@
-"""What checkpoint files are called."""
+"""Names of checkpoint files."""
 
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".pt", ".pth", ".bin", ".ckpt")

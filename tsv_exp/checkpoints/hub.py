@@ -1,4 +1,4 @@
-"""Failures of the Hugging Face hub and of the disk under a download, as one clear line."""
+"""One-line errors for failures of the Hugging Face hub and of the disk during a download."""
 
 import errno
 import logging
@@ -7,16 +7,16 @@ from contextlib import contextmanager
 
 from tsv_exp.errors import UserError
 
-KEPT = "what has arrived is kept"
+PARTIAL = "partial files are kept"
 REFUSED = (401, 403)
-# Requests are not for people to read, and whatever goes wrong is raised as well and becomes one line.
+# No logs of single requests; errors are raised as well and become one line.
 QUIET = dict.fromkeys(("httpx", "httpx2"), logging.WARNING)
 QUIET |= dict.fromkeys(("datasets", "huggingface_hub"), logging.CRITICAL)
 
 
 @contextmanager
 def failures(what: str) -> Iterator[None]:
-    """Turn failures of downloading `what` ("model openai/clip") into UserErrors; others go on as they are."""
+    """Convert failures of downloading `what` ("model openai/clip") into UserErrors; other errors pass through."""
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -34,10 +34,10 @@ def failures(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         causes = list(_chain(error))
-        # A missing data set is told by an error that no longer knows its cause.
+        # The error for a missing data set has no __cause__.
         unknown = next((str(cause) for cause in causes if type(cause).__name__ == "DatasetNotFoundError"), None)
         if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
-            message = f"the disk is full; free space or set HF_HOME to another disk ({KEPT})"
+            message = f"the disk is full; free space or set HF_HOME to another disk ({PARTIAL})"
         elif any(isinstance(cause, GatedRepoError) for cause in causes) or "gated" in (unknown or ""):
             message = f"gated: accept its terms at {ENDPOINT} and log in (hf auth login, or HF_TOKEN)"
         elif unknown or any(isinstance(cause, RepositoryNotFoundError | HFValidationError) for cause in causes):
@@ -48,11 +48,11 @@ def failures(what: str) -> Iterator[None]:
             message = "there is no such revision; check the name behind @"
         elif answers := [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]:
             refused = "log in (hf auth login, or a valid HF_TOKEN)" if answers[0] in REFUSED else "try again later"
-            message = f"{ENDPOINT} answered {answers[0]}; {refused} ({KEPT})"
+            message = f"{ENDPOINT} answered {answers[0]}; {refused} ({PARTIAL})"
         elif any(broken(cause) for cause in causes):
             message = (
                 f"{ENDPOINT} cannot be reached or broke off, and there is no full local copy; "
-                f"try again ({KEPT}), or give a local copy"
+                f"try again ({PARTIAL}), or give a local copy"
             )
         else:
             raise
@@ -60,14 +60,14 @@ def failures(what: str) -> Iterator[None]:
 
 
 def broken(error: BaseException) -> bool:
-    """Whether this is the error of a hub that cannot be reached, or of a connection that broke off."""
+    """Whether the hub could not be reached or the connection broke."""
     # By name: the hub's library has changed its HTTP client twice.
     kinds = {"LocalEntryNotFoundError", "ConnectionError", "TimeoutError", "TransportError"}
     return any(kind.__name__ in kinds for kind in type(error).__mro__)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An exception with all that caused it."""
+    """An exception with all its causes."""
     found: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:

@@ -1,4 +1,4 @@
-"""What adapter_config.json says of a LoRA adapter, read as PEFT reads it."""
+"""The configuration of a LoRA adapter (adapter_config.json), interpreted as PEFT does."""
 
 import math
 from collections.abc import Mapping
@@ -15,11 +15,19 @@ from tsv_exp.layers import LowRank
 from tsv_exp.storage.json_files import read_object
 
 FILE = "adapter_config.json"
-MATCHING = 0.2  # seconds that a pattern may take for a name: a regular expression can be made to take for ever
-_LARGEST = 1e9  # rank or alpha
-_LONGEST = 1000  # characters of a pattern
-_UNCHANGED = {"true", "false", "gaussian", "eva", "orthogonal", "mica", "none"}  # initializations that keep the base
-_BEYOND = {  # options with which the change of a weight is more, or other, than s · B A
+MATCHING = 0.2  # seconds per match: a malicious regular expression can run forever
+_LARGEST = 1e9  # largest rank or alpha
+_LONGEST = 1000  # longest pattern, in characters
+_UNCHANGED = {
+    "true",
+    "false",
+    "gaussian",
+    "eva",
+    "orthogonal",
+    "mica",
+    "none",
+}  # initializations that leave the base unchanged
+_BEYOND = {  # options with which the change of a weight is not just s · B A
     "use_dora": "DoRA",
     "use_qalora": "QALoRA",
     "lora_bias": "biases of factors",
@@ -36,9 +44,9 @@ _BEYOND = {  # options with which the change of a weight is more, or other, than
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """The scale of every module's product, and what its initialization took from the base.
+    """The scale of every module's product, and what its initialization subtracted from the base.
 
-    `initialization` is pissa or olora where the adapter's first product was subtracted from the base's weights.
+    `initialization` is pissa or olora if the adapter's initial product was subtracted from the base's weights.
     """
 
     path: Path
@@ -52,10 +60,10 @@ class LoraConfig:
 
     @classmethod
     def load(cls, folder: Path) -> "LoraConfig":
-        """Of the adapter in a folder.
+        """Load the configuration of the adapter in a folder.
 
         Raises:
-            UserError: it is not LoRA, or a variant whose change of the base's weights is not known from its file.
+            UserError: it is not LoRA, or a variant whose change of the base's weights cannot be computed from the file.
         """
         path = folder / FILE
         try:
@@ -96,7 +104,7 @@ class LoraConfig:
         return alpha / (math.sqrt(r) if self.rslora else r)
 
     def initial(self, weight: Tensor, scale: float, rank: int) -> LowRank | None:
-        """s · B₀ A₀ of a weight (out, in): what the initialization subtracted from the base before training.
+        """s · B₀ A₀ for a weight (out, in): what the initialization subtracted from the base before training.
 
         PiSSA (arXiv 2404.02948): the top r singular components of the weight. OLoRA (arXiv 2406.01775): s Q_r R_r of
         its thin QR decomposition. PEFT subtracts them from the base whenever such an adapter is loaded.
@@ -111,13 +119,13 @@ class LoraConfig:
         return LowRank(q[:, :rank], torch.full((rank,), scale), r[:rank])
 
     def _by_pattern(self, patterns: Mapping[str, float], module: str, default: float) -> float:
-        # The first pattern that the whole name matches, or its end after a dot: peft.utils.other.get_pattern_key.
+        # The first pattern that matches the whole name or its end after a dot: peft.utils.other.get_pattern_key.
         try:
             for pattern, value in patterns.items():
                 if regex.match(rf"(.*\.)?({pattern})$", module, timeout=MATCHING):
                     return value
         except (regex.error, TimeoutError, RecursionError) as error:
-            raise UserError(f"{self.path / FILE}: cannot use the pattern {pattern!r} ({error}); mend it") from error
+            raise UserError(f"{self.path / FILE}: cannot use the pattern {pattern!r} ({error}); correct it") from error
         return default
 
 

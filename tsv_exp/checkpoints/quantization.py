@@ -1,4 +1,4 @@
-"""Quantized checkpoints: what they hold are codes and scales, which cannot be merged as weights."""
+"""Quantized checkpoints: they contain codes and scales, which cannot be merged as weights."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from tsv_exp.checkpoints.readers import Reader
 from tsv_exp.errors import UserError
 from tsv_exp.storage.json_files import read_object
 
-# Tensors beside codes: of bitsandbytes (absmax, SCB, quant_map), GPTQ and AWQ (qweight, qzeros), fp8 with scales,
+# Tensors next to codes: of bitsandbytes (absmax, SCB, quant_map), GPTQ and AWQ (qweight, qzeros), fp8 with scales,
 # compressed-tensors (weight_packed), MXFP4 (_blocks) and HQQ (W_q).
 _MARKS = re.compile(
     r"(.*[._])?(qweight|qzeros|absmax|SCB|quant_map|weight_packed|weight_scale(_inv)?|blocks|W_q)|.*\.quant_state\..*"
@@ -18,7 +18,7 @@ def refuse_quantized(weights: Reader, folder: Path | None) -> None:
     """Check that a checkpoint is not quantized, by its folder's config.json and by its tensors.
 
     Raises:
-        UserError: it is; the message says how to get weights of it.
+        UserError: it is; the message describes how to get weights.
     """
     method = _configured(folder)
     if method is None:
@@ -38,7 +38,7 @@ def _configured(folder: Path | None) -> str | None:
     try:
         config = read_object(folder / "config.json")
     except (OSError, ValueError):
-        return None  # damaged, or of another library: its tensors tell
+        return None  # damaged, or of another library: check the tensors instead
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         if (quantization := part.get("quantization_config")) is not None:
             kind = quantization.get("quant_method") if isinstance(quantization, dict) else None
@@ -47,6 +47,6 @@ def _configured(folder: Path | None) -> str | None:
 
 
 def _is_code(weights: Reader, name: str) -> bool:
-    """Whether a tensor may hold codes: integers, or floats of eight bits, in rows and columns."""
+    """Whether a tensor may contain codes: a matrix of integers or 8-bit floats."""
     tensor = weights[name]
     return tensor.dim() >= 2 and (not tensor.is_floating_point() or tensor.dtype.itemsize == 1)

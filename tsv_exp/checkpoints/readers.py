@@ -1,4 +1,4 @@
-"""Checkpoint files as lazy mappings name -> tensor: memory-mapped, read when asked for, never unpickled code."""
+"""Checkpoint files as lazy mappings name -> tensor: memory-mapped, read on access, without unpickling code."""
 
 import hashlib
 import pickle
@@ -31,13 +31,18 @@ HUB_NAMES = (  # in order of preference
     "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.bin",
 )
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # what trainers put a state dict under, in this order
-CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.bpe")  # what lies beside them
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+)  # keys under which trainers store a state dict, in order
+CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.bpe")  # other keys of trainers' checkpoints
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
 class Reader(Mapping[str, Tensor]):
-    """One checkpoint; `digest` identifies its content without reading tensors one by one."""
+    """One checkpoint; `digest` identifies its content without reading single tensors."""
 
     def __init__(self, path: Path, tensors: Mapping[str, Tensor] | None = None):
         self.path = path
@@ -53,12 +58,12 @@ class Reader(Mapping[str, Tensor]):
         return len(self._tensors)
 
     def file_of(self, name: str) -> Path:
-        """Which file holds a tensor, or would hold it."""
+        """The file of a tensor, for error messages."""
         return self.path
 
     @cached_property
     def digest(self) -> str:
-        """Hexadecimal SHA-256 of what is stored."""
+        """Hexadecimal SHA-256 of the stored content."""
         return file_digest(self.path)
 
 
@@ -120,20 +125,20 @@ class Shards(Reader):
         return len(self._places)
 
     def file_of(self, name: str) -> Path:
-        """The shard that holds a tensor; of an unknown one the index."""
+        """The shard of a tensor; the index if the tensor is unknown."""
         return self.path.parent / self._places[name] if name in self._places else self.path
 
     @cached_property
     def digest(self) -> str:
-        """Of the shards' own digests."""
+        """Digest of the shards' digests."""
         return digest([shard.digest for shard in self._shards.values()])
 
 
 def read(path: Path | str) -> Reader:
-    """A checkpoint file, or a folder that holds one model in the hub's layout.
+    """Read a checkpoint file, or a folder with one model in the hub's layout.
 
     Raises:
-        UserError: there is none, it is damaged, of an unknown format, or a pickle that holds more than tensors.
+        UserError: it is missing, damaged, of an unknown format, or a pickle with more than tensors.
     """
     path = Path(path)
     try:
@@ -161,7 +166,7 @@ def _inside(folder: Path) -> Path:
 
 
 def _beside(place: object) -> bool:
-    """Whether an entry of an index names a file of weights in the index's folder, or below it."""
+    """Whether an entry of an index names a weights file in or below the index's folder."""
     if not isinstance(place, str) or "\0" in place or "\\" in place:
         return False
     parts = PurePosixPath(place)
@@ -178,7 +183,7 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
     try:
         if zipped:
             check_records(path)
-        # Only the zip format can be mapped; older files are read whole.
+        # Only the zip format can be memory-mapped; older files are read whole.
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         check_sizes(found, path)
     except pickle.UnpicklingError as error:
@@ -197,7 +202,7 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
 
 
 def _check_content(path: Path) -> None:
-    """That a file is not one of those that are often given in place of weights."""
+    """Check for files that are often mistaken for weights."""
     with path.open("rb") as file:
         start = file.read(len(_LFS))
     if start == _LFS:
@@ -212,14 +217,14 @@ def _check_content(path: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    if (system := cause(error)) is not None:  # the file may be whole
+    if (system := cause(error)) is not None:  # the file may be intact
         return UserError(f"{path}: {explain(system)}")
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(f"{path}: truncated or damaged ({reason}); remove it, then download or copy it again")
 
 
 def file_digest(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file; the hub's cache names large files by it."""
+    """Hexadecimal SHA-256 of a file; in the hub's cache it is the name of a large file."""
     name = path.resolve().name
     if re.fullmatch("[0-9a-f]{64}", name):
         return name

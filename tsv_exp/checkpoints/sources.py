@@ -1,4 +1,4 @@
-"""What a user names as weights: a file, a folder, a repository on the hub, or an adapter on a base."""
+"""Opens the weights that a user names: a file, a folder, a hub repository, or an adapter on a base."""
 
 import re
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def open_weights(source: str | Path, base: Mapping[str, Tensor] | None = None) -
     """The weights of a file, a folder, a hub id, or a LoRA adapter on `base`.
 
     Raises:
-        UserError: there is no such thing, it is damaged, or it is an adapter and there is no base.
+        UserError: it does not exist, is damaged, or is an adapter without a base.
     """
     path = locate(source)
     file = adapter_file(path)
@@ -40,7 +40,7 @@ def open_weights(source: str | Path, base: Mapping[str, Tensor] | None = None) -
 
 
 def adapter_file(path: Path) -> Path | None:
-    """The adapter that a path stands for, or None where it is a model."""
+    """The adapter file of a path, or None if the path is a model."""
     if path.name in ADAPTER_FILES and (path.parent / FILE).is_file():
         return path
     if not path.is_dir() or not (path / FILE).is_file():
@@ -51,23 +51,23 @@ def adapter_file(path: Path) -> Path | None:
         raise UserError(f"{path} holds a model and an adapter; give the file that is meant: {models[0]} or {files[0]}")
     if not files and not models:
         raise UserError(f"{path} has an {FILE} and no {ADAPTER_FILES[0]}; fetch it again")
-    return files[0] if files else None  # a model beside which only the configuration of an adapter was left
+    return files[0] if files else None  # a model next to a leftover adapter configuration
 
 
 def folder_of(path: Path) -> Path | None:
-    """The folder that is one model: the path itself, or that of an index of shards; None of a file by itself."""
+    """The folder of one model: the path itself, or the folder of an index of shards; None for a single file."""
     if path.is_dir():
         return path
     return path.parent if path.name.endswith(".index.json") else None
 
 
 def locate(source: str | Path) -> Path:
-    """The path of a source: as it is, in a package (pkg://...), or downloaded from the hub (owner/name[@revision])."""
+    """The path of a source: local, in a package (pkg://...), or downloaded from the hub (owner/name[@revision])."""
     try:
         path = Path(source).expanduser()
         if path.exists():
             return path
-    except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a null character
+    except (OSError, RuntimeError, ValueError) as error:  # name too long, unknown user, null character
         reason = explain(error) if isinstance(error, OSError) else error
         raise UserError(f"{source}: {reason}") from error
     if str(source).startswith(PACKAGE):
@@ -87,7 +87,7 @@ def locate(source: str | Path) -> Path:
 
 
 def _in_package(source: str) -> Path:
-    """A path inside an installed package, of which no code is run."""
+    """A path inside an installed package; runs none of its code."""
     package, _, inside = source.removeprefix(PACKAGE).partition("/")
     spec = find_spec(package) if package.isidentifier() else None
     for folder in (spec.submodule_search_locations or ()) if spec else ():

@@ -15,15 +15,15 @@ from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.layer import Weights
 
 STEM = "merged"
-_NUMBERS = ("vector", "delta", "s")  # parts in the dtype that was asked for
+_NUMBERS = ("vector", "delta", "s")  # parts stored in the requested dtype
 
 
 def encode(
     name: str, layer: Representation, shape: torch.Size, tasks: Iterable[str], dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """The tensors that hold one layer before α, in `dtype`; zeros are left out.
+    """Encode one layer before α as tensors in `dtype`; zeros are left out.
 
-    Their names are <layer>/<part> where the tasks share them, else <layer>/<task>/<part> with the task's name quoted.
+    Names are <layer>/<part> for tensors that all tasks share, else <layer>/<task>/<part> with the task's name quoted.
     """
     tasks = list(tasks)
     tensors: dict[str, Tensor] = {}
@@ -58,7 +58,7 @@ def encode(
 def decode(
     name: str, shape: torch.Size, tasks: Sequence[str], stored: Weights, per_task: bool, dtype: torch.dtype
 ) -> Representation:
-    """The layer that `encode` wrote."""
+    """Decode the tensors of `encode` to a layer."""
     if f"{name}/vector" in stored:
         masks = [np.unpackbits(stored[f"{place(name, task)}/mask"].numpy(), count=shape.numel()) for task in tasks]
         packed = torch.from_numpy(np.stack(masks)).bool().view(-1, *shape)
@@ -91,12 +91,12 @@ def _dense(key: str, shape: torch.Size, stored: Weights, dtype: torch.dtype) -> 
 
 
 def load_merged(folder: Path | str) -> Merged:
-    """The merged task vectors that tsv-merge wrote for a method with a model per task; for `tsv_exp.apply`.
+    """Load the merged task vectors that tsv-merge wrote for a method with one model per task, for `tsv_exp.apply`.
 
-    They are scaled by the α that tsv-merge was given, and their sizes are in the dtype that it wrote.
+    They are scaled by tsv-merge's α; sizes refer to the stored dtype.
 
     Raises:
-        UserError: the folder does not hold such a merge.
+        UserError: the folder does not contain such a merge.
     """
     folder = Path(folder)
     index = folder / f"{STEM}.safetensors.index.json"

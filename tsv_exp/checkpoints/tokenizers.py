@@ -1,4 +1,4 @@
-"""The tokens of a model, as the files of its tokenizer name them."""
+"""The tokens of a model, read from its tokenizer files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from tsv_exp.errors import UserError
 from tsv_exp.storage.json_files import read_json, read_object
 
-FILES = (  # of tokenizers and chat templates
+FILES = (  # files of tokenizers and chat templates
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
     *("*.model", "*.tiktoken", "*.bpe", "chat_template.*", "*.jinja"),
 )
@@ -17,7 +17,7 @@ FILES = (  # of tokenizers and chat templates
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token -> row of the embedding, and what the tokenizer says of those that were added to its vocabulary."""
+    """Token -> row of the embedding, and the tokenizer's entries for added tokens."""
 
     folder: Path
     rows: Mapping[str, int]
@@ -25,10 +25,10 @@ class Tokens:
 
     @classmethod
     def read(cls, folder: Path | None, what: str) -> "Tokens":
-        """Of a model's folder.
+        """Read the tokens of a model's folder.
 
         Raises:
-            UserError: there is no folder, or no tokenizer in it whose tokens can be read.
+            UserError: there is no folder, or no readable tokenizer in it.
         """
         if folder is None:
             raise UserError(f"{what} is a file without a tokenizer; give its folder, or no vocabulary and tokenizer")
@@ -44,7 +44,7 @@ class Tokens:
         return cls(folder, *found)
 
     def with_added(self, tokens: Sequence[tuple[str, int, dict[str, Any]]]) -> dict[str, bytes]:
-        """The files of the tokenizer that change when tokens are added: (token, its row, what is said of it)."""
+        """The tokenizer files that change when tokens are added: (token, row, entry)."""
         entries = [_entry(token, row, said) for token, row, said in tokens]
         files: dict[str, bytes] = {}
         if (path := self.folder / "tokenizer.json").is_file():

@@ -1,4 +1,4 @@
-"""Models whose tokenizers differ: rows of embeddings and output heads are matched by their tokens."""
+"""Matches rows of embeddings and output heads by token, for models with different tokenizers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from tsv_exp.storage.json_files import read_object
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The rows of the merged model: for each, its row in the base and in every model, or -1 where they lack its token.
+    """The rows of the merged model: for each, its row in the base and in every model, or -1 if its token is missing.
 
-    `names` are the tensors that have `size` such rows. `files` of the tokenizer and `values` of config.json change.
+    `names` are the tensors with `size` such rows. `files` of the tokenizer and `values` of config.json change.
     """
 
     base: Tensor
@@ -30,18 +30,20 @@ class Vocabulary:
     values: Mapping[str, Any]
 
     def of_base(self, base: Weights, models: Mapping[str, Weights]) -> Weights:
-        """The base with these rows; those that it lacks are the mean of the models that have them."""
+        """The base with these rows; missing rows are the mean over the models that have them."""
         return _Rows(base, self, None, models)
 
     def of_model(self, task: str, model: Weights, base: Weights) -> Weights:
-        """A model with these rows; those that it lacks are the base's, so that they do not change."""
-        if isinstance(model, ExplicitDeltas):  # of the base's vocabulary, and checked to leave these weights alone
+        """A model with these rows; missing rows are the base's, so that their task vector is 0."""
+        if isinstance(
+            model, ExplicitDeltas
+        ):  # uses the base's vocabulary; `plan` checks that it does not change these weights
             return model
         return _Rows(model, self, task, base)
 
 
 class _Rows(View):
-    """Weights whose vocabulary has other rows. The base's are kept in memory once they have been made."""
+    """Weights with rearranged rows. Rows of the base are cached in memory."""
 
     def __init__(self, weights: Weights, vocabulary: Vocabulary, task: str | None, others: Any) -> None:
         super().__init__(weights, {name: name for name in weights})
@@ -61,7 +63,7 @@ class _Rows(View):
         return self._made[name]
 
     def _means(self, name: str, own: Tensor) -> Tensor:
-        """The mean of the models that have a row, for every row of the result."""
+        """For every row of the result, the mean over the models that have it."""
         total = torch.zeros(self._vocabulary.size, *own.shape[1:], dtype=torch.float32)
         count = torch.zeros(self._vocabulary.size)
         missing = self._vocabulary.base < 0
@@ -89,17 +91,17 @@ def plan(
     choice: str | None,
     tokenizer: str | None,
 ) -> Vocabulary:
-    """Which rows the merged model has.
+    """Plan the rows of the merged model.
 
     Args:
         base: the base.
         models: the models, under the base's names.
-        folders: of the models by task, and of the base under None.
-        choice: base (the tokens of the result's tokenizer) or union (the models' other tokens too); None is base.
-        tokenizer: the task whose tokenizer the result carries; None is the base's.
+        folders: task -> folder of the model; None -> folder of the base.
+        choice: base (the tokens of the result's tokenizer) or union (also the models' other tokens); None: base.
+        tokenizer: the task whose tokenizer the result has; None: the base's.
 
     Raises:
-        UserError: a tokenizer cannot be read, or the choice does not fit the tokenizer.
+        UserError: a tokenizer cannot be read, or the choice does not fit it.
     """
     tokens = {task: Tokens.read(folder, _what(task)) for task, folder in folders.items()}
     carried = tokens[tokenizer]
@@ -136,7 +138,7 @@ def plan(
 
 
 def _index(target: Mapping[str, int], own: Mapping[str, int], rows: int, size: int, unnamed: bool) -> Tensor:
-    """For every row of the result that of the same token, or -1; `unnamed`: rows without a token stay in place."""
+    """For every row of the result the row of the same token, or -1; `unnamed`: rows without a token stay in place."""
     index = torch.full((rows,), -1, dtype=torch.int64)
     if unnamed:
         index[: min(size, rows)] = torch.arange(min(size, rows))
@@ -148,7 +150,7 @@ def _index(target: Mapping[str, int], own: Mapping[str, int], rows: int, size: i
 
 
 def _size(base: Weights, models: Mapping[str, Weights], folder: Path | None) -> int:
-    """The number of rows of the base's embedding: by its config.json, else by what differs between the models."""
+    """The number of rows of the base's embedding: from its config.json, else from shapes that differ between models."""
     config: dict[str, Any] = {}
     if folder is not None and (folder / "config.json").is_file():
         config = read_object(folder / "config.json")
@@ -163,7 +165,7 @@ def _size(base: Weights, models: Mapping[str, Weights], folder: Path | None) -> 
 
 
 def _special(folder: Path) -> dict[str, Any]:
-    """The rows of special tokens (bos_token_id, ...) that a model's config.json names."""
+    """The rows of special tokens (bos_token_id, ...) in a model's config.json."""
     path = folder / "config.json"
     config = read_object(path) if path.is_file() else {}
     return {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}

@@ -1,4 +1,4 @@
-"""Sharded safetensors, one file at a time: finished files survive a crash and are verified before they are kept."""
+"""Writes sharded safetensors one file at a time; finished files survive a crash and are verified before reuse."""
 
 import hashlib
 import json
@@ -16,11 +16,11 @@ from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import atomic, clear_partial_files, holder, locked
 from tsv_exp.storage.tensor_files import Kinds, header, kinds, stream
 
-STATE = ".tsv-merge"  # beside the result: what it is made of, and the digest of every finished file
+STATE = ".tsv-merge"  # next to the result: recipe, and digest of every finished file
 
 
 def shards(sizes: Mapping[str, int], limit: float) -> list[list[str]]:
-    """Names in order, cut where the sum of their sizes would exceed `limit` bytes."""
+    """Split names, in order, into groups of at most `limit` bytes in total."""
     files: list[list[str]] = [[]]
     used = 0
     for name, size in sizes.items():
@@ -33,18 +33,18 @@ def shards(sizes: Mapping[str, int], limit: float) -> list[list[str]]:
 
 
 class Output:
-    """A folder of weights under way.
+    """A folder of weights that is being written.
 
     Args:
-        folder: where the files go.
-        stem: of their names: <stem>.safetensors, or <stem>-00001-of-00002.safetensors and an index.
-        count: of files.
+        folder: the output folder.
+        stem: stem of the file names: <stem>.safetensors, or <stem>-00001-of-00002.safetensors and an index.
+        count: number of files.
         recipe: digest of everything that the content depends on.
-        metadata: of every file.
-        beside: what else the folder may hold.
+        metadata: metadata of every file.
+        beside: other entries that the folder may contain.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder contains something else.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class Output:
 
     @contextmanager
     def prepared(self, wait: bool) -> Iterator[None]:
-        """Make the folder, or recognize it as an interrupted run of the same recipe, or one that finished nothing.
+        """Create the folder, or accept it as an interrupted run of the same recipe or of a run without finished files.
 
-        Nobody else writes into it meanwhile. Another process that wants to waits until this one is done or dead, or
-        is refused at once where it does not want to `wait`.
+        The folder is locked meanwhile. With `wait` another process waits until this one is done or dead; otherwise it
+        fails at once.
         """
         lock = self.folder / STATE / "writing"
         self._check()
@@ -74,7 +74,7 @@ class Output:
             if not held:
                 owner = holder(lock.with_suffix(".lock"))
                 raise UserError(f"out={self.folder} is being written by {owner}; choose another folder, or wait=true")
-            self._check()  # another process may have begun here meanwhile
+            self._check()  # another process may have started here meanwhile
             with atomic(self._marker) as path:
                 path.write_text(self._recipe)
             for place in (self.folder, self._marker.parent):
@@ -105,17 +105,17 @@ class Output:
             )
 
     def finished(self, file: Path) -> bool:
-        """Whether a file is there with the content that it was written with."""
+        """Whether a file exists with the content that was written."""
         record = self.folder / STATE / f"{file.name}.sha256"
         return file.is_file() and record.is_file() and _sha256(file) == record.read_text()
 
     @property
     def digests(self) -> dict[str, str]:
-        """File name -> hexadecimal SHA-256, of finished files."""
+        """File name -> hexadecimal SHA-256 of every finished file."""
         return {file.name: (self.folder / STATE / f"{file.name}.sha256").read_text() for file in self.files}
 
     def write(self, file: Path, kinds: Kinds, tensors: Iterable[Tensor]) -> None:
-        """Write one file as its tensors come, then the record that it is finished."""
+        """Write one file from a stream of tensors, then record it as finished."""
         with atomic(file) as path, path.open("wb") as opened:
             hashed = _Hashed(opened)
             stream(hashed, kinds, tensors, self._metadata)
@@ -124,7 +124,7 @@ class Output:
             path.write_text(hashed.digest.hexdigest())
 
     def piece(self, file: Path, names: Sequence[str]) -> Path:
-        """Where a part of a file is kept until all of them are there."""
+        """Where a part of a file is stored until all parts exist."""
         return self.folder / STATE / f"{file.stem}-{digest(list(names))[:16]}.safetensors"
 
     def assemble(self, file: Path, pieces: Sequence[Path]) -> None:
@@ -151,7 +151,7 @@ class Output:
 
 
 class _Hashed:
-    """A file whose digest is known when it is written."""
+    """A file that computes its digest while it is written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest = file, hashlib.sha256()

@@ -80,7 +80,7 @@ def test_what_arrives_damaged_is_not_kept(hub: Hub, tmp_path: Path) -> None:
     again = FETCH.replace('told["', 'told["again: ')
     found = told(hub, tmp_path, FETCH + again)
     for case, repository in (("model", "zoo/clip_stanford-cars"), ("data", "tanganke/stanford_cars")):
-        line = rf"{repository}/\S+ arrived damaged, and was removed; try again"
+        line = rf"{repository}/\S+: the download was damaged and has been removed; try again"
         assert re.fullmatch(line, str(found[case]))
         assert found[f"again: {case}"] is None
     assert hub.ranges == [0] * len(hub.ranges)
