@@ -1,4 +1,4 @@
-"""Which examples a run got right, in one small file of its folder: one bit for each test example of each task."""
+"""Stores which examples a run classified correctly, as one bit per test example of each task."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +14,10 @@ FILE = "test_correct.npz"
 
 
 def write_correct(folder: Path, correct: Mapping[str, "NDArray[np.bool_]"]) -> None:
-    """Write task -> whether each test example (N,) was right into a run folder.
+    """Write task -> whether each test example (N,) was classified correctly into a run folder.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder is not writable.
     """
     import numpy as np
 
@@ -28,7 +28,7 @@ def write_correct(folder: Path, correct: Mapping[str, "NDArray[np.bool_]"]) -> N
 
 
 def read_correct(folder: Path) -> dict[str, "NDArray[np.bool_]"]:
-    """Task -> whether each test example (N,) was right, of a run folder.
+    """Read task -> whether each test example (N,) was classified correctly from a run folder.
 
     Raises:
         OSError, ValueError, KeyError, EOFError, BadZipFile: the file is missing, or is not what `write_correct` writes.

@@ -16,21 +16,21 @@ from tsv_exp.runtime.console import console
 from tsv_exp.runtime.os_errors import explain
 from tsv_exp.runtime.ownership import hold, remove_abandoned
 
-LONGEST = 150  # bytes of a file's name in that of its temporary file; file systems take 255
-PARTIAL = ".partial"  # ends the name of a temporary file
-NOTICE = 5.0  # seconds until a process that waits for a lock says so
+LONGEST = 150  # bytes of the file name within a temporary file's name; file systems allow 255
+PARTIAL = ".partial"  # suffix of temporary files
+NOTICE = 5.0  # seconds after which waiting for a lock is reported
 
 
-_given: list[Path] = []  # at most one
+_given: list[Path] = []  # at most one element
 
 
 def use_cache(folder: Path | str | None) -> None:
-    """Set this process's cache folder (paths.cache); None: the user's."""
+    """Set the cache folder of this process (paths.cache); None: the user's cache folder."""
     _given[:] = [] if folder is None else [Path(folder)]
 
 
 def cache_dir() -> Path:
-    """The cache folder: the one in use, else that of the environment variable TSV_EXP_CACHE, else the user's."""
+    """The cache folder: the one set by `use_cache`, else the environment variable TSV_EXP_CACHE, else the user's."""
     if _given:
         return _given[0]
     return Path(os.environ.get("TSV_EXP_CACHE") or user_cache_path("tsv_exp", appauthor=False))
@@ -40,14 +40,14 @@ def cache_dir() -> Path:
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` on success, remove it on any failure.
 
-    The temporary file's name has the process and its host, and the process holds a lock on it while it lives. What
-    killed processes left of the same file is cleared away.
+    The temporary file's name contains the process id and the host, and the process locks it while it lives. Temporary
+    files of killed processes for the same path are removed.
 
     Raises:
-        UserError: the folder cannot be written, or the disk is full.
+        UserError: the folder is not writable, or the disk is full.
     """
     path = Path(path)
-    # The name is known before the file is made, so that a signal at any moment leaves no file.
+    # The name is known before the file is created, so that a signal at any moment leaves no file.
     owner = f"{socket.gethostname()[:32]}-{os.getpid()}"
     temporary = path.with_name(f".{_cut(path.name)}.{owner}.{token_hex(4)}{PARTIAL}")
     handle = -1
@@ -67,18 +67,18 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 
 def clear_partial_files(folder: Path, names: str) -> None:
-    """Remove what killed processes left of files of these names (a pattern) in `folder`; live ones keep theirs."""
+    """Remove temporary files of killed processes for names that match a pattern; keeps those of live processes."""
     for half in folder.glob(f".{names}.*{PARTIAL}"):
         remove_abandoned(half)
 
 
 def _held(temporary: Path) -> int:
-    """Make a file that this process holds; its handle."""
+    """Create a file, locked by this process; returns its handle."""
     while True:
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         if hold(handle):
             return handle
-        os.close(handle)  # cleared away between its making and its marking
+        os.close(handle)  # removed between creation and locking
 
 
 def _cut(name: str) -> str:
@@ -89,17 +89,17 @@ def _cut(name: str) -> str:
 def locked(path: Path | str, patience: float = -1) -> Iterator[bool]:
     """Hold the lock of `path` (a file `path`.lock beside it) against every other process and thread.
 
-    Who waits for longer than some seconds says for which lock, and who holds it: the holder may be suspended.
+    A wait of more than a few seconds is reported with the lock and its holder, which may be suspended.
 
     Args:
-        path: of what the lock protects.
-        patience: seconds to wait; below 0 without end.
+        path: the path that the lock protects.
+        patience: seconds to wait; negative: without limit.
 
     Yields:
-        Whether the lock is held; False after `patience` seconds in vain.
+        Whether the lock was acquired; False after waiting `patience` seconds.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder is not writable.
     """
     lock = Path(f"{path}.lock")
     try:
@@ -115,7 +115,7 @@ def locked(path: Path | str, patience: float = -1) -> Iterator[bool]:
 
 
 def holder(lock: Path) -> str:
-    """Who holds a lock file, as far as it says."""
+    """The holder of a lock file, if recorded."""
     try:
         return lock.read_text(encoding="utf-8").strip() or "another process"
     except (OSError, ValueError):
@@ -134,6 +134,6 @@ def _acquired(guard: FileLock, lock: Path, patience: float) -> bool:
             guard.acquire(timeout=-1 if patience < 0 else patience - first)
         except Timeout:
             return False
-    with suppress(OSError):  # the lock is held, whether or not it can say by whom
+    with suppress(OSError):  # the lock is held even if the holder cannot be recorded
         lock.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
     return True

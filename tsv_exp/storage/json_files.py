@@ -1,4 +1,4 @@
-"""JSON from files that anybody may have written."""
+"""Reads JSON from untrusted files."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not JSON, is nested too deeply, or holds text that cannot be written again.
+        ValueError: it is not JSON, is nested too deeply, or contains text that is not valid Unicode.
     """
     if not path.is_file():
         raise OSError(f"{path.name} is missing, or not a regular file")
@@ -20,7 +20,7 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"larger than {_LARGEST >> 20} MiB")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(content, ensure_ascii=False).encode()  # refuses lone surrogates, which json reads
+        json.dumps(content, ensure_ascii=False).encode()  # rejects lone surrogates, which json accepts
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeEncodeError:

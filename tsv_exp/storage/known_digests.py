@@ -1,4 +1,4 @@
-"""SHA-256 of large files that stay as they are: computed once, then known by path, size and time of change."""
+"""Cache of SHA-256 digests of large files, keyed by path, size and modification time."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import atomic, cache_dir
 
-LARGE = 1 << 26  # bytes from which a digest is worth remembering
+LARGE = 1 << 26  # smallest file size (bytes) whose digest is cached
 
 
 def known_digests(files: Iterable[Path]) -> dict[Path, str]:
@@ -31,7 +31,7 @@ def _digest(file: Path) -> str:
         if kept["seen"] == seen:
             return str(kept["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not known, or damaged
+        pass  # not cached, or damaged
     found = _sha256(path)
     with atomic(place) as written:
         written.write_text(json.dumps({"seen": seen, "sha256": found}))

@@ -1,4 +1,4 @@
-"""Tensors in the safetensors format, written as they come."""
+"""Writes tensors in the safetensors format from memory or from a stream."""
 
 import json
 import math
@@ -24,26 +24,26 @@ Kinds: TypeAlias = Mapping[str, tuple[torch.dtype, Sequence[int]]]  # name -> dt
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors in the safetensors format, straight from their memory; a full disk is an OSError."""
+    """Write tensors in the safetensors format without copies; a full disk raises OSError."""
     with path.open("wb") as file:
         stream(file, kinds(tensors), tensors.values(), metadata)
 
 
 def kinds(tensors: Mapping[str, Tensor]) -> Kinds:
-    """What a file of these tensors announces of them."""
+    """The dtypes and shapes of tensors, for a file's header."""
     return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
 
 
 class Sink(Protocol):
-    """What bytes are written to."""
+    """A destination of bytes."""
 
     def write(self, data: bytes | memoryview, /) -> object:
-        """Take bytes."""
+        """Write bytes."""
         ...
 
 
 def stream(file: Sink, kinds: Kinds, tensors: Iterable[Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors in the safetensors format as they come; the header, which says what they are, comes first."""
+    """Write a stream of tensors in the safetensors format; the header with their dtypes and shapes comes first."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
     for name, (dtype, shape) in kinds.items():
@@ -54,7 +54,7 @@ def stream(file: Sink, kinds: Kinds, tensors: Iterable[Tensor], metadata: Mappin
         entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 64)  # aligned data can be mapped as they are
+    text += b" " * (-len(text) % 64)  # aligned data can be memory-mapped
     file.write(len(text).to_bytes(8, "little") + text)
     for tensor in tensors:
         file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -1,4 +1,4 @@
-"""Weights that take long to make: made once, cached_weights in a file, checked whenever they are read."""
+"""Cache of weights that are expensive to compute: stored in a file and verified on every read."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,37 +12,37 @@ from tsv_exp.storage.files import atomic, locked
 from tsv_exp.storage.tensor_files import save
 
 Weights = Mapping[str, Tensor]
-MARK = "tsv_exp.digest"  # in a file's metadata: of its key and its weights together
+MARK = "tsv_exp.digest"  # metadata key: digest of the cache key and the weights
 
 
 def cached_weights(path: Path, key: str, make: Callable[[], Weights]) -> Weights:
-    """The weights in a file, if they are what `key` stands for; else they are made and stored there.
+    """The weights in a file if they match `key`; else compute and store them.
 
-    Processes that want the same file wait for the first one to make it.
+    Processes that need the same file wait for the first one to write it.
 
     Args:
-        path: of a safetensors file, in a folder that may be missing.
+        path: a safetensors file; its folder may be missing.
         key: digest of everything that the weights depend on.
-        make: makes them.
+        make: computes the weights.
 
     Raises:
         UserError: the file cannot be written.
     """
-    if (weights := read_verified(path, key)) is not None:  # without a lock: the folder may be read-only
+    if (weights := read_verified(path, key)) is not None:  # without a lock, since the folder may be read-only
         return weights
     with locked(path):
         weights = read_verified(path, key)
         if weights is not None:
             return weights
         if path.exists():
-            console.print(f"{path} is damaged or foreign: making it again", markup=False, soft_wrap=True)
+            console.print(f"{path} is damaged or unknown: recomputing it", markup=False, soft_wrap=True)
         weights = {name: value.detach().cpu().clone() for name, value in make().items()}
         write_verified(path, key, weights)
         return weights
 
 
 def write_verified(path: Path, key: str, weights: Weights) -> None:
-    """Write the weights that `key` stands for.
+    """Write weights with their key and digest.
 
     Raises:
         UserError: the file cannot be written.
@@ -52,7 +52,7 @@ def write_verified(path: Path, key: str, weights: Weights) -> None:
 
 
 def read_verified(path: Path, key: str) -> Weights | None:
-    """The weights in `path`, or None where it is absent, damaged, or not what `key` stands for."""
+    """The weights in `path`, or None if the file is missing, damaged, or has another key."""
     try:
         with safe_open(path, framework="pt") as file:
             mark = (file.metadata() or {}).get(MARK)
