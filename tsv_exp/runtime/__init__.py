@@ -1,4 +1,4 @@
-"""What the machine gives: console, devices, threads, processes, imports, messages of failures.
+"""The runtime environment: console, devices, threads, processes, imports, error messages.
 
-Nothing here knows of models, merging or files.
+Nothing here depends on models, merging or file formats.
 """

@@ -1,4 +1,4 @@
-"""The consoles, and what is under way in one line: its stages, how far they are, how long yet.
+"""The consoles, and the progress line: current stages, their counts and the remaining time.
 
 Results go to `output` (standard output); progress, logs and errors to `console` (standard error).
 """
@@ -19,9 +19,9 @@ from tsv_exp.runtime.ownership import hold
 
 Item = TypeVar("Item")
 
-PROGRESS_FILE = ".progress"  # in the folder of a run that is under way in a sweep
-INTERVAL = 0.5  # seconds between two lines told
-LOGGED = 30.0  # seconds between two lines where there is no terminal
+PROGRESS_FILE = ".progress"  # in the folder of a running job of a sweep
+INTERVAL = 0.5  # seconds between two updates of the file
+LOGGED = 30.0  # seconds between two log lines without a terminal
 
 log = logging.getLogger(__name__)
 console = Console(stderr=True, highlight=False)  # paths and numbers in one colour
@@ -31,13 +31,13 @@ _destination: tuple[Path | None, str] = (None, "")
 
 
 def fail(command: str, message: str, code: int) -> int:
-    """Say in one line why a command ends; its exit code is returned."""
+    """Print one line with the reason why a command fails; returns the exit code."""
     console.print(f"{command}: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     return code
 
 
 class ProgressLine(Progress):
-    """Stages, opened inside one another, as one line: on a terminal, in a file for another process, or logged."""
+    """Nested stages as one line: on a terminal, in a file for another process, or logged."""
 
     def __init__(self, file: Path | None = None, label: str = "", quiet: bool = False):
         shown = not quiet and file is None
@@ -46,29 +46,29 @@ class ProgressLine(Progress):
         self.label = label
         self.level = logging.INFO if shown and not console.is_terminal else logging.DEBUG
         self.quiet = quiet
-        self._told = time.monotonic() if file is None else 0.0
+        self._reported = time.monotonic() if file is None else 0.0
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The line."""
+        """Render the line."""
         yield Text(line(self.tasks), no_wrap=True, overflow="ellipsis")
 
     def add_task(self, description: str, *arguments: Any, **options: Any) -> TaskID:
-        """As rich's."""
+        """Add a stage and report it."""
         added = super().add_task(description, *arguments, **options)
         if not self.quiet:
             log.log(self.level, description)
-        self._tell()
+        self._report()
         return added
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """As rich's."""
+        """Advance a stage and report it at intervals."""
         super().advance(task_id, advance)
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
-        if time.monotonic() - self._told < (LOGGED if self.file is None else INTERVAL):
+    def _report(self) -> None:
+        if time.monotonic() - self._reported < (LOGGED if self.file is None else INTERVAL):
             return
-        self._told = time.monotonic()
+        self._reported = time.monotonic()
         if self.file is not None:
             self.file.write_text(f"{line(self.tasks)}  {self.label}", encoding="utf-8")
         elif not self.quiet:
@@ -76,7 +76,7 @@ class ProgressLine(Progress):
 
 
 def line(stages: Sequence[Task]) -> str:
-    """The stages, the outermost first, and the time left of the outermost of which it is known."""
+    """The stages, outermost first, and the remaining time of the outermost stage that has an estimate."""
     counts = [f" {stage.completed:.0f}/{stage.total:.0f}" if stage.total else "" for stage in stages]
     names = [stage.description + count for stage, count in zip(stages, counts, strict=True)]
     left = next((stage.time_remaining for stage in stages if stage.time_remaining is not None), None)
@@ -84,7 +84,7 @@ def line(stages: Sequence[Task]) -> str:
 
 
 class ConsoleHandler(logging.Handler):
-    """Log records on the console, above the bars in use: one line each, however narrow the terminal."""
+    """Prints log records above the active progress line: one line each, without wrapping."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record; errors are red."""
@@ -94,12 +94,12 @@ class ConsoleHandler(logging.Handler):
 
 @contextmanager
 def progress_in_file(folder: Path, label: str) -> Iterator[None]:
-    """Progress inside goes to a file in `folder`, which is gone afterwards, in place of the console."""
+    """Write progress to a temporary file in `folder` instead of the console."""
     global _destination
     _destination = folder / PROGRESS_FILE, label
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / PROGRESS_FILE).open("w", encoding="utf-8") as file:
-        hold(file.fileno())  # who looks at it knows whether this process lives
+        hold(file.fileno())  # locked while this process lives, so that readers can tell
         try:
             yield
         finally:
@@ -109,7 +109,7 @@ def progress_in_file(folder: Path, label: str) -> Iterator[None]:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """What is done inside shows no progress."""
+    """Show no progress inside this context."""
     _active.append(ProgressLine(quiet=True))
     try:
         yield
@@ -119,7 +119,7 @@ def silent() -> Iterator[None]:
 
 @contextmanager
 def bars() -> Iterator[ProgressLine]:
-    """The line in use, or a new one: stages opened inside one another share it."""
+    """The active progress line, or a new one: nested stages share it."""
     if _active:
         yield _active[-1]
         return
@@ -133,7 +133,7 @@ def bars() -> Iterator[ProgressLine]:
 
 @contextmanager
 def bar(description: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
-    """One stage, advanced by hand: `progress.advance(task)`; it disappears when it is done."""
+    """Show one stage, advanced with `progress.advance(task)` and removed at the end."""
     with bars() as progress:
         task = progress.add_task(description, total=total)
         try:

@@ -1,4 +1,4 @@
-"""Devices: which one is used, in which number format it computes, how many examples it takes at a time."""
+"""Devices: selection, number format and batch size."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -12,15 +12,15 @@ from tsv_exp.errors import UserError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 CPU_BATCH = 256
-MOST = 1024  # beyond it no GPU gets faster
-PER_EXAMPLE = 32 << 20  # bytes: about twice what one image of the largest CLIP, ViT-L-14, takes in float32
+MOST = 1024  # larger batches are not faster on any GPU
+PER_EXAMPLE = 32 << 20  # bytes: about twice the memory of one image in ViT-L-14, the largest CLIP, in float32
 
 
 def device_of(wanted: str) -> torch.device:
     """The device that `auto`, `cpu` or `cuda:N` names.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: this machine has no such device.
     """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,10 +36,10 @@ def device_of(wanted: str) -> torch.device:
 
 
 def resolve(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products for "auto" (bfloat16 where the hardware has it) or a name of DTYPES.
+    """The dtype of matrix products for "auto" (bfloat16 if the hardware supports it) or a name in DTYPES.
 
     Raises:
-        UserError: another name.
+        UserError: the name is unknown.
     """
     if precision == "auto":
         if device.type == "cuda":
@@ -54,7 +54,7 @@ def check_precision(precision: str) -> None:
     """Check the name of a number format.
 
     Raises:
-        UserError: it is neither "auto" nor a name of DTYPES.
+        UserError: it is neither "auto" nor a name in DTYPES.
     """
     if precision not in ("auto", *DTYPES):
         raise UserError(f"precision={precision}: choose auto, {', '.join(DTYPES)}")
@@ -69,9 +69,9 @@ def mixed(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
 
 
 def batch_size(device: torch.device) -> int:
-    """A power of two from 1 to 1024 that fits into the free memory of a GPU; on a CPU 256.
+    """A power of two from 1 to 1024 that fits into the free memory of a GPU; 256 on a CPU.
 
-    An estimate to start from: the evaluator halves it when memory runs out.
+    This is an initial estimate: the evaluator halves it if memory runs out.
     """
     if device.type != "cuda":
         return CPU_BATCH
@@ -80,7 +80,7 @@ def batch_size(device: torch.device) -> int:
 
 
 def moved(inputs: Any, device: torch.device) -> Any:
-    """A nested structure of mappings, lists and tuples whose tensors are on a device."""
+    """Move the tensors in nested mappings, lists and tuples to a device."""
     if isinstance(inputs, Tensor):
         return inputs.to(device, non_blocking=True)
     if isinstance(inputs, Mapping):

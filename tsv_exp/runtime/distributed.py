@@ -1,4 +1,4 @@
-"""Work shared out over the processes that torchrun starts: who one is, which GPU is its own, and which work."""
+"""Distribution of work over torchrun's processes: rank, GPU and work items of each process."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +12,10 @@ from tsv_exp.runtime.devices import device_of
 
 
 def rank_device(wanted: str) -> torch.device:
-    """As `device_of`; of several processes each has its own GPU where none is named by its number.
+    """As `device_of`; with several processes each gets its own GPU unless one is named by its index.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: this machine has no such device.
     """
     device = device_of(wanted)
     numbered = device.type != "cuda" or device.index is not None
@@ -24,7 +24,7 @@ def rank_device(wanted: str) -> torch.device:
 
 @contextmanager
 def process_group() -> Iterator[tuple[int, int, Any]]:
-    """Rank, number of ranks and a barrier: of torchrun, or alone."""
+    """Rank, number of ranks and a barrier, under torchrun or in a single process."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world < 2:
         yield 0, 1, lambda: None
@@ -39,7 +39,7 @@ def process_group() -> Iterator[tuple[int, int, Any]]:
 
 
 def split_work(parts: Sequence[Sequence[str]], costs: Mapping[str, int], world: int) -> list[tuple[int, list[str]]]:
-    """The work on files, (which of them, names): whole files for one rank, else runs of small enough cost."""
+    """Work items (file index, names): whole files for one rank, else consecutive names of limited cost."""
     limit = sum(costs.values()) / world / 4 if world > 1 else sum(costs.values())
     cut: list[tuple[int, list[str]]] = []
     for whole, part in enumerate(parts):
@@ -54,7 +54,7 @@ def split_work(parts: Sequence[Sequence[str]], costs: Mapping[str, int], world: 
 
 
 def assigned(costs: Mapping[int, int], rank: int, world: int) -> list[int]:
-    """The pieces of one rank: the dearest first, each to whom has least to do so far."""
+    """The work items of one rank: assigned in order of decreasing cost, each to the rank with the least work so far."""
     loads, mine = [0] * world, []
     for index in sorted(costs, key=lambda i: (-costs[i], i)):
         owner = loads.index(min(loads))

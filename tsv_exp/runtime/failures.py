@@ -1,4 +1,4 @@
-"""What went wrong, in one line for a person."""
+"""One-line error messages."""
 
 import re
 from pathlib import Path
@@ -9,20 +9,20 @@ from tsv_exp.runtime.os_errors import cause, explain
 EXTRAS = ("joblib", "submitit", "ray", "optuna")  # of pyproject.toml
 
 
-# as Hydra says that a plugin is missing: by its class, or by its group's option
+# Hydra's messages for a missing plugin, with its class or its group's option
 MISSING = re.compile(r"(?:Unknown plugin class : 'hydra_plugins\.hydra_|Could not find 'hydra/sweeper/)([a-z]+)")
-_CONFIGURATION = {"HydraException", "OmegaConfBaseException"}  # by name: not every command needs Hydra
+_CONFIGURATION = {"HydraException", "OmegaConfBaseException"}  # compared by name: not every command imports Hydra
 
 
 def expected(error: Exception) -> bool:
-    """Whether an error is of the user's input or of the machine, not of this program."""
+    """Whether an error is caused by the user's input or the machine, not by a bug in this program."""
     if isinstance(error, UserError) or _of_configuration(error) or MISSING.match(str(error)):
         return True
     return isinstance(error, OSError) or (isinstance(error, MemoryError | RuntimeError) and cause(error) is not None)
 
 
 def error_message(error: BaseException) -> str:
-    """What went wrong, for a person: the innermost of our own errors, else the message without Hydra's search path."""
+    """The message for the user: that of the innermost UserError, else the error's own without Hydra's search path."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, UserError):
@@ -34,15 +34,15 @@ def error_message(error: BaseException) -> str:
     if not _of_configuration(error) and (system := cause(error)):
         where = f"{system.filename}: " if system.filename else ""
         return f"{where}{explain(system)}"
-    if type(error.__cause__).__name__ == "ValidationError":  # OmegaConf's: which type or value is wanted
+    if type(error.__cause__).__name__ == "ValidationError":  # OmegaConf's cause: the expected type or value
         text = f"{text}: {str(error.__cause__).partition(chr(10))[0]}"
     return " ".join(text.split()) or type(error).__name__
 
 
 def unexpected_message(error: Exception, folder: Path) -> str:
-    """What is said of an error that is not of our own making; `folder` is the run's."""
+    """The message for an unexpected error; `folder` is the run's folder."""
     text = " ".join(str(error).split())
-    if type(error).__name__ == "OutOfMemoryError":  # by name: torch may not be imported yet
+    if type(error).__name__ == "OutOfMemoryError":  # compared by name: torch may not be imported
         return f"{text.partition('. ')[0]}; choose a device= with more memory, or device=cpu"
     if system := cause(error):
         return explain(system)

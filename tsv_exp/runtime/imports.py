@@ -7,12 +7,12 @@ from typing import Any
 
 
 def import_frozen(module: str) -> Any:
-    """A module, imported without looking for garbage: what an import makes stays, and looking takes a third of it."""
+    """Import a module without garbage collection, which takes a third of the time of an import and frees nothing."""
     if module in sys.modules:
         return sys.modules[module]
     gc.disable()
     try:
         return import_module(module)
     finally:
-        gc.freeze()  # nor is garbage looked for in it at the end
+        gc.freeze()  # also excluded from collection at exit
         gc.enable()

@@ -1,6 +1,6 @@
-"""SIGTERM (batch systems, torchrun) and SIGHUP (a closed terminal) end a command as Ctrl-C does.
+"""SIGTERM (batch systems, torchrun) and SIGHUP (a closed terminal) stop a command as Ctrl-C does.
 
-Imports nothing that takes time: it is in force before the rest of a command is loaded.
+Has no slow imports: the handlers are installed before the rest of a command is loaded.
 """
 
 import signal
@@ -9,10 +9,10 @@ from types import FrameType
 
 
 class Ended(KeyboardInterrupt):
-    """The process was asked to end by a signal other than Ctrl-C's.
+    """The process received a termination signal other than SIGINT.
 
     Args:
-        number: of the signal.
+        number: the signal's number.
     """
 
     def __init__(self, number: int) -> None:
@@ -21,7 +21,7 @@ class Ended(KeyboardInterrupt):
 
 
 def catch_signals() -> None:
-    """From now on SIGTERM and SIGHUP raise `Ended`; what is ignored (as under nohup) stays ignored."""
+    """Make SIGTERM and SIGHUP raise `Ended`; signals that are ignored (as under nohup) stay ignored."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _raise)
@@ -33,17 +33,17 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
 
 
 def describe(interrupt: KeyboardInterrupt) -> str:
-    """The beginning of the line that a command ends with."""
+    """The first words of the message about an interruption."""
     return f"interrupted by {signal.Signals(interrupt.number).name}" if isinstance(interrupt, Ended) else "interrupted"
 
 
 def end(command: str, interrupt: KeyboardInterrupt) -> int:
-    """Say that a command was interrupted before it could say what is kept; its exit code is returned."""
+    """Report that a command was interrupted during start-up; returns its exit code."""
     sys.stderr.write(f"{command}: {describe(interrupt)}\n")
     return exit_code(interrupt)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    for other in (signal.SIGTERM, signal.SIGHUP):  # a second one does not disturb the tidying up
+    for other in (signal.SIGTERM, signal.SIGHUP):  # a second signal does not interrupt the clean-up
         signal.signal(other, signal.SIG_IGN)
     raise Ended(number)

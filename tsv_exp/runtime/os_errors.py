@@ -1,4 +1,4 @@
-"""Errors of the operating system as a reason and the remedy that fits it."""
+"""Messages for operating-system errors: a reason and a remedy."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ _REMEDIES = {
     errno.EIO: "check the disk",
     errno.ESTALE: "check the network file system",
 }
-_NUMBERED = re.compile(r"\(os error (\d+)\)")  # as libraries in Rust write it
+_NUMBERED = re.compile(r"\(os error (\d+)\)")  # format of libraries written in Rust
 _MEMORY = re.compile(r"(can't|cannot|could not|unable to|failed to) (allocate|map|mmap)|not enough memory", re.I)
 _FULL = re.compile(r"No space left on device|database or disk is full", re.I)
 
@@ -37,7 +37,7 @@ def explain(error: OSError) -> str:
 
 
 def cause(error: BaseException) -> OSError | None:
-    """The error of the operating system that stands behind one of a library, or None."""
+    """The operating-system error that caused a library's error, or None."""
     if isinstance(error, OSError) and error.errno:
         return error
     text = str(error)

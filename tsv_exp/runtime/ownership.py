@@ -1,4 +1,4 @@
-"""Files that belong to a living process: it holds a lock on them, which the operating system ends with the process."""
+"""Files owned by a live process: it locks them, and the operating system releases the lock when the process ends."""
 
 import fcntl
 import os
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def hold(handle: int) -> bool:
-    """Mark an open file as this process's while it lives; returns whether it is still in its folder.
+    """Lock an open file for the lifetime of this process; returns whether the file is still in its folder.
 
-    A file system without locks leaves it unmarked.
+    On file systems without locks the file stays unlocked.
     """
     with suppress(OSError):
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -17,11 +17,11 @@ def hold(handle: int) -> bool:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove a file whose process is dead, or that nobody ever held; others stay, and what cannot be known."""
+    """Remove a file that no live process has locked; keeps it if that cannot be determined."""
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()  # while it is locked: whoever makes it at this moment notices
+            path.unlink()  # while locked: a process that is just creating it notices
         finally:
             os.close(handle)

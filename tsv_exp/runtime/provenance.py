@@ -1,4 +1,4 @@
-"""Where a result comes from: the working copy of this program, and what it was computed on; no host name, no user."""
+"""Provenance of a result: the working copy of this program and the hardware; no host name, no user name."""
 
 import platform
 import subprocess
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     import torch
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 10  # seconds for git
+PATIENCE = 10  # timeout for git in seconds
 
 
 @cache
 def working_copy(root: Path = ROOT) -> dict[str, Any]:
-    """The git commit of this program and whether tracked files were changed; None where it is not a working copy."""
-    if not (root / ".git").exists():  # installed: a repository around it is another's
+    """The git commit of this program and whether tracked files were changed; None if it is not a working copy."""
+    if not (root / ".git").exists():  # installed package: an enclosing repository is unrelated
         return {"commit": None, "dirty": None}
     try:
         commit = _git(root, "rev-parse", "HEAD").strip()
         return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no").strip())}
-    except (OSError, subprocess.SubprocessError):  # no git here, or a repository that it refuses
+    except (OSError, subprocess.SubprocessError):  # git is missing or refuses the repository
         return {"commit": None, "dirty": None}
 
 
@@ -31,7 +31,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def machine(device: "torch.device") -> dict[str, Any]:
-    """The device in use and its name, the number of threads, and what the CPU can compute in."""
+    """The device and its name, the number of threads, and the CPU's capabilities."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()

@@ -1,4 +1,4 @@
-"""Many independent computations, one processor thread each: better than many threads in each, and the same result."""
+"""Parallel independent computations, one CPU thread each: faster than multithreading each, with equal results."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -30,12 +30,12 @@ def map_in_threads(
     budget: int = BUDGET,
     cancel: Callable[[], object] = lambda: None,
 ) -> Iterator[Result]:
-    """`function` of every item, in order, by as many workers as torch may use threads; each of them uses one.
+    """Apply `function` to every item, in order, with as many single-threaded workers as torch has threads.
 
-    No more items are in work than fit `budget` bytes by their `size`, so memory does not grow with the machine. What is
-    computed does not depend on the number of workers. Whoever takes the results has one thread too while there are more
-    to come, as the workers have the others; a worker that calls this has them all, since it is waited for.
-    After an error or an interruption `cancel` is called, then what is in work is waited for.
+    Items in progress take at most `budget` bytes by their `size`, so memory does not grow with the number of cores.
+    Results do not depend on the number of workers. The consumer of the results is limited to one thread until the last
+    result, since the workers use the others. A nested call from a worker uses all threads, since that worker waits.
+    After an error or an interruption `cancel` is called, then the items in progress are awaited.
     """
     before = torch.get_num_threads()
     threads = max(before, getattr(_all, "threads", 0))
@@ -43,7 +43,7 @@ def map_in_threads(
     pool = ThreadPoolExecutor(threads, initializer=_use_one_thread, initargs=(threads,))
     try:
         torch.set_num_threads(1)
-        with threadpool_limits(1, "blas"):  # numpy's own
+        with threadpool_limits(1, "blas"):  # numpy's BLAS
             for item in items:
                 need = size(item)
                 while pending and sum(used for _, used in pending) + need > budget:
@@ -56,12 +56,12 @@ def map_in_threads(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # the matrix library's setting is shared by all threads of the process
+        torch.set_num_threads(before)  # a process-wide setting of the BLAS library
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch uses one thread inside: sums are then in the same order on every machine, whatever its number of cores."""
+    """Limit torch to one thread: sums then have the same order on every machine, for any number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -71,7 +71,7 @@ def one_thread() -> Iterator[None]:
 
 
 def prefetch(items: Iterator[Item]) -> Iterator[Item]:
-    """The items, each made by another thread while the one before it is in use; None is none of them."""
+    """Yield the items; another thread computes the next one while the current one is in use. Items must not be None."""
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(next, items, None)
         while (item := pending.result()) is not None:

@@ -1,4 +1,4 @@
-"""The last word under torchrun, which prints a page about every process that ends with an error."""
+"""Prints the error message last under torchrun, which prints a page about every failed process."""
 
 import os
 import subprocess
@@ -7,8 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
-_LONGEST = 180  # seconds that torchrun may take to end
-# Waits until torchrun is gone, then prints the line; a process of its own, since torchrun outlives those it starts.
+_LONGEST = 180  # seconds to wait for torchrun to exit
+# Waits until torchrun has exited, then prints the line; a separate process, since torchrun outlives its workers.
 _WAITS = """
 import os, select, sys, time
 pid, line, mark = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -27,9 +27,9 @@ os.unlink(mark)
 
 
 def repeat_last(line: str) -> bool:
-    """Under torchrun: print a line once more after what torchrun prints. One process of each machine does.
+    """Under torchrun: print a line again after torchrun's output. One process per machine does this.
 
-    Returns whether this process is to print it now: the first that fails, and any that torchrun did not start.
+    Returns whether this process should print the line now: the first one that fails, or any without torchrun.
     """
     run = os.environ.get("TORCHELASTIC_RUN_ID")
     if run is None:
@@ -37,7 +37,7 @@ def repeat_last(line: str) -> bool:
     parent = os.getppid()
     mark = Path(tempfile.gettempdir()) / f"tsv_exp-{os.getuid()}-{parent}"
     try:
-        if mark.exists() and time.time() - mark.stat().st_mtime > _LONGEST:  # what a killed process left
+        if mark.exists() and time.time() - mark.stat().st_mtime > _LONGEST:  # left by a killed process
             mark.unlink()
         mark.touch(exist_ok=False)
     except FileExistsError:
