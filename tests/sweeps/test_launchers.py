@@ -28,7 +28,7 @@ def test_a_sweep_side_by_side(launcher: str, tmp_path: Path) -> None:
     found = results(tmp_path)
     assert sorted(entry["status"] for entry in found) == ["failed", "failed", "ok", "ok"], first.stderr
     assert all("nowhere.safetensors" in entry["error"] for entry in found if entry["status"] == "failed")
-    assert "2 ran, 0 reused" in first.stderr
+    assert "2 ran, 0 reused, 2 without results" in first.stderr
     assert len(list(tmp_path.glob("outputs/sweeps/**/report.html"))) == 1
     again = tsv_exp(*arguments, SMALL[0], folder=tmp_path)
     assert again.returncode == 0, again.stderr

@@ -37,10 +37,17 @@ def missing_runs(sweep: Path) -> Iterator[str]:
     if prod(map(len, choices.values())) > _MOST:
         raise ValueError(f"more than {_MOST} runs")
     found = sweep.rglob(".hydra/overrides.yaml")
-    done = {frozenset(read_yaml(path)) for path in found}
+    done = {frozenset(map(_unquoted, read_yaml(path))) for path in found}
     for run in product(*choices.values()):
-        if frozenset(run) not in done:
+        if frozenset(map(_unquoted, run)) not in done:
             yield " ".join(run)
+
+
+def _unquoted(override: str) -> str:
+    """An override without the quotes around its value: plan and run folders quote paths differently."""
+    name, _, value = override.partition("=")
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return f"{name}={value[1:-1] if quoted else value}"
 
 
 def _choices(override: Any) -> list[str]:
