@@ -1,4 +1,4 @@
 """Experiment trackers behind one small protocol: Weights & Biases, TensorBoard, or none.
 
-A tracker's package is imported only where it is chosen. Nothing that goes wrong in it costs a run its results.
+A tracker's package is imported only if it is selected. A tracker's failure never affects a run's results.
 """

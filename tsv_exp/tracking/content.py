@@ -1,4 +1,4 @@
-"""What trackers show, whichever it is: tables as plain rows, pictures, keys without spaces and commas."""
+"""Content for all trackers: tables as plain rows, plots, keys without spaces and commas."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,12 +27,12 @@ class Table:
 
 
 def key(text: str) -> str:
-    """Text as a key: letters, digits, dots, hyphens and slashes."""
+    """Convert text to a key of letters, digits, dots, hyphens and slashes."""
     return re.sub(r"[^\w./-]+", "-", text).strip("-")
 
 
 def flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one, keys joined by slashes."""
+    """Flatten nested mappings; keys are joined by slashes."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         place = f"{prefix}/{key(str(name))}"
@@ -41,7 +41,7 @@ def flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary(results: Mapping[str, Any]) -> dict[str, Any]:
-    """What one run comes to: state, α, the validation accuracies at that α, test accuracies, sizes, seconds."""
+    """Summary of one run: state, α, validation accuracies at that α, test accuracies, sizes, seconds."""
     found = {name: results[name] for name in ("status", "error", "alpha", "stored_bytes") if name in results}
     chosen = [point for point in results.get("validation") or () if point["alpha"] == results.get("alpha")]
     for point in chosen:
@@ -52,7 +52,7 @@ def summary(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def group_tables(groups: Sequence[Group]) -> list[Table]:
-    """The tables of methods."""
+    """One table of methods per group."""
     return [
         Table(
             key(f"table/{group.title}"),
@@ -67,7 +67,7 @@ def group_tables(groups: Sequence[Group]) -> list[Table]:
 
 
 def report_tables(report: Report, reused: Sequence[Mapping[str, Any]] = ()) -> list[Table]:
-    """The tables of a report: of methods, else its sheets, as an analysis has; and the cells that were reused."""
+    """The tables of a report: its tables of methods, else its sheets (as in an analysis), and the reused cells."""
     found = group_tables(report.groups) or [_sheet(sheet) for sheet in report.sheets]
     rows = tuple((one.get("method"), one.get("tracked"), one.get("reused_from")) for one in reused)
     return [*found, Table("reused", REUSED, rows)] if rows else found
@@ -75,7 +75,7 @@ def report_tables(report: Report, reused: Sequence[Mapping[str, Any]] = ()) -> l
 
 @contextmanager
 def single_run(results: Mapping[str, Any], folder: Path) -> Iterator[tuple[list[Table], list[Path]]]:
-    """The table and the pictures of a run that belongs to no sweep; nothing of a failed one."""
+    """The table and the plots of a run outside a sweep; empty for a failed run."""
     if results["status"] != "ok":
         yield [], []
         return

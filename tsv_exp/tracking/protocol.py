@@ -1,4 +1,4 @@
-"""What a tracker does, and the run that is tracked by none."""
+"""The tracker protocol, and runs without tracking."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +19,9 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Description:
-    """A run as it is opened.
+    """The description of a run when tracking starts.
 
-    `kind` is run, report (of a sweep) or analysis; `group` is the sweep, None for a single run; `folder` takes files.
+    `kind` is run, report (of a sweep) or analysis; `group` is the sweep, None for a single run; `folder` is for files.
     """
 
     name: str
@@ -34,34 +34,34 @@ class Description:
 
 
 class OpenRun:
-    """A run that is tracked while it is under way; this one is not tracked."""
+    """A tracked run in progress; this base class tracks nothing."""
 
     @property
     def reference(self) -> str | None:
-        """What results.json says of where the run is tracked."""
+        """Where the run is tracked, for results.json."""
         return None
 
     def stage(self, name: str) -> None:
-        """The run has come to load, merge, select or test."""
+        """Report that a stage starts: load, merge, select or test."""
 
     def point(self, point: Mapping[str, Any]) -> None:
-        """Accuracies at one α, as results.json holds them, while the curve is measured."""
+        """Report accuracies at one α, in the format of results.json, while the curve is measured."""
 
     def results(self, results: Mapping[str, Any], folder: Path) -> None:
-        """The content of results.json, which lies in `folder` with table.md."""
+        """Report the content of results.json; `folder` contains it and table.md."""
 
     def report(self, report: "Report", reused: Sequence[Mapping[str, Any]]) -> None:
-        """Tables, pictures and page of a sweep or an analysis, and the results that the sweep took over."""
+        """Report the tables, plots and page of a sweep or an analysis, and the results that a sweep reused."""
 
     def close(self, exit_code: int) -> None:
-        """The end: 0 if all that was asked for was done."""
+        """End tracking; the exit code is 0 on success."""
 
 
 class Tracker(Protocol):
     """conf/tracking."""
 
     def open(self, description: Description) -> OpenRun:
-        """Begin to track."""
+        """Start tracking."""
         ...
 
 
@@ -70,12 +70,12 @@ class NoTracker:
     """No tracking (tracking=none)."""
 
     def open(self, description: Description) -> OpenRun:
-        """A run that is not tracked."""
+        """Return a run that is not tracked."""
         return OpenRun()
 
 
 class Harmless(OpenRun):
-    """An open run in which whatever goes wrong is one line of warning; after the first there are no more calls."""
+    """Wraps an open run: the first failure is logged as one warning and ends the tracking."""
 
     def __init__(self, tracker: Tracker, description: Description):
         self._what = f"the {description.kind} in {description.folder}"
@@ -105,14 +105,14 @@ class Harmless(OpenRun):
     def _try(self, action: Callable[[], Made], otherwise: Made) -> Made:
         try:
             return action()
-        except Exception as error:  # noqa: BLE001  (whatever a service does, the results on disk stand)
+        except Exception as error:  # noqa: BLE001  (a tracker's failure must not affect the results on disk)
             reason = " ".join(str(error).split()) or type(error).__name__
             log.warning("tracking: %s was not tracked: %s", self._what, reason)
             return otherwise
 
 
 def needs(package: str) -> None:
-    """Refuse a tracker whose package is not installed.
+    """Check that a tracker's package is installed.
 
     Raises:
         UserError: it is not.

@@ -10,7 +10,7 @@ from tsv_exp.tracking.content import Table, flat, key, report_tables, single_run
 from tsv_exp.tracking.protocol import Description, OpenRun, needs
 
 FOLDER = "tensorboard"
-STEPS = 1000  # of TensorBoard's axis per unit of α: its steps are whole numbers
+STEPS = 1000  # steps per unit of α: TensorBoard's steps are integers
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class TensorBoardTracker:
         needs("tensorboard")
 
     def open(self, description: Description) -> OpenRun:
-        """Begin an event file; a sweep's runs are folders beside each other."""
+        """Open an event file; the runs of a sweep are sibling folders."""
         from torch.utils.tensorboard import SummaryWriter
 
         writer: Any = SummaryWriter(str(description.folder / FOLDER / key(description.name)))
@@ -33,7 +33,7 @@ class TensorBoardTracker:
 
 
 class TensorBoardRun(OpenRun):
-    """One run: scalars, texts and pictures."""
+    """One run: scalars, texts and plots."""
 
     def __init__(self, writer: Any, description: Description):
         self._writer = writer
@@ -45,17 +45,17 @@ class TensorBoardRun(OpenRun):
         return str(self._writer.log_dir)
 
     def stage(self, name: str) -> None:
-        """A text, with its time."""
+        """Log the stage as text, with its time."""
         self._writer.add_text("stage", name)
 
     def point(self, point: Mapping[str, Any]) -> None:
-        """Scalars over α: step 1300 is α = 1.3."""
+        """Log scalars over α: step 1300 is α = 1.3."""
         for name, value in flat("validation", {n: v for n, v in point.items() if n != "alpha"}).items():
             self._writer.add_scalar(name, value, round(point["alpha"] * STEPS))
         self._writer.flush()
 
     def results(self, results: Mapping[str, Any], folder: Path) -> None:
-        """The summary as scalars beside the configuration, table and pictures of a single run."""
+        """Log the summary as scalars, and the configuration, table and plots of a single run."""
         found = summary(results)
         figures = {name: value for name, value in found.items() if isinstance(value, int | float)}
         config = flat("config", self._description.config)
@@ -67,11 +67,11 @@ class TensorBoardRun(OpenRun):
                 self._show(tables, pictures)
 
     def report(self, report: Report, reused: Sequence[Mapping[str, Any]]) -> None:
-        """Tables as Markdown, and the pictures."""
+        """Log tables as Markdown, and the plots."""
         self._show(report_tables(report, reused), report.paths)
 
     def close(self, exit_code: int) -> None:
-        """The exit code is a scalar."""
+        """Log the exit code as a scalar and close the file."""
         self._writer.add_scalar("exit_code", exit_code)
         self._writer.close()
 

@@ -19,9 +19,9 @@ class WandbTracker:
 
     Args:
         mode: offline (files only, no account) or online.
-        project: in which runs are.
-        entity: a user or team; None is the account's default.
-        weights: whether a saved merged model (save_merged=true) becomes an artifact.
+        project: the project of the runs.
+        entity: a user or team; None: the account's default.
+        weights: whether a saved merged model (save_merged=true) is uploaded as an artifact.
     """
 
     mode: Literal["offline", "online"] = "offline"
@@ -35,10 +35,10 @@ class WandbTracker:
         needs("wandb")
 
     def open(self, description: Description) -> OpenRun:
-        """Begin a run, with system metrics and the console."""
+        """Start a run with system metrics and console output."""
         import wandb
 
-        # the list of installed packages alone costs six times the rest
+        # listing the installed packages takes six times as long as the rest
         settings = wandb.Settings(silent=True, console="wrap", x_save_requirements=False)
         run = wandb.init(
             project=self.project,
@@ -60,7 +60,7 @@ class WandbTracker:
 
 
 class WandbRun(OpenRun):
-    """One run; `alone`: it belongs to no sweep, whose report would show its table."""
+    """One run; `alone`: it is not part of a sweep, so it logs its own table."""
 
     def __init__(self, run: Any, alone: bool, weights: bool):
         self._run = run
@@ -73,21 +73,21 @@ class WandbRun(OpenRun):
         return "/".join(filter(None, (self._run.entity, self._run.project, self._run.id)))
 
     def stage(self, name: str) -> None:
-        """The stage is part of the summary, which changes while the run is under way."""
+        """Set the stage in the summary, which is updated during the run."""
         self._run.summary["stage"] = name
 
     def point(self, point: Mapping[str, Any]) -> None:
-        """A step of the history."""
+        """Log a step of the history."""
         self._run.log({"alpha": point["alpha"], **flat("validation", _without_alpha(point))})
 
     def results(self, results: Mapping[str, Any], folder: Path) -> None:
-        """Summary, configuration, and artifacts: checkpoints in; results and, on request, weights out."""
+        """Log summary, configuration and artifacts: input checkpoints, results and, if configured, weights."""
         self._run.config.update({name: results[name] for name in ("provenance", "checkpoints") if name in results})
         self._run.summary.update(summary(results))
         if self._alone:
             with single_run(results, folder) as (tables, pictures):
                 self._show(tables, pictures)
-        if "checkpoints" in results and not self._run.offline:  # lineage is the service's: offline there is none
+        if "checkpoints" in results and not self._run.offline:  # the service records lineage; offline there is none
             self._run.use_artifact(_checkpoints(results))
         self._keep("results", [folder / "results.json", folder / "table.md"], {"status": results["status"]})
         if self._weights and results.get("saved"):
@@ -95,12 +95,12 @@ class WandbRun(OpenRun):
             self._keep("model", [Path(path) for path in results["saved"]], facts)
 
     def report(self, report: Report, reused: Sequence[Mapping[str, Any]]) -> None:
-        """Tables, pictures and page; the files are an artifact too."""
+        """Log tables, plots and page; the files are also an artifact."""
         self._show(report_tables(report, reused), report.paths)
         self._keep("report", report.paths, {})
 
     def close(self, exit_code: int) -> None:
-        """The state is failed where the exit code is not 0."""
+        """End the run; its state is failed if the exit code is not 0."""
         self._run.finish(exit_code=exit_code)
 
     def _show(self, tables: Iterable[Table], paths: Iterable[Path]) -> None:
@@ -126,7 +126,7 @@ class WandbRun(OpenRun):
 
 
 def _checkpoints(results: Mapping[str, Any]) -> Any:
-    """The checkpoints of a run as an artifact: their digests; runs on the same ones share it."""
+    """The checkpoints of a run as an artifact of digests; runs with the same checkpoints share it."""
     import wandb
 
     digests = results["checkpoints"].get("digests", {})
