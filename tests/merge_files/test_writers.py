@@ -124,7 +124,7 @@ def test_signals_end_a_merge_with_a_line_and_without_halves(
         told = process.stderr.read().strip().splitlines()
         assert process.wait() == code
     what = {143: "interrupted by SIGTERM", 129: "interrupted by SIGHUP", 130: "interrupted"}[code]
-    assert told == [f"tsv-merge: {what}; the same command goes on from here"]
+    assert told == [f"tsv-merge: {what}; run the same command again to resume"]
     assert not list((tmp_path / "out").rglob(f"*{files.PARTIAL}"))
     run(parse(words))
 

@@ -114,7 +114,7 @@ def test_an_interrupted_sweep_goes_on(
     assert command("-m", "method=zero_shot,ties,tsv_m") == code
     (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tsv-exp: ")]
     assert told.startswith("tsv-exp: interrupted")
-    assert told.endswith("; finished runs are kept, and the same sweep again reuses them")
+    assert told.endswith("; finished runs are saved; run the same sweep again to reuse them")
     assert cells(sweep(tmp_path, 0))["ties"]["error"] == "interrupted"
     assert not list(tmp_path.glob(f"outputs/**/{PROGRESS_FILE}"))
     runs.methods, runs.failures = [], {}

@@ -1,4 +1,4 @@
 """The console commands, one file each: options, messages, exit codes.
 
-What a command does lives in the rooms below; nothing else imports from here.
+The work is done in the other folders; nothing else imports from here.
 """

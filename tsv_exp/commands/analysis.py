@@ -1,4 +1,4 @@
-"""What tsv-analyze does: weights in, measures, tables and plots out."""
+"""The work of tsv-analyze: computes measures of weights, tables and plots."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def run(cfg: DictConfig, folder: Path) -> Report:
     engine = Engine(**settings)
     name, base, models, exclude = weights(cfg)
     if cfg.select is not None:
-        check_count(cfg.select, len(models))  # before the long work
+        check_count(cfg.select, len(models))  # checked before the long computation
     analysis = analyze(
         base,
         models,
@@ -57,7 +57,7 @@ def run(cfg: DictConfig, folder: Path) -> Report:
 
 
 def weights(cfg: DictConfig) -> tuple[str, Weights, Mapping[str, Weights], Sequence[str]]:
-    """A name, the base, the fine-tuned weights by task, and what is excluded: the model's, or of checkpoints given."""
+    """Name, base, fine-tuned weights by task, and excluded parameters: the model's, or those of given checkpoints."""
     given = _given(cfg)
     if cfg.base is None:
         chosen = selected(cfg)

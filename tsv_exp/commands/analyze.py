@@ -10,12 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from tsv_exp.commands.guard import error_guard, run_command
 from tsv_exp.commands.hydra_app import hydra_app
 from tsv_exp.runtime.imports import import_frozen
-from tsv_exp.sweeps.names import suffix as suffix  # of the folder, in conf/analyze.yaml
+from tsv_exp.sweeps.names import suffix as suffix  # folder name in conf/analyze.yaml
 from tsv_exp.tracking.protocol import Description, Harmless
 
 
 def main() -> int:
-    """The command: 0 when everything was written, else one line on standard error and 1."""
+    """Run the command: returns 0 if everything was written, else prints one line on standard error and returns 1."""
     return run_command("tsv-analyze", _app)
 
 

@@ -1,7 +1,7 @@
-"""How every command composes its configuration: as Hydra does, with numbers among the options of a group.
+"""Composition of the configuration by Hydra, extended by numbers as options of a group.
 
 Hydra has no extension point between an override and the choice of an option. So its ConfigLoaderImpl is replaced by a
-subclass, here and nowhere else; single runs, jobs of a sweep, experiments and tab completion all pass through it.
+subclass, only here; single runs, jobs of a sweep, experiments and tab completion all use it.
 """
 
 import copy
@@ -20,18 +20,18 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from tsv_exp.commands.guard import task_key, text_paths
 
-EXTENDED = ("hydra/launcher",)  # groups with presets that have the names of plugins' options
-NUMBER = "_number"  # the file of a group that says what a number in place of an option stands for
+EXTENDED = ("hydra/launcher",)  # groups whose presets have the same names as plugins' options
+NUMBER = "_number"  # the file of a group that defines the meaning of a number as an option
 
 
 class Repository(ConfigRepository):
-    """Files whose names begin with _ are parts of others and cannot be chosen.
+    """Files whose names begin with _ are included by others and cannot be chosen.
 
     In a group with a file `_number`, the option 0.3 is that file with `value: 0.3`.
     """
 
     def load_config(self, config_path: str) -> ConfigResult | None:
-        """The content of an option; None where there is none."""
+        """The content of an option, or None if there is no such option."""
         found = super().load_config(config_path)
         group, _, option = config_path.rpartition("/")
         value = _number(option)
@@ -47,11 +47,11 @@ class Repository(ConfigRepository):
         return found
 
     def _extended(self, config_path: str, found: ConfigResult) -> ConfigResult:
-        """A preset on top of the plugin's own option of that name, which gives types and the other keys."""
+        """A preset merged over the plugin's option of the same name, which provides types and the other keys."""
         plugins = self.get_schema_source()
         if not found.is_schema_source and plugins.is_config(config_path):
             found.config = OmegaConf.merge(plugins.load_config(config_path).config, found.config)
-            found.is_schema_source = True  # Hydra would match the two by their names, which it deprecates
+            found.is_schema_source = True  # otherwise Hydra matches the two by name, which is deprecated
         return found
 
     def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
@@ -67,7 +67,7 @@ class Repository(ConfigRepository):
 
 
 class ConfigLoader(ConfigLoaderImpl):
-    """Composes with this repository; a job of a sweep, which several parts of Hydra ask for, is composed once."""
+    """Composes with this repository; a job's configuration is cached, because several parts of Hydra request it."""
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
@@ -77,7 +77,7 @@ class ConfigLoader(ConfigLoaderImpl):
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *arguments: Any, **options: Any
     ) -> DictConfig:
-        """The configuration with these overrides, as they were typed."""
+        """The configuration with these overrides."""
         typed = [text_paths(task_key(override)) for override in overrides]
         return super().load_configuration(config_name, typed, *arguments, **options)
 
@@ -87,11 +87,11 @@ class ConfigLoader(ConfigLoaderImpl):
         if key not in self._jobs:
             self._jobs[key] = super().load_sweep_config(master_config, sweep_overrides)
         config = copy.deepcopy(self._jobs[key])
-        OmegaConf.copy_cache(master_config, config)  # the time in folder names is that of the sweep
+        OmegaConf.copy_cache(master_config, config)  # folder names contain the time of the sweep
         return config
 
     def __getstate__(self) -> Mapping[str, Any]:
-        """What other processes get."""
+        """The state for other processes, without the cache."""
         return {**self.__dict__, "_jobs": {}}
 
     def _parse_overrides_and_create_caching_repo(
@@ -101,7 +101,7 @@ class ConfigLoader(ConfigLoaderImpl):
         for override in parsed:
             value = override.value()
             if isinstance(value, Real) and repository.group_exists(override.key_or_group):
-                override._value = str(value)  # of true and false too: Hydra then lists the options
+                override._value = str(value)  # also for true and false: Hydra then lists the options
         return parsed, repository
 
 

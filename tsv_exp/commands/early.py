@@ -1,6 +1,6 @@
-"""Interruptions while a command is being loaded: nothing is under way yet, so that it ends at once, with one line.
+"""Handles interruptions while a command is being loaded: it exits at once, with one line.
 
-Imports nothing but what the interpreter itself is made of.
+Imports only modules that are built into the interpreter.
 """
 
 import _signal  # type: ignore[import-not-found]
@@ -11,14 +11,14 @@ _ENDING = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
 
 
 def guard_loading() -> None:
-    """From now on a signal that asks the process to end does so; what is ignored stays ignored."""
+    """Make termination signals end the process at once; ignored signals stay ignored."""
     for number in _ENDING:
         if _signal.getsignal(number) in (_signal.SIG_DFL, _signal.default_int_handler):
             _signal.signal(number, _end)
 
 
 def end_guard() -> None:
-    """Signals do again what they do in any Python program."""
+    """Restore Python's default signal handlers."""
     for number in _ENDING:
         if _signal.getsignal(number) is _end:
             _signal.signal(number, _signal.default_int_handler if number == _signal.SIGINT else _signal.SIG_DFL)
@@ -30,5 +30,5 @@ def _end(number: int, frame: object) -> None:
     posix._exit(128 + number)
 
 
-if sys.argv[0].rpartition("/")[2].startswith("tsv-"):  # a console script, which has just begun
+if sys.argv[0].rpartition("/")[2].startswith("tsv-"):  # a console script that has just started
     guard_loading()

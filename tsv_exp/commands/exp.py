@@ -1,4 +1,4 @@
-"""tsv-exp: one run, or with -m a sweep; imports torch only once the configuration is known to be sound."""
+"""tsv-exp: one run, or with -m a sweep; imports torch only after the configuration has been checked."""
 
 import logging
 import os
@@ -21,21 +21,21 @@ from tsv_exp.sweeps.cell import objective, run_cell
 
 
 def main() -> int:
-    """The command: 0 only if everything that was asked for was done."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a sweep on Ray reports no usage statistics
+    """Run the command: returns 0 only if everything succeeded."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # disables Ray's usage statistics
     try:
-        return run_command("tsv-exp", _app, _kept)
+        return run_command("tsv-exp", _app, _resume_hint)
     finally:
         jobs.stop_watching()
 
 
-def _kept() -> str:
-    return "finished runs are kept, and the same sweep again reuses them" if jobs.watching() else ""
+def _resume_hint() -> str:
+    return "finished runs are saved; run the same sweep again to reuse them" if jobs.watching() else ""
 
 
 @hydra_app("config")
 def _app(cfg: DictConfig) -> float | None:
-    """One run; what it returns is for sweepers that search. A failed single run ends the process with status 1."""
+    """Execute one run; returns the objective for sweepers that search. A failed single run exits with status 1."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     with _job(folder) if sweep else nullcontext():
@@ -49,7 +49,7 @@ def _app(cfg: DictConfig) -> float | None:
 
 @contextmanager
 def _job(folder: Path) -> Iterator[None]:
-    """A run of a sweep, in this process or one of its own: the process that was started shows its progress."""
+    """A job of a sweep, in this or another process; the main process shows its progress."""
     if not jobs.watching():
         root = logging.getLogger()
         for handler in [one for one in root.handlers if isinstance(one, ConsoleHandler)]:
@@ -68,7 +68,9 @@ def _show(results: Mapping[str, Any], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    from tsv_exp.commands.exp import main as _main  # under its own name: launchers pickle what __main__ defines
+    from tsv_exp.commands.exp import (
+        main as _main,
+    )  # imported under its own name: launchers pickle what __main__ defines
 
     catch_signals()
     sys.exit(_main())

@@ -32,37 +32,37 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """The command: 0 when the checkpoint is written, else one line and 1."""
-    return run_command("tsv-finetune", _app, _kept)
+    """Run the command: returns 0 if the checkpoint was written, else prints one line and returns 1."""
+    return run_command("tsv-finetune", _app, _resume_hint)
 
 
-def _kept() -> str:
-    return "the same command goes on from the last saved step"
+def _resume_hint() -> str:
+    return "run the same command again to resume from the last saved step"
 
 
 @hydra_app("finetune")
 def _app(cfg: DictConfig) -> None:
-    with error_guard("tsv-finetune", _kept), _processes() as (rank, in_turn):
+    with error_guard("tsv-finetune", _resume_hint), _processes() as (rank, in_turn):
         path = run(cfg, rank, in_turn)
     if rank == 0:
         output.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
-    """Train what the configuration names, going on where an earlier process was stopped.
+    """Train the configured model on a task; resumes an interrupted run.
 
     Args:
-        cfg: conf/finetune.yaml; HydraConfig has the name of its task.
-        rank: of this process; the first one prepares data and head, and writes.
-        in_turn: called after the first process's preparations, which the others wait for.
+        cfg: conf/finetune.yaml; HydraConfig contains the name of the task.
+        rank: rank of this process; rank 0 prepares data and head, and writes the checkpoint.
+        in_turn: barrier, called after the preparations of rank 0, for which the other ranks wait.
 
     Returns:
         The checkpoint: safetensors with the keys of the model's base.
 
     Raises:
-        UserError: something in the configuration or the data is not as it must be, or memory runs out.
+        UserError: the configuration or the data are invalid, or memory runs out.
     """
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # by default convolutions use it unasked
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # convolutions use it by default
     name = str(HydraConfig.get().runtime.choices["task"])
     given: Any = OmegaConf.to_container(cfg.task, resolve=True)
     ((name, definition),) = chosen([name], {name: given})
@@ -73,7 +73,7 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
     task = model.task(name, definition)
     path = Path(cfg.output) / model.name / f"{task.name}.safetensors"
     if path.exists():
-        log.info("%s is there already", path)
+        log.info("%s already exists", path)
         _clear(path.with_suffix(".training"))
         return path
     if rank > 0:
@@ -102,7 +102,7 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
 
 
 def _clear(state: Path) -> None:
-    """Remove the state of a training that is done, and what killed processes left of it."""
+    """Remove the state of a finished training run, and temporary files of killed processes."""
     state.unlink(missing_ok=True)
     clear_partial_files(state.parent, f"{state.stem}.*")
 
@@ -130,7 +130,7 @@ def _with_steps(cfg: DictConfig, recipe: Recipe, task: Task, examples: int) -> R
 
 @contextmanager
 def _processes() -> Iterator[tuple[int, Callable[[], object]]]:
-    """This process's rank and a barrier: of torchrun, or alone."""
+    """Rank of this process and a barrier, under torchrun or in a single process."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield 0, lambda: None
         return

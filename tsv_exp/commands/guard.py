@@ -1,4 +1,4 @@
-"""What surrounds every command: an error or an interruption ends it with one line and an exit code."""
+"""Error handling of every command: an error or an interruption ends it with one line and an exit code."""
 
 import os
 import re
@@ -20,10 +20,10 @@ _TASK_KEY = re.compile(r"tasks(\.[\w-]+){2,}=")
 _TASK_PATH = re.compile(r"task(\.[\w-]+)?\.(data(\.path)?|checkpoint)")
 
 
-def run_command(command: str, app: Callable[[], object], kept: Callable[[], str] = str) -> int:
+def run_command(command: str, app: Callable[[], object], hint: Callable[[], str] = str) -> int:
     """Run a command; returns its exit code."""
     try:
-        with error_guard(command, kept):
+        with error_guard(command, hint):
             app()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -31,18 +31,18 @@ def run_command(command: str, app: Callable[[], object], kept: Callable[[], str]
 
 
 @contextmanager
-def error_guard(command: str, kept: Callable[[], str] = str) -> Iterator[None]:
-    """An error inside ends the process with one line; `kept` says what is left of an interrupted command's work.
+def error_guard(command: str, hint: Callable[[], str] = str) -> Iterator[None]:
+    """End the process with one line on an error; `hint` describes how to resume an interrupted command.
 
-    Around a command's Hydra main and inside it too: Hydra prints a line of its own for errors that leave that.
+    Used around a command's Hydra main and also inside it, since Hydra prints its own line for errors that leave it.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach this function, which makes one line of them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach this function, which prints one line
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        rest = kept()
+        rest = hint()
         line = f"{describe(interrupt)}; {rest}" if rest else describe(interrupt)
-        alone = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun one speaks for all
+        alone = os.environ.get("RANK", "0") == "0"  # one of torchrun's processes prints for all
         raise SystemExit(fail(command, line, exit_code(interrupt)) if alone else exit_code(interrupt)) from None
     except Exception as error:
         if not expected(error):
@@ -53,7 +53,7 @@ def error_guard(command: str, kept: Callable[[], str] = str) -> Iterator[None]:
 
 
 def text_paths(argument: str) -> str:
-    """A path as quoted text, as Hydra reads it: `paths.outputs=2024_01` is no number, `run #2` no comment."""
+    """Quote a path for Hydra: `paths.outputs=2024_01` is not a number, and `run #2` is not a comment."""
     key, equals, value = argument.partition("=")
     plain = key.lstrip("+")
     if not equals or not (plain in _PATHS or _TASK_PATH.fullmatch(plain)):
@@ -72,7 +72,7 @@ def text_paths(argument: str) -> str:
 
 
 def _escaped(key: str) -> str:
-    """The key of a mapping, which Hydra does not take in quotes."""
+    """Escape the key of a mapping: Hydra does not accept quoted keys."""
     return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key)
 
 
@@ -82,5 +82,5 @@ def _quoted(value: str) -> str:
 
 
 def task_key(argument: str) -> str:
-    """`tasks.<name>.<key>=value` as the key `task.<name>.<key>`: `tasks` itself is a number or a list, without keys."""
+    """Rewrite `tasks.<name>.<key>=value` to the key `task.<name>.<key>`: `tasks` itself is a number or a list."""
     return f"++task{argument[len('tasks') :]}" if _TASK_KEY.match(argument) else argument

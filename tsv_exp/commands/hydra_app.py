@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from tsv_exp.commands import composition as composition  # numbers among the options of a group
+from tsv_exp.commands import composition as composition  # numbers as options of a group
 from tsv_exp.config import conf_dir
 from tsv_exp.storage.files import use_cache
 from tsv_exp.sweeps.expansion import job_overrides
@@ -25,7 +25,7 @@ App = Callable[[DictConfig], Any]
 
 
 def hydra_app(config_name: str) -> Callable[[App], Callable[..., Any]]:
-    """Decorator: the function gets the configuration conf/<config_name>.yaml, with what was typed in it."""
+    """Decorator: calls the function with conf/<config_name>.yaml and the overrides of the command line."""
 
     def decorated(app: App) -> Callable[..., Any]:
         @functools.wraps(app)
@@ -36,7 +36,7 @@ def hydra_app(config_name: str) -> Callable[[App], Callable[..., Any]]:
         main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(work)
 
         def run(config: DictConfig | None = None) -> Any:
-            if config is not None:  # launchers call what they find under the function's name
+            if config is not None:  # launchers look the function up by name
                 return work(config)
             typed = get_args_parser().parse_args()
             if typed.multirun and typed.cfg is not None:
@@ -54,13 +54,13 @@ def hydra_app(config_name: str) -> Callable[[App], Callable[..., Any]]:
 
 
 def _by_hydra(error: BaseException) -> bool:
-    """Whether Hydra raised an error: it has no class of its own for some that the command line causes."""
+    """Whether Hydra raised an error: some errors of the command line have no Hydra class."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return bool(frames) and str(frames[-1][0].f_globals.get("__name__")).startswith("hydra.")
 
 
 def _show_jobs(typed: Namespace, config_name: str) -> None:
-    """--multirun with --cfg: the configuration of every job, one YAML document each; Hydra refuses the two together."""
+    """--multirun with --cfg: print the configuration of every job as YAML documents; Hydra does not support this."""
     path = create_config_search_path(str(conf_dir()))
     if typed.config_dir is not None:
         path.prepend("command-line", f"file://{typed.config_dir}", SearchPathQuery(provider="schema"))

@@ -1,6 +1,6 @@
 """Entry points of the console commands: each imports its module under a guard, so that an interruption is one line.
 
-Imports nothing that takes time: before this module is loaded Python itself answers Ctrl-C.
+Has no slow imports: until this module is loaded, Python itself handles Ctrl-C.
 """
 
 from tsv_exp.commands.early import end_guard  # isort: skip - first: from here on an interruption is one line
@@ -18,23 +18,23 @@ def _command(name: str, module: str) -> Callable[[], int]:
         try:
             end_guard()
             catch_signals()
-            for stream in (sys.stdout, sys.stderr):  # names of files may be of another encoding
+            for stream in (sys.stdout, sys.stderr):  # file names may have another encoding
                 if isinstance(stream, TextIOWrapper):
                     stream.reconfigure(errors="backslashreplace")
-            if "--version" in sys.argv[1:]:  # Hydra would print its own
+            if "--version" in sys.argv[1:]:  # Hydra would print its own version
                 from importlib.metadata import version
 
                 sys.stdout.write(f"{name} {version('tsv_exp')}\n")
                 return 0
             return int(_loaded(name, module) or 0)
-        except KeyboardInterrupt as interrupt:  # before the command could say what is kept
+        except KeyboardInterrupt as interrupt:  # during start-up
             return end(name, interrupt)
 
     return run
 
 
 def _loaded(name: str, module: str) -> int | None:
-    """The exit code of a module's main."""
+    """Import a module and return the exit code of its main."""
     try:
         main: Callable[[], int | None] = import_frozen(module).main
     except (ImportError, MemoryError, OSError, SystemError) as error:
