@@ -1,6 +1,6 @@
 """tsv_exp: merge fine-tuned models with Task Singular Vectors (arXiv 2412.00081).
 
-Importing the package is instant: its names load what they need when they are first used.
+Importing the package is fast: public names are loaded on first use.
 """
 
 TYPE_CHECKING = False  # as typing's, whose import takes as long as all of the start of a command

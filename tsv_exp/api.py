@@ -21,20 +21,20 @@ def merge(
     device: torch.device | str | None = None,
     **params: object,
 ) -> Merged:
-    """Merge fine-tuned models of one base; holds one layer × T at a time beside the result, and changes no input.
+    """Merge fine-tuned models of one base. Holds one layer of T models besides the result; inputs are not changed.
 
     Args:
-        base: the pre-trained weights, name -> tensor of any shape; integer buffers take no part. A state dict, whose
-            values may be arrays, or a module.
-        finetuned: the fine-tuned weights by task. Prefixes of wrappers and task heads need not agree with the base's,
-            and tied weights may be left out.
+        base: the pre-trained weights, name -> tensor of any shape; integer buffers are not merged. A state dict (its
+            values may be arrays) or a module.
+        finetuned: the fine-tuned weights by task. Prefixes of wrappers and task heads may differ from the base's, and
+            tied weights may be missing.
         method: a name in conf/method, or a Method.
         engine: how decompositions are computed, and which 2-D layers are not matrices.
-        device: where to compute; None is where the base lies. The result lies where the base does.
+        device: where to compute; None: the base's device. The result is on the base's device.
         params: override parameters of the method's YAML, such as rank_fraction, density, lambda_.
 
     Raises:
-        UserError: unknown method or parameter, a parameter outside its domain, models that don't fit the base.
+        UserError: unknown method or parameter, a parameter outside its domain, models that do not fit the base.
     """
     engine = engine or Engine()
     chosen = (method if isinstance(method, Method) else Method.load(method)).with_params(**params)

@@ -1,4 +1,4 @@
-"""Values of the configuration against the signatures of the functions and classes that take them."""
+"""Checks values of the configuration against the signatures of the functions and classes that receive them."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ def check_nodes(where: str, node: Any) -> None:
     """Check every `_target_` below a node of the configuration against its arguments.
 
     Args:
-        where: the node's key, as an error names it.
+        where: the node's key, for error messages.
         node: plain containers, with interpolations resolved.
 
     Raises:
@@ -43,17 +43,17 @@ def check_arguments(where: str, function: Callable[..., Any], arguments: Mapping
     """Check that a function or class takes these arguments, by name and by type.
 
     Args:
-        where: what an error puts before a name.
-        function: what takes them.
-        arguments: plain values; a mapping with a `_target_` stands for what that makes.
-        first: how many positional arguments come before them.
+        where: prefix of the argument's name in error messages.
+        function: the function or class.
+        arguments: plain values; a mapping with a `_target_` is a value of that type.
+        first: number of positional arguments before them.
 
     Raises:
         UserError: as `check_nodes`.
     """
     try:
         signature = inspect.signature(function)
-    except ValueError:  # a built-in function without one
+    except ValueError:  # a built-in function without a signature
         return
     try:
         signature.bind(*[None] * first, **arguments)
@@ -78,10 +78,10 @@ def check_types(where: str, function: Callable[..., Any], arguments: Mapping[str
         if kind is inspect.Parameter.empty or (isinstance(value, Mapping) and "_target_" in value):
             continue
         if not _fits(value, kind):
-            raise UserError(f"{where}{name}={value!r} does not fit; give {_told(kind)}")
+            raise UserError(f"{where}{name}={value!r} does not fit; give {_expected(kind)}")
 
 
-def _told(kind: Any) -> str:
+def _expected(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(str(one) for one in get_args(kind))
     return inspect.formatannotation(kind).replace("collections.abc.", "").replace("None", "null")
@@ -97,6 +97,6 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin is Sequence:
         plain = isinstance(value, Sequence) and not isinstance(value, str)
         return plain and all(_fits(item, get_args(kind)[0]) for item in value)
-    if isinstance(value, bool):  # Python counts them among the integers
+    if isinstance(value, bool):  # bool is a subclass of int
         return kind is bool or kind not in _PLAIN
     return isinstance(value, _PLAIN.get(kind, object))

@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from tsv_exp.errors import UserError
 
 SVD = ("auto", "exact")
-EXPERTS = (  # 3-D weights of the experts of a layer, as transformers and MegaBlocks name them
+EXPERTS = (  # 3-D weights of a layer's experts, by the names of transformers and MegaBlocks
     "*experts.gate_up_proj",
     "*experts.gate_proj",
     "*experts.up_proj",
@@ -20,7 +20,7 @@ EXPERTS = (  # 3-D weights of the experts of a layer, as transformers and MegaBl
     "*.output_linear.weight",
 )
 CACHE = ("off", "memory", "disk")
-EXCLUDE = ("*text_projection*",)  # where no model says which of its parameters are no matrices
+EXCLUDE = ("*text_projection*",)  # default patterns of 2-D parameters that are not matrices
 
 
 def conf_dir() -> Path:
@@ -32,13 +32,13 @@ def conf_dir() -> Path:
 
 @dataclass
 class Engine:
-    """How layers are merged.
+    """Settings of merging.
 
     `svd`: auto (fast and certified, with the exact decomposition as fallback) or exact.
-    `cache`: off, or where singular factors are cached for the next merge of the same weights: memory or disk.
+    `cache`: where singular factors are cached for the next merge of the same weights: memory, disk or off.
     `exclude`: patterns of 2-D layers that are not matrices; None: the model's own.
     `stacks`: patterns of 3-D layers (E, m, n) that are E matrices each, such as the experts of a layer.
-    `keep`: patterns of tensors that stay the base's. `ignore`: patterns of tensors of the models that are left out.
+    `keep`: patterns of tensors that keep the base's values. `ignore`: patterns of the models' tensors to leave out.
     """
 
     svd: str = "auto"
@@ -55,17 +55,17 @@ class Engine:
 
     @property
     def excluded(self) -> tuple[str, ...]:
-        """Patterns of 2-D layers that are no matrices."""
+        """Patterns of 2-D layers that are not matrices."""
         return EXCLUDE if self.exclude is None else tuple(self.exclude)
 
     def of(self, exclude: Sequence[str]) -> "Engine":
-        """These settings for a model with its own `exclude`, which counts where none was given."""
+        """These settings with the model's `exclude` as the default."""
         return replace(self, exclude=list(exclude)) if self.exclude is None else self
 
 
 @dataclass
 class Evaluate:
-    """How accuracies are measured: `precision` auto, bfloat16, float16 or float32; `batch_size` null: by the device."""
+    """Settings of evaluation. `precision`: auto, bfloat16, float16 or float32; `batch_size`: null: by the device."""
 
     precision: str = "auto"
     batch_size: int | None = None
@@ -77,7 +77,7 @@ class Evaluate:
 
 @dataclass
 class Paths:
-    """The folder of runs, and the cache of what can be computed again (null: the user's cache folder)."""
+    """The folder of runs, and the cache folder (null: the user's cache folder)."""
 
     outputs: str = "outputs"
     cache: str | None = None
@@ -85,7 +85,7 @@ class Paths:
 
 @dataclass
 class Common:
-    """What every command has; a typo or a value of the wrong type is an error that names the key."""
+    """Keys of every command; a typo or a value of the wrong type is an error that names the key."""
 
     name: str | None = None
     tags: list[str] = field(default_factory=list)
@@ -98,7 +98,7 @@ class Common:
 
 @dataclass
 class Config(Common):
-    """Of tsv-exp. `resume`: a sweep reuses the results of earlier runs of the same cell."""
+    """The configuration of tsv-exp. `resume`: a sweep reuses the results of earlier runs of the same cell."""
 
     resume: bool = True
     tasks: Any = 8
@@ -113,7 +113,7 @@ class Config(Common):
 
 @dataclass
 class Analysis(Common):
-    """Of tsv-analyze."""
+    """The configuration of tsv-analyze."""
 
     tasks: Any = 8
     task: dict[str, Any] = field(default_factory=dict)
@@ -127,7 +127,7 @@ class Analysis(Common):
 
 @dataclass
 class Training:
-    """What replaces keys of the model's recipe."""
+    """Overrides of the model's fine-tuning recipe."""
 
     lr: float | None = None
     steps: int | None = None
@@ -142,7 +142,7 @@ class Training:
 
 @dataclass
 class Finetuning(Common):
-    """Of tsv-finetune."""
+    """The configuration of tsv-finetune."""
 
     task: dict[str, Any] = field(default_factory=dict)
     epochs: float | None = None

@@ -1,5 +1,5 @@
-"""The one exception that users are meant to see."""
+"""The exception for errors that users can correct."""
 
 
 class UserError(Exception):
-    """Something the user can mend: its message is one line naming the file, key or option, and the remedy."""
+    """An error that the user can correct: one line with the file, key or option, and the remedy."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 BITS = 8
-ROW_BYTES = 4  # of a row number
+ROW_BYTES = 4  # of a row index
 
 
 class LowRank(NamedTuple):
@@ -24,19 +24,19 @@ class LowRank(NamedTuple):
 
 
 class Masked(NamedTuple):
-    """One vector (*shape) for all tasks, a boolean mask (T, *shape) and optionally a factor (T,) for each."""
+    """One vector (*shape) for all tasks, with a boolean mask (T, *shape) and optionally a factor (T,) per task."""
 
     vector: Tensor
     masks: Tensor
     scales: Tensor | None = None
 
 
-# A plain tensor is (*shape) where it is shared by all tasks, (T, *shape) where there is one per task.
+# A plain tensor is (*shape) if all tasks share it, (T, *shape) if there is one per task.
 Representation: TypeAlias = Tensor | LowRank | Masked
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In which deltas of weights are computed: float32, or their own where that is wider."""
+    """The dtype in which weight deltas are computed: float32, or the weights' own if that is wider."""
     return torch.float32 if dtype.itemsize < 4 else torch.promote_types(dtype, torch.float32)
 
 
@@ -123,9 +123,9 @@ def stored_bytes(layer: Representation, shape: torch.Size, itemsize: int) -> int
 
 
 def changed_rows(tensor: Tensor, itemsize: int) -> Tensor | None:
-    """Numbers (R,), int32, of the rows of a matrix that are not zero; None where all entries take less to store.
+    """Indices (R,), int32, of the nonzero rows of a matrix; None if storing all entries takes less space.
 
-    Of an embedding only the rows of words that were seen in training change.
+    Fine-tuning changes only those rows of an embedding whose tokens occur in the training data.
     """
     if tensor.dim() != 2 or not tensor.numel():
         return None
@@ -142,6 +142,6 @@ def _dense_bytes(tensor: Tensor, itemsize: int) -> int:
 
 
 def _changes(tensor: Tensor) -> bool:
-    """Whether any entry is not zero; of a tensor that repeats one entry that one is looked at."""
+    """Whether any entry is nonzero; for an expanded tensor only its single entry is read."""
     repeated = tensor.numel() > 0 and not any(tensor.stride())
     return bool((tensor[(0,) * tensor.dim()] if repeated else tensor).any())

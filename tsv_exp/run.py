@@ -31,8 +31,8 @@ from tsv_exp.tracking.protocol import OpenRun
 def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
     """One run of a configuration: returns the content of results.json.
 
-    `folder` gets which test examples were right and, if wanted, the merged model; `tracked` is told of stages and of
-    the α curve while it is measured.
+    Writes to `folder` which test examples were classified correctly and, if configured, the merged model; reports
+    stages and the α curve to `tracked`.
 
     Raises:
         UserError: something in the configuration, the checkpoints or the data is invalid.
@@ -107,7 +107,7 @@ def scored(
 def choose_per_task(
     method: Method, base: Weights, finetuned: Mapping[str, Weights], evaluator: Evaluator, engine: Engine
 ) -> tuple[Method, dict[str, dict[str, float]]]:
-    """The method with the parameter of each task that has the best validation accuracy; of equal ones the smallest."""
+    """The method with the per-task parameter values of best validation accuracy; on ties the smallest value."""
     if method.tune is None:
         return method, {}
     scores: dict[str, dict[float, float]] = {task: {} for task in finetuned}
@@ -136,12 +136,12 @@ def tested(
 
 
 def ranks(merged: Merged) -> dict[str, int]:
-    """Layer -> components kept per task, where the merged model holds low-rank factors."""
+    """Layer -> components per task, for layers that are low-rank factors."""
     return {name: layer.s.shape[-1] for name, layer in merged.layers.items() if isinstance(layer, LowRank)}
 
 
 class Clock:
-    """Seconds by stage; `with clock("merge"):` adds to its stage, and `began` hears of it."""
+    """Seconds by stage; `with clock("merge"):` adds to that stage and calls `began` with its name."""
 
     def __init__(self, began: Callable[[str], None] = lambda stage: None) -> None:
         self.began = began
