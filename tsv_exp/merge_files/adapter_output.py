@@ -1,4 +1,4 @@
-"""form=lora: the merge as one LoRA adapter that PEFT loads, with B A of every module as its task vector."""
+"""form=lora: writes the merge as one LoRA adapter for PEFT, with B A of every module as its task vector."""
 
 import json
 import math
@@ -23,16 +23,16 @@ from tsv_exp.merge_files.options import DTYPES
 from tsv_exp.merge_files.work import Advance, Content, Work, checked
 from tsv_exp.storage.files import atomic
 
-# 2-D weights that are looked up, not multiplied by: PEFT's LoRA of a linear layer does not fit them
+# embedding matrices: PEFT's LoRA for linear layers does not apply to them
 _EMBEDDINGS = ("*embed*", "*wte.weight", "*wpe.weight", "*shared.weight", "*relative_attention_bias*")
 
 
 @dataclass
 class LoraAdapter:
-    """An adapter of rank Σ r_i per module, which is exact, or of the rank that was asked for.
+    """An adapter of rank Σ r_i per module, which is exact, or of the given rank.
 
     Raises:
-        UserError: the rank is missing where the merge has no small one, or the base's layers are stored transposed.
+        UserError: the merge is not of low rank and no rank is given, or the base's layers are stored transposed.
     """
 
     work: Work
@@ -67,7 +67,7 @@ class LoraAdapter:
         return min(full, *(rank for rank in (own if adapters else None, wanted) if rank is not None))
 
     def dtype(self, name: str) -> torch.dtype:
-        """In which a module's factors are written: as asked for, or as the adapters have them."""
+        """The dtype of a module's factors: as configured, else that of the adapters."""
         module = name.removesuffix(".weight")
         theirs = [a.modules[module][0].dtype for a in self.work.inputs.adapters.values() if module in a.modules]
         own = reduce(torch.promote_types, theirs) if theirs else self.work.stream.base[name].dtype
@@ -91,7 +91,7 @@ class LoraAdapter:
         return announced, tensors()
 
     def _factored(self, name: str, merged: Representation, found: Measured) -> tuple[Tensor, Tensor]:
-        """A and B with B A = α · the merge, cut to the module's rank; both sides get the root of every σ."""
+        """A and B with B A = α · merge, truncated to the module's rank; each side is scaled by √σ."""
         shape, rank = self.work.stream.base[name].shape, self.ranks[name]
         if isinstance(merged, LowRank):
             u, s, vh = product_svd(merged, shape)
@@ -109,7 +109,7 @@ class LoraAdapter:
         return checked(name, a.to("cpu", self.dtype(name))), checked(name, b.to("cpu", self.dtype(name)))
 
     def describe(self, folder: Path, _: Mapping[str, str]) -> None:
-        """PEFT's adapter_config.json; scales are in the factors, so every module has α = r."""
+        """Write PEFT's adapter_config.json; the factors include the scale, so every module has α = r."""
         with atomic(folder / "adapter_config.json") as path:
             path.write_text(json.dumps(self._config(), indent=2, sort_keys=True))
 
@@ -135,7 +135,7 @@ class LoraAdapter:
 
 
 def _targets(configs: Sequence[dict[str, Any]], modules: dict[str, int]) -> list[str]:
-    """The adapters' own lists of module names where they have them; else every module by its whole name."""
+    """The adapters' own lists of module names if they have them, else the full name of every module."""
     lists = [config.get("target_modules") for config in configs]
     if lists and all(isinstance(names, list) for names in lists):
         return sorted({name for names in lists for name in names or ()})
@@ -143,7 +143,7 @@ def _targets(configs: Sequence[dict[str, Any]], modules: dict[str, int]) -> list
 
 
 def _common(configs: Sequence[dict[str, Any]], key: str) -> Any:
-    """The value that all adapters share; None where they differ."""
+    """The value that all adapters share; None if they differ."""
     values = [config.get(key) for config in configs]
     return values[0] if values and all(value == values[0] for value in values) else None
 

@@ -1,4 +1,4 @@
-"""What was typed after tsv-merge: words, a configuration file, and where one's own methods are."""
+"""The command line of tsv-merge: name=value words, a configuration file, and a folder of user methods."""
 
 import shlex
 from argparse import ArgumentParser
@@ -16,7 +16,7 @@ _SUFFIXES = (".yaml", ".yml")
 
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Raise instead of leaving the process."""
+        """Raise a UserError instead of exiting."""
         raise UserError(f"{message}; tsv-merge --help lists the options")
 
 
@@ -29,13 +29,13 @@ def _parser() -> ArgumentParser:
 
 
 def options_of(arguments: Sequence[str]) -> Options:
-    """The options that a command line gives; what is typed overrides what a configuration file says.
+    """The options of a command line; words override the configuration file.
 
     Args:
         arguments: name=value words, at most one FILE.yaml, --config-dir FOLDER and --config-name NAME.
 
     Raises:
-        UserError: something does not fit; the message says what to type.
+        UserError: the command line is invalid; the message describes the correct form.
     """
     typed = _parser().parse_intermixed_args(arguments)
     folder = typed.config_dir
@@ -61,7 +61,7 @@ def _named(name: str, folder: Path) -> Path:
 
 
 def method_lines(arguments: Sequence[str]) -> list[str]:
-    """A line for each method: its name and how its YAML begins."""
+    """One line per method: its name and the first comment of its YAML."""
     folder = _parser().parse_known_intermixed_args(arguments)[0].config_dir
     files = method_files((folder,) if folder is not None else ())
     return [f"  {name:<28} {_first_comment(files[name])}" for name in sorted(files)]

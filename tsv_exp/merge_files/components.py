@@ -1,4 +1,4 @@
-"""Folders of several models: pipelines of diffusers, and sentence-transformers with layers of their own."""
+"""Folders with several models: diffusers pipelines, and sentence-transformers with additional layers."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,13 +13,13 @@ from tsv_exp.merge_files.options import Options
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.known_digests import known_digests
 
-_INDEXES = ("model_index.json", "modules.json")  # of diffusers, of sentence-transformers
-ROOT = "."  # the component whose files lie in the folder itself
+_INDEXES = ("model_index.json", "modules.json")  # index files of diffusers and sentence-transformers
+ROOT = "."  # the component whose files are in the folder itself
 
 
 @dataclass(frozen=True)
 class Components:
-    """What is merged by itself, each with its options, and which parts of the base are copied as they are."""
+    """The components to merge, each with its options, and the parts of the base that are copied unchanged."""
 
     merged: Mapping[str, Options]
     copied: tuple[str, ...] = ()
@@ -27,10 +27,10 @@ class Components:
 
 
 def components(options: Options) -> Components:
-    """The components of the base's folder that some model changes; a model of one part is merged as it is.
+    """The components of the base's folder that some model changes; a model without components is merged whole.
 
     Raises:
-        UserError: a model lacks a component that another has, has one that the base lacks, or none differs.
+        UserError: a model lacks a component that another has, has one that the base lacks, or no component differs.
     """
     base = None if options.base is None else locate(options.base)
     if base is None or not any((base / index).is_file() for index in _INDEXES):
@@ -55,7 +55,7 @@ def components(options: Options) -> Components:
         (merged if differs else copied).append(name)
     if not merged:
         raise UserError("all models are equal to the base in every component; check the paths")
-    merged.sort(key=lambda name: name == ROOT)  # its folder holds the others
+    merged.sort(key=lambda name: name == ROOT)  # its folder contains the others
     beside = tuple(name for name in merged if name != ROOT)
     parts = {
         name: replace(
@@ -73,7 +73,7 @@ def components(options: Options) -> Components:
 
 
 def copy_rest(options: Options, parts: Components) -> None:
-    """Copy the components that no model changes, and the files that tie all of them together."""
+    """Copy the components that no model changes, and the index files."""
     if parts.base is None:
         return
     for name in parts.copied:
@@ -96,7 +96,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """The parts of a folder that hold weights."""
+    """The subfolders that contain weights."""
     if any((folder / index).is_file() for index in _INDEXES):
         places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
         yield from (place.relative_to(folder).as_posix() for place in places if _has_weights(place))

@@ -1,4 +1,4 @@
-"""A configuration file of tsv-merge: the words of the command line as YAML, with rules for layers and weights."""
+"""Reads configuration files of tsv-merge: its options as YAML, with rules for layers and weights."""
 
 import math
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from tsv_exp.merge_files.options import TEXTS
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The options that a file gives, as `options.parse` takes them.
+    """Read the options in a file, in the form that `options.parse` expects.
 
     Raises:
-        UserError: it is not there, not YAML, or says something that tsv-merge does not do.
+        UserError: it does not exist, is not YAML, or contains something that tsv-merge does not support.
     """
     try:
         content = path.read_text(encoding="utf-8")
@@ -41,7 +41,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _models(given: Any, where: str) -> tuple[Any, dict[str, float]]:
-    """Paths by task (or a list of them), and the weights of the models that have one."""
+    """Paths by task (or a list of paths), and the weights of models that have one."""
     if not isinstance(given, (Mapping, list)):
         return [given], {}
     if isinstance(given, list) and not any(isinstance(entry, Mapping) for entry in given):

@@ -1,4 +1,4 @@
-"""What a merge is written as: one model, the parts of a model per task, or an adapter (adapter_output.py)."""
+"""Output forms of a merge: one model, the parts of one model per task, or an adapter (adapter_output.py)."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from tsv_exp.merging.result import merged_weight
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.tensor_files import Kinds, kinds
 
-_DIFFUSERS = "diffusion_pytorch_model"  # how diffusers names the weights of a component
+_DIFFUSERS = "diffusion_pytorch_model"  # diffusers' file name for the weights of a component
 
 
 class Form(Protocol):
@@ -31,22 +31,22 @@ class Form(Protocol):
     limit: float
     """The largest size of a file in bytes."""
     sizes: dict[str, int]
-    """The tensors of the base that are written in some form, and their bytes."""
+    """The base's tensors that are part of the output, with their sizes in bytes."""
     configuration: Configuration | None
-    """The files beside the weights."""
+    """The configuration files next to the weights."""
 
     def content(self, names: Sequence[str], advance: Advance) -> Content:
-        """What tensors one file has, and the tensors, which are made as they are taken."""
+        """The tensors' names, dtypes and shapes in one file, and a lazy stream of the tensors."""
         ...
 
     def describe(self, folder: Path, digests: Mapping[str, str]) -> None:
-        """Write what lies beside the weights, whose files have these digests."""
+        """Write the description next to the weights, whose files have these digests."""
         ...
 
 
 @dataclass
 class WholeModel:
-    """One model in the base's layout: the merge, or with task=NAME that task's own."""
+    """One model in the base's layout: the merge, or with task=NAME the model of that task."""
 
     work: Work
 
@@ -60,7 +60,7 @@ class WholeModel:
             self.stem = _DIFFUSERS
         if folder is not None and (folder / "open_clip_config.json").is_file():
             self.stem = "open_clip_model" if own.startswith("open_clip") else "model"
-            self.limit = math.inf  # open_clip opens one file
+            self.limit = math.inf  # open_clip reads a single file
 
     def content(self, names: Sequence[str], advance: Advance) -> Content:
         """The merged weights, and the buffers of the base."""
@@ -80,12 +80,12 @@ class WholeModel:
         return announced, (next(results) if name in floating else base[name] for name in names)
 
     def describe(self, folder: Path, digests: Mapping[str, str]) -> None:
-        """Nothing: the base's configuration files say it."""
+        """Do nothing: the base's configuration files suffice."""
 
 
 @dataclass
 class ByTask:
-    """The parts that a method with a model per task keeps of each layer, before α."""
+    """The parts of each layer, before α, for a method with one model per task."""
 
     work: Work
 
@@ -100,7 +100,7 @@ class ByTask:
         self.limit = self.work.options.shard_mb * 2**20
 
     def content(self, names: Sequence[str], advance: Advance) -> Content:
-        """Factors, masks or deltas; which of them a layer has is known when they are there."""
+        """Factors, masks or deltas; which ones a layer has is known after it is merged."""
         work, stream = self.work, self.work.stream
 
         def encoded(name: str, merged: Representation, found: Measured) -> dict[str, Tensor]:
@@ -112,7 +112,7 @@ class ByTask:
         return _announced(parts)
 
     def describe(self, folder: Path, digests: Mapping[str, str]) -> None:
-        """Method, tasks and shapes, for `store.load_merged`."""
+        """Write method, tasks and shapes, for `store.load_merged`."""
         rest, stream = self.work.plan.rules[-1], self.work.stream
         with atomic(folder / DESCRIPTION) as path:
             path.write_text(describe(rest.method, stream.tasks, stream.base, rest.alpha, digests))

@@ -1,4 +1,4 @@
-"""The inputs of a merge, opened: base, models, and where they lie."""
+"""Opens the inputs of a merge: base and models."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,13 +23,13 @@ from tsv_exp.runtime.distributed import rank_device
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is merged.
+    """The inputs of a merge.
 
     Args:
         stream: the task vectors.
-        places: the file or folder of the base and of each model.
-        adapters: the models, where all of them are adapters and the base was not opened; else none.
-        vocabulary: the rows of embeddings, where they were matched by token.
+        places: name -> file or folder, for the base and each model.
+        adapters: the models, if all are adapters and no base was opened; else empty.
+        vocabulary: the rows of embeddings, if matched by token.
     """
 
     stream: TaskVectors
@@ -39,10 +39,10 @@ class Inputs:
 
     @classmethod
     def open(cls, options: Options, engine: Engine) -> "Inputs":
-        """Open what the options name.
+        """Open the inputs in the options.
 
         Raises:
-            UserError: something is not there, is damaged, or does not fit the rest.
+            UserError: an input is missing, damaged, or does not match the others.
         """
         device = rank_device(options.device) if options.device else None
         found = {f"model {task}": locate(path) for task, path in options.models.items()}
@@ -90,7 +90,7 @@ class Inputs:
         return cls(stream, found, adapters, vocabulary)
 
     def configuration(self, options: Options) -> Configuration | None:
-        """The files beside the weights of a whole model, if the base is a folder."""
+        """The configuration files of a whole model, if the base is a folder."""
         if self.base_folder is None:
             return None
         other = options.tokenizer not in (None, "base") and not options.component
@@ -105,7 +105,7 @@ class Inputs:
         return folder_of(self.places["base"]) if "base" in self.places else None
 
     def fingerprints(self) -> dict[str, list[tuple[str, int, int]]]:
-        """Names, sizes and times of all files: what says that an interrupted merge may go on."""
+        """Names, sizes and modification times of all files: an interrupted merge resumes only if they are unchanged."""
         return {name: _fingerprint(path) for name, path in self.places.items()}
 
 
@@ -116,7 +116,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def weight_files(place: Path) -> list[Path]:
-    """The files of a source that hold its weights."""
+    """The weight files of a source."""
     file = adapter_file(place) or place
     if file.is_dir():
         file = next(file / name for name in HUB_NAMES if (file / name).is_file())

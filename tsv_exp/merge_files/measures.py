@@ -1,4 +1,4 @@
-"""What is learnt of a layer while it is merged: norms of task vectors and of their merge."""
+"""Measures of a layer collected during the merge: norms of task vectors and of their merge."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,17 +13,17 @@ from tsv_exp.layers import LowRank
 from tsv_exp.merging.layer import Layer
 from tsv_exp.storage.files import atomic, clear_partial_files
 
-_SAMPLE = 1024  # entries of a block that tell two task vectors of one norm apart
+_SAMPLE = 1024  # entries per block used to distinguish two task vectors of equal norm
 
 
 @dataclass
 class Measured:
-    """Of one layer: who merged it, as what, the squared norms of its deltas and of its merge before α.
+    """Measures of one layer: its method and α, and squared norms of its deltas and of its merge before α.
 
     `marks` are sums of some entries of each delta: two equal deltas have equal squares and marks. `lost` is the part of
-    `merged` that an adapter of smaller rank leaves out. `by_task`: every task has a merge of its own, which is not
-    measured. `responses` are those of probes.py, of a few matrices. `kept_entries` stay the base's because the result
-    would be no number.
+    `merged` that an adapter of smaller rank loses. `by_task`: every task has its own merge, which is not measured.
+    `responses` are those of probes.py, for a few matrices. `kept_entries` keep the base's values, because the merge is
+    not finite there.
     """
 
     method: str
@@ -41,7 +41,7 @@ class Measured:
 
 
 def watch(layer: Layer, method: str, alpha: float) -> tuple[Layer, Measured]:
-    """The layer, and what will be known of it once its deltas have been used."""
+    """The layer, and its measures, which are filled in when its deltas are used."""
     tasks = layer.shape[0]
     entries = layer.shape[1:].numel()
     found = Measured(method, alpha, layer.matrix, entries, [0.0] * tasks, [0.0] * tasks)
@@ -96,7 +96,9 @@ def square(values: Tensor) -> float:
 
 
 def _of_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    squares = torch.stack([torch.dot(row, row) for row in rows]).to("cpu", torch.float64)  # BLAS, no temporary
+    squares = torch.stack([torch.dot(row, row) for row in rows]).to(
+        "cpu", torch.float64
+    )  # BLAS, without a temporary tensor
     return squares, rows[:, :_SAMPLE].sum(1).to("cpu", torch.float64)
 
 
@@ -106,19 +108,19 @@ def _of_product(factors: LowRank) -> tuple[float, float]:
 
 
 class Record:
-    """The measures of all layers, kept file by file in `folder`, so that a merge that goes on still has them."""
+    """The measures of all layers, stored per file in `folder`, so that a resumed merge has them all."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def save(self, file: Path, measured: dict[str, Measured]) -> None:
-        """Keep what was measured while a file, or a part of one, was written; nothing is left in `measured`."""
+        """Store the measures of a file, or of a part of one, and clear `measured`."""
         with atomic(self._folder / f"{file.stem}.layers.json") as path:
             path.write_text(json.dumps({name: asdict(found) for name, found in measured.items()}))
         measured.clear()
 
     def load(self) -> dict[str, Measured]:
-        """All that was kept, by layer; to be called when nobody writes any more."""
+        """All stored measures, by layer; call it after all ranks have finished writing."""
         clear_partial_files(self._folder, "*.layers.json")
         found: dict[str, Any] = {}
         for path in sorted(self._folder.glob("*.layers.json")):

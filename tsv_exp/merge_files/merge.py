@@ -1,4 +1,4 @@
-"""tsv-merge from its options to the last line: one model or the components of a folder, provenance, summary, upload."""
+"""The work of tsv-merge: merges one model or the components of a folder, writes provenance and summary, uploads."""
 
 from tsv_exp.merge_files.components import ROOT, components, copy_rest
 from tsv_exp.merge_files.one_model import Finished, merge_model
@@ -10,7 +10,7 @@ from tsv_exp.runtime.console import console
 
 
 def run(options: Options) -> None:
-    """Merge; raises UserError for whatever the user can mend."""
+    """Merge; raises UserError for errors that the user can correct."""
     if options.push:
         check_upload(options.push)
     parts = components(options)
@@ -19,7 +19,7 @@ def run(options: Options) -> None:
         if name != ROOT or len(parts.merged) > 1:
             console.print(f"{name}:", markup=False, highlight=False)
         one = merge_model(part)
-        if one is None:  # another rank of torchrun goes on from here
+        if one is None:  # another rank of torchrun finishes the merge
             continue
         finished[name] = one
         show(part, one.inputs.stream, one.layers, one.size)

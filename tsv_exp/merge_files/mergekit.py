@@ -1,4 +1,4 @@
-"""mergekit's YAML, for the methods that both have, where it means the same; anything else is refused by its name.
+"""Translates mergekit's YAML for methods with the same meaning here; anything else is an error that names the key.
 
 Its task vectors, weights and densities are those of mergekit 0.1: Σ_i w_i τ_i (divided by Σ_i w_i where it normalizes).
 """
@@ -11,11 +11,11 @@ from tsv_exp.errors import UserError
 from tsv_exp.merge_files.paths import named
 
 _KEYS = {"merge_method", "models", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source"}
-_SHARED = {"normalize", "int8_mask", "rescale", "lambda"}  # of the whole merge; int8_mask changes no number
+_SHARED = {"normalize", "int8_mask", "rescale", "lambda"}  # keys of the whole merge; int8_mask does not affect results
 
 
 class _Merge:
-    """What a file says, each value by its name."""
+    """The content of a file, with access to its values by name."""
 
     def __init__(self, given: Mapping[str, Any], texts: Mapping[str, Any], where: str) -> None:
         self.where, self.method = where, str(given["merge_method"])
@@ -40,12 +40,12 @@ class _Merge:
         return text
 
     def refused(self, what: str, reason: str = "") -> UserError:
-        """The error for what has no counterpart here."""
+        """The error for something without a counterpart here."""
         because = f" ({reason})" if reason else ""
         return UserError(f"{self.where}: {what} of mergekit's {self.method} has no counterpart in tsv-merge{because}")
 
     def flag(self, name: str, default: bool) -> bool:
-        """A switch of the whole merge."""
+        """A boolean parameter of the whole merge."""
         value = self.shared.get(name, default)
         if not isinstance(value, bool):
             raise self.refused(f"{name}: {value}")
@@ -61,18 +61,18 @@ class _Merge:
         return float(value)
 
     def models(self) -> list[tuple[str, dict[str, Any]]]:
-        """The models but for the base, which has no task vector."""
+        """The models except the base, which has no task vector."""
         return [(path, own) for path, own in self.own if path != self.base]
 
     def common(self, name: str, default: float) -> float:
-        """A parameter that has to be one number for all models."""
+        """A parameter that must be the same number for all models."""
         values = {self.number(name, default, own) for _, own in self.models()}
         if len(values) > 1:
             raise self.refused(f"a different {name} per model", "one for all models is")
         return values.pop() if values else default
 
     def known(self, *names: str) -> None:
-        """That no parameter but these is given."""
+        """Check that no other parameters are given."""
         for parameters in (self.shared, *(own for _, own in self.own)):
             if odd := sorted(set(parameters) - _SHARED - set(names)):
                 raise self.refused(odd[0])
@@ -84,7 +84,7 @@ class _Merge:
         return [value / total for value in values] if normalize and abs(total) > 1e-8 else values
 
     def equal_weights(self) -> None:
-        """That all models count alike and the sum of what agrees is divided, which is a mean."""
+        """Check that weights are equal and normalized, so that entries with agreeing signs are averaged."""
         if not self.flag("normalize", self.method == "ties"):
             raise self.refused("normalize: false", "the mean of the entries that agree is")
         if len({self.number("weight", None, own) for _, own in self.models()}) > 1:
@@ -163,15 +163,15 @@ _METHODS: dict[str, Callable[[_Merge], dict[str, Any]]] = {
 
 
 def translate(given: Mapping[str, Any], texts: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The options of tsv-merge that mean the same as a file of mergekit.
+    """The options of tsv-merge with the same meaning as a mergekit file.
 
     Args:
-        given: the file.
-        texts: the same with every value as text.
-        where: its name, for errors.
+        given: the content of the file.
+        texts: the same content with every value as text.
+        where: its name, for error messages.
 
     Raises:
-        UserError: the file says something that tsv-merge does not do.
+        UserError: the file contains something that tsv-merge does not support.
     """
     merge = _Merge(given, texts, where)
     if merge.method not in _METHODS:

@@ -1,4 +1,4 @@
-"""What the files of a merged model say of it themselves."""
+"""Metadata in the files of a merged model."""
 
 import json
 
@@ -8,7 +8,7 @@ from tsv_exp.merge_files.rules import Plan
 
 
 def short_form(options: Options, plan: Plan) -> dict[str, str]:
-    """What every file says in its metadata; the same for the same inputs and options."""
+    """The metadata of every file; equal for equal inputs and options."""
     told = {
         "version": tsv_exp.__version__,
         "base": options.base,

@@ -1,4 +1,4 @@
-"""Merge the checkpoint files of one model: weights in, merged weights out, a few layers at a time."""
+"""Merges the checkpoint files of one model, a few layers at a time."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -34,10 +34,10 @@ class Finished:
 
 
 def merge_model(options: Options) -> Finished | None:
-    """Merge one model and write it; None on the ranks of torchrun that have nothing to tell.
+    """Merge one model and write it; returns None on the ranks of torchrun that do not finish it.
 
     Raises:
-        UserError: for whatever the user can mend.
+        UserError: for errors that the user can correct.
     """
     engine = Engine(svd=options.svd, exclude=options.exclude, keep=options.keep, ignore=options.ignore)
     if options.stacks is not None:
@@ -92,7 +92,7 @@ def merge_model(options: Options) -> Finished | None:
 
 
 def _form(work: Work) -> Form:
-    """What is written: an adapter where that was asked for, else one model or the parts of a model per task."""
+    """The output form: an adapter if configured, else one model or the parts of one model per task."""
     by_task = work.options.task is None and work.plan.per_task(work.stream, work.bound)
     if work.options.form != "lora":
         return ByTask(work) if by_task else WholeModel(work)

@@ -1,4 +1,4 @@
-"""The command line of tsv-merge: words such as base=PATH, checked."""
+"""The options of tsv-merge: parses and checks words such as base=PATH."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from tsv_exp.merge_files.values import check_layers, check_weights, is_number
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 VOCABULARIES = ("base", "union")
 FORMS = ("model", "lora")
-TEXTS = (  # as typed, whatever they would be in YAML
+TEXTS = (  # taken as text, not as YAML
     "base",
     "out",
     "method",
@@ -37,10 +37,10 @@ _PATTERNS = ("exclude", "stacks", "keep", "ignore")
 
 @dataclass
 class Options:
-    """The command line; what it does not know is a parameter of the method.
+    """The options; unknown names are parameters of the method.
 
-    `component` is true of one of several models in a folder, to which not all patterns belong; `beside` names the
-    others that lie in its folder.
+    `component` is true for one of several models in a folder, where patterns may belong to another component;
+    `beside` names the other components in its folder.
     """
 
     base: str | None
@@ -73,7 +73,7 @@ class Options:
 
 
 def parse(arguments: Sequence[str], preset: Mapping[str, Any] | None = None) -> Options:
-    """Options from words such as base=PATH, which override those of `preset`; null is the default.
+    """Parse words such as base=PATH, which override those of `preset`; null is the default.
 
     Raises:
         UserError: a word is not of that form, base, models or out is missing, or a value does not fit.

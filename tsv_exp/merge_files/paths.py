@@ -1,4 +1,4 @@
-"""Paths on the command line are text, whatever they would be in YAML; and the names of tasks that follow from them."""
+"""Parses paths of the command line as text, not as YAML, and derives names of tasks from them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ _QUOTES = "'\""
 
 
 def text(value: str) -> str | None:
-    """A value as it was typed, without quotes around it; None where it is empty or null."""
+    """A value as typed, without surrounding quotes; None if it is empty or null."""
     value = value.strip()
     if len(value) > 1 and value[0] == value[-1] and value[0] in _QUOTES:
         return value[1:-1]
@@ -19,7 +19,7 @@ def text(value: str) -> str | None:
 
 
 def paths(value: str) -> list[str] | dict[str, str]:
-    """One path, a list [a, b] or a mapping {task: a, task: b} of paths; quotes keep a comma or a colon.
+    """One path, a list [a, b] or a mapping {task: a, task: b} of paths; quotes protect commas and colons.
 
     Raises:
         UserError: a bracket or a quote is not closed, or a task has no path.
@@ -46,7 +46,7 @@ def paths(value: str) -> list[str] | dict[str, str]:
 
 
 def _split(value: str, separator: str, once: bool = False) -> Iterator[str]:
-    """The parts between separators outside quotes; a quote within a word is a letter of it."""
+    """Split at separators outside quotes; a quote inside a word is an ordinary character."""
     quote, start = "", 0
     for i, letter in enumerate(value):
         if quote:
@@ -64,7 +64,7 @@ def _split(value: str, separator: str, once: bool = False) -> Iterator[str]:
 
 
 def named(given: Sequence[str]) -> dict[str, str]:
-    """Tasks named after the end of their path that tells them apart, without a checkpoint's suffix where that does.
+    """Name tasks by the shortest distinct end of their path, without the checkpoint suffix if still distinct.
 
     Raises:
         UserError: a path is given twice.

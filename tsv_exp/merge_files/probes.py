@@ -10,20 +10,20 @@ from torch import Tensor
 from tsv_exp.layers import LowRank, Representation
 from tsv_exp.merging.layer import Layer
 
-MATRICES = 4  # of a model: what they cost beside the merge is within its noise
-PROBES = 8  # random vectors for each side of a matrix
+MATRICES = 4  # matrices per model: few enough that the cost is negligible
+PROBES = 8  # random vectors per side of a matrix
 
 
 def sample(matrices: Sequence[str]) -> frozenset[str]:
-    """The matrices that are looked at, the same ones whenever the names are the same."""
+    """The sampled matrices; deterministic for given names."""
     return frozenset(random.Random(0).sample(sorted(matrices), min(MATRICES, len(matrices))))
 
 
 def probe(layer: Layer, merged: Representation) -> list[float]:
     """Estimates of Σ_i ‖Δ_i D_iᵀ‖², Σ_i ‖M D_iᵀ‖² and Σ_i ⟨M D_iᵀ, Δ_i D_iᵀ⟩ of both sides; D_i = Δ_i / ‖Δ_i‖.
 
-    With G of independent standard normal entries, ‖X‖² is the expectation of ‖X G‖² per column, and inner products
-    likewise, so that products of matrices become products with PROBES columns.
+    If G has independent standard normal entries, ‖X‖² is the expectation of ‖X G‖² per column (likewise for inner
+    products), so products of matrices are replaced by products with PROBES columns.
 
     Args:
         layer: a matrix layer (T, m, n).
@@ -48,7 +48,7 @@ def probe(layer: Layer, merged: Representation) -> list[float]:
 
 
 def estimate(responses: Iterable[Sequence[float]]) -> float | None:
-    """α = √(a · b) as `data_free_scale`, of the sums over layers; None where nothing responds alike."""
+    """α = √(a · b) as in `data_free_scale`, from the sums over layers; None if no responses agree."""
     sums = [sum(values) for values in zip(*responses, strict=True)]
     if not sums or not sums[1] or sums[2] <= 0:
         return None

@@ -1,4 +1,4 @@
-"""Where a merged model comes from: short in its files' metadata, whole in README.md (the hub's model card) and JSON."""
+"""Provenance of a merged model: README.md (the hub's model card) and JSON; a short form is in the files' metadata."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from tsv_exp.storage.files import atomic
 from tsv_exp.storage.known_digests import known_digests
 from tsv_exp.versions import installed
 
-_LIBRARIES = {  # by what a folder holds, the first that is there
+_LIBRARIES = {  # by files in the folder, in order of precedence
     "adapter_config.json": "peft",
     "model_index.json": "diffusers",
     "modules.json": "sentence-transformers",
@@ -27,11 +27,11 @@ _LIBRARIES = {  # by what a folder holds, the first that is there
 
 
 def write_provenance(options: Options, finished: Mapping[str, Finished]) -> None:
-    """Write README.md, tsv_merge.json and a .gitignore that hides the recipes' folders from uploads.
+    """Write README.md, tsv_merge.json and a .gitignore that excludes the recipe folders from uploads.
 
     Args:
-        options: as typed.
-        finished: what was merged, by the name of the component; "." is the model itself.
+        options: the options as typed.
+        finished: component name -> merged model; "." is the model itself.
     """
     told = _whole(options, finished)
     texts = {
@@ -114,7 +114,7 @@ Merged from {len(options.models)} models by tsv_exp {told["tsv_exp"]}:
 | --- | --- | --- | --- |
 {inputs}
 
-`{PROVENANCE}` says the same for programs.
+`{PROVENANCE}` contains the same in machine-readable form.
 """
 
 

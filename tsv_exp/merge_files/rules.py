@@ -1,4 +1,4 @@
-"""Which method, scaling and rank each layer of a merge has."""
+"""Rules for the method, scaling and rank of each layer of a merge."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ from tsv_exp.methods.specification import Method
 Bound = Callable[[Layer], Representation]
 
 
-@dataclass(frozen=True, eq=False)  # told apart by identity
+@dataclass(frozen=True, eq=False)  # compared by identity
 class Rule:
-    """How the layers whose names match `pattern` are merged; `rank` is that of an adapter's matrices."""
+    """How layers whose names match `pattern` are merged; `rank` is the rank of an adapter's matrices."""
 
     pattern: str
     method: Method
@@ -30,7 +30,7 @@ class Rule:
 
     @classmethod
     def read(cls, pattern: str, given: Mapping[str, Any], options: Options) -> "Rule":
-        """The rule that `method`, `alpha`, `rank` and the parameters of the method describe."""
+        """Build a rule from `method`, `alpha`, `rank` and the method's parameters."""
         keys = dict(given)
         method = Method.load(str(keys.pop("method", options.method)), options.search)
         alpha, rank = keys.pop("alpha", None), keys.pop("rank", None)
@@ -44,18 +44,18 @@ class Rule:
 
 @dataclass(frozen=True)
 class Plan:
-    """The rules in order; of those that match a layer's name the first holds, and the last matches all."""
+    """The rules in order; the first that matches a layer's name applies, and the last one matches all names."""
 
     rules: tuple[Rule, ...]
 
     @classmethod
     def of(cls, options: Options) -> "Plan":
-        """The rules of `layers`, then the command's own method for the rest."""
+        """The rules of `layers`, then the command's method for all other layers."""
         rest = Rule.read("*", {"method": options.method, "alpha": options.alpha} | options.params, options)
         return cls((*(Rule.read(pattern, given, options) for pattern, given in options.layers.items()), rest))
 
     def rule(self, name: str) -> Rule:
-        """The rule of a layer."""
+        """The rule for a layer."""
         return next(rule for rule in self.rules if fnmatchcase(name, rule.pattern))
 
     @cached_property
@@ -69,13 +69,13 @@ class Plan:
         ]
 
     def bind(self, stream: TaskVectors, algebra: Algebra, products: bool, component: bool) -> Bound:
-        """The function of one layer. A method that looks at all layers first sees those that it merges.
+        """Bind the methods to their layers. A method that first reads all layers sees only those that it merges.
 
         Args:
             stream: the task vectors.
             algebra: how decompositions are computed.
-            products: whether merges of products are given as products.
-            component: whether this is one of several models, so that a pattern may be that of another.
+            products: whether merges of low-rank products stay low-rank products.
+            component: whether this is one of several models, so that a pattern may belong to another one.
 
         Raises:
             UserError: a pattern matches no layer.
@@ -94,10 +94,10 @@ class Plan:
         return lambda layer: functions[self.rule(layer.name)](layer)
 
     def per_task(self, stream: TaskVectors, bound: Bound) -> bool:
-        """Whether there is a model per task, seen on each rule's smallest matrix and its smallest other layer.
+        """Whether there is one model per task, tested on each rule's smallest matrix and smallest other layer.
 
         Raises:
-            UserError: some rules have one and others have not.
+            UserError: rules disagree.
         """
         smallest: dict[tuple[Rule, bool], str] = {}
         for name in sorted(stream.names, key=lambda name: stream.base[name].numel()):

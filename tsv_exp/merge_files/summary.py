@@ -1,4 +1,4 @@
-"""What a finished merge says: a table of what was merged, and warnings where the result is not what one hopes for."""
+"""Prints a table about a finished merge, and warnings about suspicious results."""
 
 import math
 from collections import Counter
@@ -14,7 +14,7 @@ from tsv_exp.merging.result import kept_variances
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.runtime.console import console
 
-_CANCELS = 0.1  # of the norm that the mean of unrelated task vectors has
+_CANCELS = 0.1  # relative to the norm of the mean of orthogonal task vectors
 
 
 def show(options: Options, stream: TaskVectors, layers: Mapping[str, Measured], size: str) -> None:
@@ -35,7 +35,7 @@ def norms(tasks: Sequence[str], layers: Mapping[str, Measured]) -> tuple[list[fl
 
 
 def warnings(tasks: Sequence[str], layers: Mapping[str, Measured]) -> list[str]:
-    """What looks wrong: models equal to the base or to each other, task vectors that cancel."""
+    """Warnings: models equal to the base or to each other, task vectors that cancel."""
     own, merged, _ = norms(tasks, layers)
     found = [f"model {task!r} is equal to the base" for task, norm in zip(tasks, own, strict=True) if norm == 0]
     if not any(own):

@@ -1,4 +1,4 @@
-"""push=owner/name: a finished folder to the hub."""
+"""push=owner/name: uploads a finished folder to the hub."""
 
 import re
 from pathlib import Path
@@ -10,10 +10,10 @@ _ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def check_upload(repo: str) -> None:
-    """That there is somebody to upload as; before anything is merged.
+    """Check the login and the repository name before anything is merged.
 
     Raises:
-        UserError: the name is none, nobody is logged in, or the hub does not answer.
+        UserError: the name is invalid, the user is not logged in, or the hub does not answer.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -26,10 +26,10 @@ def check_upload(repo: str) -> None:
 
 
 def upload(folder: Path, repo: str) -> str:
-    """Upload a folder without its recipe; a repository that is not there is made, private. Returns its address.
+    """Upload a folder without its recipe; creates a missing repository as private. Returns its address.
 
     Raises:
-        UserError: the hub refuses, or cannot be reached.
+        UserError: the hub rejects the upload or cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars

@@ -1,4 +1,4 @@
-"""Checks of values that a command line or a configuration file gives."""
+"""Checks of values from a command line or a configuration file."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ def check_layers(given: Any) -> dict[str, dict[str, Any]]:
     """Rules by pattern of names.
 
     Raises:
-        UserError: they are not of that form, or alpha or rank is no number.
+        UserError: they do not have that form, or alpha or rank is not a number.
     """
     rules = {} if given is None else given
     if not isinstance(rules, dict):
@@ -34,10 +34,10 @@ def check_layers(given: Any) -> dict[str, dict[str, Any]]:
 
 
 def check_weights(given: Any) -> dict[str, float]:
-    """A number for some of the models, by their names.
+    """Weights of some models by name.
 
     Raises:
-        UserError: they are not of that form.
+        UserError: they do not have that form.
     """
     weights = {} if given is None else given
     if not isinstance(weights, dict) or not all(map(is_number, weights.values())):

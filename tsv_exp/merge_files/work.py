@@ -1,4 +1,4 @@
-"""The layers of a merge, made one file at a time; what the forms of the output share."""
+"""Merges layers one file at a time; shared by all output forms."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ Content = tuple[Kinds, Iterable[Tensor]]
 
 @dataclass(frozen=True)
 class Work:
-    """Everything that making a layer takes."""
+    """Everything needed to merge a layer."""
 
     options: Options
     inputs: Inputs
@@ -46,14 +46,14 @@ class Work:
     def made(
         self, finish: Callable[[str, Representation, Measured], Result], names: Sequence[str], advance: Advance
     ) -> Iterator[Result]:
-        """`finish` of every floating-point layer and its merge before α, in order, as they are taken."""
+        """Lazily apply `finish` to every floating-point layer and its merge before α, in order."""
         floating = set(self.stream.names)
 
         def one(layer: Layer) -> tuple[str, Measured, Result]:
             rule = self.plan.rule(layer.name)
             watched, found = watch(layer, rule.method.name_for(layer), rule.alpha)
             merged = self.bound(watched)
-            # Beside a method that takes entries in blocks, the products of whole matrices would be dear.
+            # For methods that process blocks of entries, products of whole matrices would be too expensive.
             cheap = layer.factors is not None or not getattr(rule.method.function, "entrywise", False)
             if cheap and layer.name in self.probed and not layers.per_task(merged, layer.shape[1:]):
                 found.responses = probe(layer, merged)
@@ -66,17 +66,17 @@ class Work:
 
     @cached_property
     def probed(self) -> frozenset[str]:
-        """The matrices on which the data-free α is estimated."""
+        """The matrices used to estimate the data-free α."""
         return sample([name for name in self.stream.names if self.stream.is_matrix(name)])
 
     def dtype(self, name: str) -> torch.dtype:
-        """In which a weight is written; buffers stay as they are."""
+        """The dtype in which a weight is written; buffers keep their dtype."""
         weight, wanted = self.stream.base[name], self.options.dtype
         return DTYPES[wanted] if wanted and weight.is_floating_point() else weight.dtype
 
 
 def checked(name: str, made: Tensor, base: Tensor | None = None) -> Tensor:
-    """What is written of a layer, if all of it is finite, as its inputs are, or as infinite as the base's entries."""
+    """Return the layer if all entries are finite, or are equal to non-finite entries of the base; else raise."""
     if made.is_floating_point() and not finite(made) and not (base is not None and _as_infinite(made, base)):
         raise UserError(
             f"tensor {name!r} of the result is too large for {str(made.dtype).removeprefix('torch.')}; "
