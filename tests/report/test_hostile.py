@@ -69,7 +69,7 @@ def test_pictures_are_taken_from_their_folder_only(foreign: Path, name: object) 
     content["page"]["pictures"][0]["name"] = name
     (foreign / "analysis.json").write_text(json.dumps(content))
     page, (problem,) = report_of(foreign.parent)
-    assert "not an analysis as tsv-analyze writes it" in problem
+    assert "not a valid analysis of tsv-analyze" in problem
     assert "c2VjcmV0" not in page, "secret in base 64"
 
 
@@ -113,7 +113,7 @@ def test_an_analysis_of_wrong_kinds_costs_one_line(foreign: Path, edit: Edit) ->
     edit(content["page"])
     (foreign / "analysis.json").write_text(json.dumps(content))
     _, (problem,) = report_of(foreign.parent)
-    assert "not an analysis as tsv-analyze writes it" in problem
+    assert "not a valid analysis of tsv-analyze" in problem
     assert "\n" not in problem
 
 

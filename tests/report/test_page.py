@@ -107,7 +107,7 @@ def test_the_command_says_what_it_wrote(sweep: Path, tmp_path: Path, capsys: pyt
     [
         (["nowhere"], "nowhere: no such folder"),
         (["empty"], "no runs (results.json or .hydra) below empty"),
-        (["sweep", "--published", "hub"], "--published hub: no published figures for tiny"),
+        (["sweep", "--published", "hub"], "--published hub: no published results for tiny"),
         (["sweep", "--out", "sweep/0/results.json"], "cannot write sweep/0/results.json"),
     ],
 )

@@ -100,7 +100,7 @@ def test_published_averages_agree_with_their_tasks() -> None:
 
 
 def test_asking_where_nothing_was_published_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--published paper: no published figures for tiny"):
+    with pytest.raises(UserError, match="--published paper: no published results for tiny"):
         comparison_sheets(measured(tmp_path, "tsv_m", model="tiny", family="tiny"), "paper")
 
 

@@ -1,4 +1,4 @@
-"""Run folders -> tables, plots and one page; imports no torch and no model.
+"""Reports: tables, plots and one page from run folders; imports no torch and no model.
 
-results/ reads runs, tables/ and plots/ show them, `write` puts everything into one folder.
+results/ reads runs, tables/ and plots/ render them, `write` writes everything into one folder.
 """

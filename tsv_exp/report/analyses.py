@@ -1,4 +1,4 @@
-"""What tsv-analyze left in its folders, as sections of a report."""
+"""Reads the output folders of tsv-analyze as sections of a report."""
 
 import re
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from tsv_exp.report.tables.sheets import Entry, Line, Sheet
 from tsv_exp.storage.json_files import read_object
 
 KINDS = ("png", "svg")
-_FILE = re.compile(r"[A-Za-z0-9][\w-]{0,200}")  # a picture's name in plots/, without its kind
-_LARGEST = 50 << 20  # bytes of a picture
-_MOST = 100_000  # lines of a table, or columns
+_FILE = re.compile(r"[A-Za-z0-9][\w-]{0,200}")  # a plot's file name in plots/, without extension
+_LARGEST = 50 << 20  # largest plot file in bytes
+_MOST = 100_000  # most lines or columns of a table
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The tables and pictures of one analysis, and the name of what was analyzed."""
+    """The tables and plots of one analysis, and its name."""
 
     name: str
     sheets: tuple[Sheet, ...]
@@ -28,7 +28,7 @@ class Shown:
 
 
 def plain(shown: Shown) -> dict[str, Any]:
-    """What `read_analysis` reads back: the tables whole, pictures by section, title and name in plots/."""
+    """Plain values for `read_analysis`: the tables in full, plots by section, title and file name in plots/."""
     return {
         "name": shown.name,
         "sheets": [
@@ -40,12 +40,12 @@ def plain(shown: Shown) -> dict[str, Any]:
 
 
 def read_analysis(folder: Path) -> Shown:
-    """The analysis in a folder that tsv-analyze wrote, in a section that the folder names: several stand side by side.
+    """Read the analysis in a folder that tsv-analyze wrote; its section is named after the folder.
 
-    Its pictures are not trusted: anybody may have drawn them.
+    Its plots are untrusted files.
 
     Raises:
-        OSError, ValueError, TypeError, KeyError, AttributeError: a file is missing, or is not what tsv-analyze writes.
+        OSError, ValueError, TypeError, KeyError, AttributeError: a file is missing, or has an unexpected format.
     """
     page = read_object(folder / ANALYSIS)["page"]
     name = name_of("the analysis's name", page["name"])
@@ -57,13 +57,13 @@ def read_analysis(folder: Path) -> Shown:
 def _picture(folder: Path, section: str, values: Mapping[str, Any]) -> Picture:
     name = values["name"]
     if not isinstance(name, str) or not _FILE.fullmatch(name):
-        raise ValueError("a picture's name is no plain file name")
-    phone = folder / f"{name}{PHONE}.svg"  # not there in analyses of older versions
+        raise ValueError("a plot's name is not a plain file name")
+    phone = folder / f"{name}{PHONE}.svg"  # missing in analyses of older versions
     paths = (*(folder / f"{name}.{kind}" for kind in KINDS), *([phone] if phone.exists() else []))
     for path in paths:
         if folder.is_symlink() or path.is_symlink() or not path.is_file() or path.stat().st_size > _LARGEST:
-            raise ValueError(f"{path.name} is no picture in its folder")
-    return ForeignPicture(section, name_of("a picture's title", values["title"]), paths)
+            raise ValueError(f"{path.name} is not a plot in its folder")
+    return ForeignPicture(section, name_of("a plot's title", values["title"]), paths)
 
 
 def _sheet(section: str, values: Mapping[str, Any]) -> Sheet:
@@ -92,12 +92,12 @@ def _line(values: Mapping[str, Any], columns: int) -> Line:
 
 def _entry(values: Mapping[str, Any]) -> Entry:
     value = values["value"]
-    if value is not None and value == value:  # NaN stays as it is
+    if value is not None and value == value:  # NaN is allowed
         value = number("an entry", value, -float("inf"), float("inf"))
     return Entry(name_of("an entry", values["text"]), whole("place", values["place"], 0, 2), value)
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("a note or legend is no text")
+        raise ValueError("a note or legend is not text")
     return line_of(value)

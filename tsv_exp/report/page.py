@@ -16,9 +16,9 @@ from tsv_exp.report.tables.sheets import Sheet
 def render(
     title: str, summary: str, sheets: Sequence[Sheet], pictures: Sequence[Picture], problems: Sequence[Problem] = ()
 ) -> str:
-    """The page: sections with their tables and pictures, then the runs without results and their reasons."""
+    """Render the page: sections with tables and plots, then the runs without results and the reasons."""
     environment = Environment(loader=PackageLoader("tsv_exp.report", "."), autoescape=True)
-    # pictures come in the order of a page, which is read from its top: first what spans several task sets
+    # plots over several task sets come first
     titles = dict.fromkeys([*(picture.section for picture in pictures), *(sheet.section for sheet in sheets)])
     sections = [
         (title, [s for s in sheets if s.section == title], [p for p in pictures if p.section == title])
@@ -36,13 +36,13 @@ def render(
 
 
 def _policy(script: str) -> str:
-    """What a browser may do with the page: no script but ours runs, and nothing is loaded from anywhere."""
+    """The content security policy of the page: only our script runs, and nothing is loaded from the network."""
     own = b64encode(sha256(script.encode()).digest()).decode()
     allowed = f"script-src 'sha256-{own}'; style-src 'unsafe-inline'; img-src data:"
     return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
 
 
 def title_of(runs: Runs) -> str:
-    """What a report of these runs is called."""
+    """The title of a report of these runs."""
     models = dict.fromkeys(cell.model for cell in runs.finished)
     return f"Merging results: {', '.join(models)}" if models else "Merging results"

@@ -1,4 +1,4 @@
-"""A report on disk: tables, pictures and one page."""
+"""Writes a report: tables, plots and one page."""
 
 import json
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from tsv_exp.storage.files import atomic
 
 @dataclass(frozen=True)
 class Report:
-    """What was read, the tables made of it, and the files written, the page first."""
+    """The runs, their tables, and the files written, with the page first."""
 
     runs: Runs
     groups: tuple[Group, ...]
@@ -36,16 +36,16 @@ def write_report(
 
     Args:
         folders: run folders, sweeps, analyses, or folders of them.
-        out: made where it is missing; the files of an earlier report are replaced.
-        published: compare with the figures of this family of checkpoints; None: of the family that was measured.
-        paired: the name of a row: every other is compared with it, example by example; None: no such tables.
-        by_score: pictures show methods in the order of their accuracy, not of their runs.
+        out: the output folder, created if missing; files of an earlier report are replaced.
+        published: compare with results published for this family of checkpoints; None: for the measured family.
+        paired: name of a row with which all others are compared example by example; None: no such tables.
+        by_score: plots sort methods by accuracy instead of the order of runs.
 
     Raises:
-        UserError: a folder does not exist or holds no runs; nothing was published for these models; no row has the name
-            `paired`; `out` cannot be written.
+        UserError: a folder does not exist or contains no runs; there are no published results for these models; no row
+            is named `paired`; `out` is not writable.
     """
-    # matplotlib and jinja2 take longer to import than everything above together
+    # matplotlib and jinja2 are slow imports
     from tsv_exp.report.analyses import Shown, read_analysis
     from tsv_exp.report.page import render, title_of
     from tsv_exp.report.plots.pictures import draw_pictures
@@ -58,7 +58,7 @@ def write_report(
         try:
             analyses.append(read_analysis(folder))
         except MALFORMED as error:
-            unreadable = Problem(folder, f"not an analysis as tsv-analyze writes it: {error}")
+            unreadable = Problem(folder, f"not a valid analysis of tsv-analyze: {error}")
             runs = replace(runs, problems=(*runs.problems, unreadable))
     differences = paired_sheets(groups, paired) if paired is not None else ()
     compared = (*differences, *comparison_sheets(groups, published), *overview_sheets(groups))
@@ -81,4 +81,4 @@ def write_report(
 
 def _write(path: Path, text: str) -> None:
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # folders may have any name
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # folder names may not be valid UTF-8

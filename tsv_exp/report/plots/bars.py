@@ -1,4 +1,4 @@
-"""Accuracy per method, on average and per task: dots on an axis that shows differences of a point."""
+"""Accuracy per method, on average and per task: dots on an axis that resolves differences of one point."""
 
 from collections.abc import Mapping, Sequence
 from math import nan
@@ -17,7 +17,7 @@ Looks = Mapping[str, Mapping[str, Any]]
 MERGED, PER_TASK, REFERENCE = "one merged model", "weights per task", "base model"
 DOT: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 7, "markerfacecoloralt": "none"}
 FILLS: dict[str, Any] = {MERGED: "full", PER_TASK: "none", REFERENCE: "left"}
-LEAST = 4.0  # points of accuracy that an axis spans
+LEAST = 4.0  # smallest range of an axis in points of accuracy
 
 
 def averages(group: Group, rows: Sequence[Row], looks: Looks, narrow: bool = False) -> Figure:
@@ -74,7 +74,7 @@ def _dots(axes: Axes, rows: Sequence[Row], values: Sequence[Estimate | None], lo
     axes.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=9)
     low, high = min(ends, default=0.0), max(ends, default=100.0)
     low, high = (low, high) if high - low >= LEAST else ((low + high - LEAST) / 2, (low + high + LEAST) / 2)
-    axes.set_xlim(low - 0.06 * (high - low), high + 0.22 * (high - low))  # room for the figure beside the last dot
+    axes.set_xlim(low - 0.06 * (high - low), high + 0.22 * (high - low))  # space for the number next to the last dot
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.xaxis.set_major_locator(locator(6))
     axes.grid(True)

@@ -1,4 +1,4 @@
-"""Lines and maps: accuracy against α, rank fraction and the number of tasks."""
+"""Curves: accuracy as a function of α, rank fraction and the number of tasks."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +19,11 @@ Looks = Mapping[str, Mapping[str, Any]]  # by the label of a row
 
 RANK = "rank_fraction"
 ON_VALIDATION = "validation accuracy relative\nto fine-tuned (%)"
-CROWDED = 4  # more settings of one method than this get a panel and a scale of colours
+CROWDED = 4  # methods with more settings than this get a panel and a colour map
 
 
 def curve(row: Row) -> dict[float, float]:
-    """α -> normalized validation accuracy, mean over the seeds that scored it."""
+    """α -> normalized validation accuracy, averaged over the seeds that scored it."""
     points: dict[float, list[float]] = {}
     for cell in row.cells:
         for point in cell.validation:
@@ -32,7 +32,7 @@ def curve(row: Row) -> dict[float, float]:
 
 
 def ranks(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows by what they have in common but the rank fraction, where that takes several values; ascending."""
+    """Rows that differ only in the rank fraction, grouped by their common name and sorted by rank fraction."""
     families: dict[str, list[Row]] = {}
     for row in rows:
         alike = [_others(other) for other in rows if other.method == row.method]
@@ -48,7 +48,7 @@ def _others(row: Row) -> dict[str, Any]:
 
 
 def spread(row: Row) -> dict[float, float]:
-    """α -> standard deviation over the seeds, where several scored it."""
+    """α -> standard deviation over the seeds, if several scored it."""
     points: dict[float, list[float]] = {}
     for cell in row.cells:
         for point in cell.validation:
@@ -57,7 +57,7 @@ def spread(row: Row) -> dict[float, float]:
 
 
 def against_alpha(group: Group, rows: Sequence[Row], looks: Looks, narrow: bool = False) -> Figure:
-    """Validation accuracy of every α that was scored, the chosen one marked; many lines get a panel per method."""
+    """Validation accuracy of every scored α, with the chosen one marked; many lines get one panel per method."""
     crowded = max(Counter(row.method for row in rows).values()) > CROWDED
     panels: dict[str, list[Row]] = {}
     for row in rows:
@@ -79,7 +79,7 @@ def against_alpha(group: Group, rows: Sequence[Row], looks: Looks, narrow: bool 
 
 
 def _alpha_line(axes: Axes, row: Row, look: Mapping[str, Any]) -> None:
-    """The curve of a row, the deviation over seeds as a band, its chosen values as stars: open at the grid's end."""
+    """The curve of a row, the deviation over seeds as a band, chosen values as stars (open at the grid's end)."""
     points = {alpha: 100 * value for alpha, value in curve(row).items()}
     axes.plot(list(points), list(points.values()), label=row.label, **look)
     band = {alpha: 100 * value for alpha, value in spread(row).items()}
@@ -99,7 +99,7 @@ def _alpha_line(axes: Axes, row: Row, look: Mapping[str, Any]) -> None:
 
 
 def against_rank(group: Group, families: Mapping[str, Sequence[Row]], looks: Looks, narrow: bool = False) -> Figure:
-    """Test accuracy at the chosen α against the fraction of singular components kept per task, on a log axis."""
+    """Test accuracy at the chosen α against the fraction of singular components per task, on a log axis."""
     fig = figure(NARROW if narrow else 9, 4.2 + (0.19 * len(families) if narrow else 0))
     axes = fig.subplots()
     fractions = sorted({float(row.params[RANK]) for rows in families.values() for row in rows})
@@ -117,7 +117,7 @@ def against_rank(group: Group, families: Mapping[str, Sequence[Row]], looks: Loo
 
 
 def _apart(values: Sequence[float]) -> list[float]:
-    """Those of ascending values whose labels do not touch on a log axis."""
+    """A subset of ascending values whose labels do not overlap on a log axis."""
     kept: list[float] = []
     for value in values:
         if not kept or kept[-1] <= 0 or value / kept[-1] > (values[-1] / max(values[0], 1e-9)) ** 0.06:
@@ -132,7 +132,7 @@ def _estimates(
     look: Mapping[str, Any],
     at: Callable[[Any], str],
 ) -> None:
-    """A line of estimates with their standard errors or deviations over seeds."""
+    """A line of estimates with standard errors or deviations over seeds."""
     errors = [nan if value.spread is None else 100 * value.spread for _, value in points]
     means = [100 * value.mean for _, value in points]
     axes.errorbar([x for x, _ in points], means, yerr=errors, capsize=2, elinewidth=1, label=name, **look)
@@ -142,9 +142,9 @@ def _estimates(
 
 
 def counts(groups: Sequence[Group]) -> dict[str, list[tuple[int, Row]]]:
-    """Number of tasks and row of every setting that finished on several of the groups, by its label; ascending.
+    """Label -> (number of tasks, row), ascending, for every setting that finished on several groups.
 
-    Only groups whose tasks begin the longest list of tasks count: accuracies on other tasks would not compare.
+    Only groups whose tasks are a prefix of the longest list of tasks count: other accuracies are not comparable.
     """
     ascending = sorted(groups, key=lambda group: len(group.tasks))
     points: dict[str, list[tuple[int, Row]]] = {}

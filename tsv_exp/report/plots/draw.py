@@ -1,4 +1,4 @@
-"""Which pictures a set of runs supports."""
+"""Selects and draws the plots that a set of runs supports."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,12 @@ from tsv_exp.report.tables.groups import Group, Row
 
 
 def draw(groups: Sequence[Group], narrow: bool = False, by_score: bool = False) -> Iterator[tuple[str, str, Figure]]:
-    """Section (a group's title, or its source), file name and figure of every picture that the data supports.
+    """Section (a group's title or source), file name and figure of every plot that the data supports.
 
     Args:
-        groups: the tables; a row looks the same in every picture.
-        narrow: for a phone: panels below each other.
-        by_score: methods in the order of their average accuracy, the best first.
+        groups: the tables; a row has the same style in every plot.
+        narrow: layout for phones, with stacked panels.
+        by_score: sort methods by average accuracy, best first.
     """
     looks = row_styles((row.label, row.method) for group in groups for row in group.rows)
     for source in dict.fromkeys(group.source for group in groups):
@@ -50,5 +50,5 @@ def _of_group(
 
 
 def _slug(text: str) -> str:
-    """A text as part of a file name of bounded length."""
+    """Convert a text to a part of a file name of bounded length."""
     return re.sub(r"\W+|_", "-", text).strip("-")[:200].lower()

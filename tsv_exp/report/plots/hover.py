@@ -1,4 +1,4 @@
-"""Exact values that a browser shows when the mouse rests on a mark: titles in the SVG, no script."""
+"""Exact values shown by a browser on hover: titles in the SVG, without scripts."""
 
 import re
 from collections.abc import Iterable
@@ -8,20 +8,20 @@ from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-RADIUS = 6  # points around a mark
+RADIUS = 6  # radius around a mark in points
 
 _notes: "WeakKeyDictionary[Figure, list[tuple[Axes, float, float, str]]]" = WeakKeyDictionary()
 
 
 def note(axes: Axes, marks: Iterable[tuple[float, float, str]]) -> None:
-    """Remember texts for points (x, y, text) of the axes, in its data's units."""
+    """Record texts for points (x, y, text) in data coordinates of the axes."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     _notes.setdefault(figure, []).extend((axes, x, y, text) for x, y, text in marks)
 
 
 def with_titles(figure: Figure, svg: str) -> str:
-    """The SVG of a figure as it was last laid out, with an invisible circle and its text on every point."""
+    """Add to a figure's SVG an invisible circle with its text at every recorded point, by the last layout."""
     scale, height = 72 / figure.dpi, 72 * figure.get_figheight()
     circles = []
     for axes, x, y, text in _notes.get(figure, ()):

@@ -11,16 +11,16 @@ from tsv_exp.report.plots.hover import note
 from tsv_exp.report.plots.style import NARROW, entitle, figure, locator
 from tsv_exp.report.tables.groups import Group, Row
 
-SPAN = 10.0  # points that a scale of colours covers at least
+SPAN = 10.0  # smallest range of a colour map in points
 
 
 def alpha_rank_map(group: Group, name: str, rows: Sequence[Row], narrow: bool = False) -> Figure:
-    """Validation accuracy over α and rank fraction, the best combination marked; steps of α are as wide as they are."""
+    """Validation accuracy over α and rank fraction, with the best combination marked; the α axis is to scale."""
     curves = [curve(row) for row in rows]
     values = [100 * value for points in curves for value in points.values()]
     fig = figure(NARROW if narrow else 9, 1.6 + 0.32 * len(rows))
     axes = fig.subplots()
-    # a scale of at least so many points: small differences are small in colour too
+    # a minimum range, so that small differences have similar colours
     scale = Normalize(min(min(values), max(values) - SPAN), max(values))
     alike = len({tuple(points) for points in curves}) == 1
     for y, points in enumerate(curves):
@@ -44,6 +44,6 @@ def alpha_rank_map(group: Group, name: str, rows: Sequence[Row], narrow: bool = 
 
 
 def _edges(values: Sequence[float]) -> list[float]:
-    """The borders of cells around ascending values: half-way between them."""
+    """The edges of cells around ascending values: half-way between them."""
     between = [(left + right) / 2 for left, right in pairwise(values)]
     return [2 * values[0] - between[0], *between, 2 * values[-1] - between[-1]]

@@ -1,4 +1,4 @@
-"""Pictures on disk, and as elements of the page."""
+"""Plots as files, and as elements of the page."""
 
 import re
 from base64 import b64encode
@@ -16,14 +16,14 @@ from tsv_exp.report.plots.style import INK, styled
 from tsv_exp.report.tables.groups import Group
 from tsv_exp.storage.files import atomic
 
-PHONE = "-narrow"  # ends the name of a picture for phones
-# without date and version, the same runs give the same files
+PHONE = "-narrow"  # suffix of plots for phones
+# no date and version: the same runs give the same files
 UNDATED: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture on disk, and the section of the report to which it belongs."""
+    """The files of a plot, and its section of the report."""
 
     section: str
     title: str
@@ -31,9 +31,9 @@ class Picture:
 
     @property
     def element(self) -> Markup:
-        """Its SVGs as elements, of which the page shows the one that fits the screen.
+        """The SVGs as elements; the page shows the one that fits the screen.
 
-        Identifiers are their own, and their ink is the text's colour.
+        Identifiers are made unique, and the ink takes the text's colour.
         """
         files = [path for path in self.paths if path.suffix == ".svg"]
         return Markup("").join(
@@ -54,11 +54,11 @@ class Picture:
 
 
 class ForeignPicture(Picture):
-    """A picture that somebody else may have drawn: as an image, in which nothing runs and nothing is loaded."""
+    """A plot from an untrusted file: embedded as an image, in which no script runs and nothing is loaded."""
 
     @property
     def element(self) -> Markup:
-        """The SVGs as data of images, of which the page shows the one that fits the screen."""
+        """The SVGs as images with embedded data; the page shows the one that fits the screen."""
         files = [path for path in self.paths if path.suffix == ".svg"]
         return Markup("").join(map(self._image, files, _kinds(files)))
 
@@ -69,14 +69,14 @@ class ForeignPicture(Picture):
 
 
 def _kinds(files: Sequence[Path]) -> list[str]:
-    """Which of several SVGs are for which screens."""
+    """The screen class of each SVG."""
     return ["" if len(files) == 1 else "narrow" if path.stem.endswith(PHONE) else "broad" for path in files]
 
 
 def draw_pictures(
     groups: Sequence[Group], out: Path, kinds: Sequence[str] = ("png", "svg"), by_score: bool = False
 ) -> list[Picture]:
-    """Draw what the groups support into the folder `out`, each picture in every kind; as SVG for phones too."""
+    """Draw all supported plots into the folder `out`, each in every file format, and as SVG for phones."""
     with styled():
         return save_pictures(draw(groups, False, by_score), draw(groups, True, by_score), out, kinds)
 
@@ -85,7 +85,7 @@ Drawn = Iterable[tuple[str, str, Figure]]  # section, file name, figure
 
 
 def save_pictures(broad: Drawn, narrow: Drawn, out: Path, kinds: Sequence[str] = ("png", "svg")) -> list[Picture]:
-    """Write figures, and the same for phones as SVG where that is one of the kinds."""
+    """Write figures, and their phone versions as SVG if that is one of the formats."""
     pictures = [save_picture(*one, out, kinds) for one in broad]
     if "svg" not in kinds:
         return pictures
@@ -94,13 +94,13 @@ def save_pictures(broad: Drawn, narrow: Drawn, out: Path, kinds: Sequence[str] =
 
 
 def save_picture(section: str, name: str, figure: Figure, out: Path, kinds: Sequence[str] = ("png", "svg")) -> Picture:
-    """Write one figure into the folder `out` in every kind."""
+    """Write one figure into the folder `out` in every format."""
     paths = tuple(out / f"{name}.{kind}" for kind in kinds)
     for text in figure.findobj(Text):
-        if text.get_text():  # names are no mathematics; labels that a scale makes while it is drawn are
+        if text.get_text():  # names must not be parsed as math; tick labels may be
             text.set_parse_math(False)
     figure.draw_without_rendering()
-    figure.set_layout_engine(None)  # the layout stands; each kind would compute it again
+    figure.set_layout_engine(None)  # fix the layout; each format would compute it again
     for kind, path in zip(kinds, paths, strict=True):
         with atomic(path) as temporary:
             figure.savefig(temporary, format=kind, dpi=160, transparent=kind == "svg", metadata=UNDATED[kind])

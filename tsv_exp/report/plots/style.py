@@ -1,4 +1,4 @@
-"""How the pictures look: a palette that survives colour blindness, light and dark pages, and print."""
+"""The style of plots: a palette for colour blindness, light and dark pages, and print."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +17,9 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 DASHES = tuple(dash for dash in ("-", "--", ":") for _ in PALETTE)
 NEUTRAL = PALETTE[6]
-NARROW = 4.1  # inches: what a phone shows without scrolling
-LETTERS = 10  # of a title in an inch
-INK = "#010203"  # the page replaces it in SVG by the text's own colour
+NARROW = 4.1  # width in inches that a phone shows without scrolling
+LETTERS = 10  # characters of a title per inch
+INK = "#010203"  # the page replaces it in SVGs by the text's colour
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tsv_exp",
@@ -38,20 +38,20 @@ SETTINGS: dict[Any, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The settings of every picture, and of none other."""
+    """Apply our matplotlib settings inside this context only."""
     with rc_context(SETTINGS):
         yield
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches."""
+    """An empty figure; sizes in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def line_styles(labels: Sequence[str], ordered: bool = False) -> dict[str, dict[str, Any]]:
-    """Per label a colour and a marker; with more labels than colours the line turns dashed.
+    """Label -> colour and marker; with more labels than colours, lines become dashed.
 
-    `ordered` labels (values of one parameter) take the colours of a scale instead.
+    `ordered` labels (values of one parameter) take colours from a colour map instead.
     """
     scale = [colormaps["viridis"](0.2 + 0.65 * at / max(1, len(labels) - 1)) for at in range(len(labels))]
     looks = zip(scale if ordered else cycle(PALETTE), cycle(MARKERS), cycle("-" if ordered else DASHES), strict=False)
@@ -59,10 +59,10 @@ def line_styles(labels: Sequence[str], ordered: bool = False) -> dict[str, dict[
 
 
 def row_styles(rows: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    """Per row a look, the same in every picture of a report: its colour is its method's.
+    """Label -> style, the same in every plot of a report: the colour is the method's.
 
     Args:
-        rows: (label, method) of every row of the report.
+        rows: (label, method) for every row of the report.
     """
     methods: dict[str, list[str]] = {}
     for label, method in dict.fromkeys(rows):
@@ -87,18 +87,18 @@ def readable_on(colour: Sequence[float]) -> str:
 
 
 def locator(count: int = 7) -> MaxNLocator:
-    """Ticks at steps of 1, 2, 2.5 or 5 times a power of ten, about so many."""
+    """About `count` ticks at steps of 1, 2, 2.5 or 5 times a power of ten."""
     return MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10])
 
 
 def entitle(fig: Figure, title: str) -> None:
-    """The figure's title, at the left: on a narrow screen the right is out of sight."""
+    """Set the figure's title at the left, which is visible on a narrow screen."""
     width = max(20, int(fig.get_figwidth() * LETTERS))
     fig.suptitle("\n".join(wrap(title, width)), x=0.01, horizontalalignment="left", fontweight="bold")
 
 
 def legend_beside(axes: Axes, narrow: bool = False) -> None:
-    """The legend right of the axes, where it hides no line; below them on a narrow picture."""
+    """Place the legend to the right of the axes, or below them in a narrow plot."""
     if narrow:
         axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.24), fontsize=8)
     else:

@@ -1,4 +1,4 @@
-"""Run folders as they were read: cells, runs, what a sweep planned, what papers published.
+"""Reads run folders: cells, runs, planned runs of a sweep, and published results.
 
 Nothing here formats or draws.
 """

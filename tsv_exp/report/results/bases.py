@@ -1,4 +1,4 @@
-"""Which runs compare: those that share weights, data and number format, whatever else they differ in."""
+"""Groups comparable runs: those that share weights, data and number format."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -7,12 +7,12 @@ from typing import Any
 
 from tsv_exp.report.results.cells import Cell, plain
 
-SHORT = 6  # letters of a digest that people compare
+SHORT = 6  # displayed characters of a digest
 
 
 @dataclass
 class Basis:
-    """What the rows of one table share: each task's fine-tuned weights (per seed), its data, and the precision."""
+    """What the rows of one table share: each task's fine-tuned weights (per seed) and data, and the precision."""
 
     model: str
     family: str
@@ -22,7 +22,7 @@ class Basis:
     words: str = ""
 
     def takes(self, cell: Cell) -> bool:
-        """Whether a finished cell contradicts nothing here, and comes from the same recipe or has the same weights."""
+        """Whether a finished cell is consistent with this basis and has the same recipe or the same weights."""
         if (cell.model, cell.family, cell.precision) != (self.model, self.family, self.precision):
             return False
         facts = _facts(cell)
@@ -32,18 +32,18 @@ class Basis:
         return shared or any(other.recipe == cell.recipe for other in self.cells)
 
     def add(self, cell: Cell) -> None:
-        """Take a cell in."""
+        """Add a cell."""
         self.cells.append(cell)
         self.facts |= _facts(cell)
 
     def may_hold(self, cell: Cell) -> bool:
-        """Whether a cell that ended before its weights were known may belong here."""
+        """Whether a cell that failed before its weights were known may belong here."""
         alike = cell.model == self.model and cell.family in ("", self.family)
         return alike and any(not cell.recipe or cell.recipe == other.recipe for other in self.cells)
 
 
 def _facts(cell: Cell) -> dict[tuple[Any, ...], str]:
-    """What must be equal; weights are told apart by the seed only where it is part of the model's configuration."""
+    """Values that must be equal; weights are keyed by seed only if it is part of the model's configuration."""
     seeded = not cell.recipe or any("${seed}" in str(value) for value in cell.recipe.values())
     seed = cell.seed if seeded else None
     weights = {("base" if name == "base" else "task", name, seed): value for name, value in cell.digests.items()}
@@ -51,7 +51,7 @@ def _facts(cell: Cell) -> dict[tuple[Any, ...], str]:
 
 
 def find_bases(finished: Iterable[Cell]) -> list[Basis]:
-    """The bases of these cells in the order of first appearance, each with the words that tell it from the others."""
+    """The bases of these cells in order of first appearance, each with words that distinguish it."""
     bases: list[Basis] = []
     for cell in finished:
         basis = next((basis for basis in bases if basis.takes(cell)), None)
@@ -65,7 +65,7 @@ def find_bases(finished: Iterable[Cell]) -> list[Basis]:
 
 
 def _name(bases: Sequence[Basis]) -> None:
-    """Words for bases of one model: what of their configuration is not as in most runs; digests where that is alike."""
+    """Name the bases of one model by configuration values that differ from most runs, else by digests."""
     if len(bases) == 1:
         return
     described = [_described(basis) for basis in bases]
@@ -92,7 +92,7 @@ def _described(basis: Basis) -> dict[str, Any]:
 
 
 def _digest(basis: Basis, others: Sequence[Basis]) -> str:
-    """The first fact in which a basis differs from the others, in short."""
+    """A short form of the first fact that distinguishes a basis from the others."""
     for (kind, name, _), value in basis.facts.items():
         if any(_differs(other, kind, name, value) for other in others):
             return f"{'data' if kind == 'data' else 'weights'} {name} {value[:SHORT]}"
@@ -105,7 +105,7 @@ def _differs(other: Basis, kind: str, name: str, value: str) -> bool:
 
 
 def most_common(values: Sequence[Any]) -> tuple[Any] | None:
-    """The value that most have, in a tuple; None where two are equally common."""
+    """The most common value, in a tuple; None on a tie."""
     texts = Counter(plain({"": value}) for value in values).most_common(2)
     if not texts or (len(texts) > 1 and texts[0][1] == texts[1][1]):
         return None

@@ -1,4 +1,4 @@
-"""One run folder -> one cell: its results, its failure, or what it was to be."""
+"""Reads a run folder as a cell: its results, its failure, or its planned setting."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from tsv_exp.storage.json_files import read_object
 
 RESULTS = "results.json"
 _LARGEST_SEED = 1 << 64
-# the keys of a method's YAML that are none of its parameters
+# keys of a method's YAML that are not parameters
 NOT_PARAMETERS = {"_target_", "name", "prepare", "layers", "others", "alpha", "tune"}
 
 
@@ -20,8 +20,8 @@ NOT_PARAMETERS = {"_target_", "name", "prepare", "layers", "others", "alpha", "t
 class Cell:
     """One run of one setting on one task set with one seed; accuracies are fractions.
 
-    `alpha` was given where `validation` has not several points to choose from; `size` is what is stored to serve
-    all tasks relative to one full checkpoint per task. What older results lack is empty.
+    `alpha` was given if `validation` has fewer than two points; `size` is the storage for all tasks relative to one
+    full checkpoint per task. Fields that older results lack are empty.
     """
 
     folder: Path
@@ -38,18 +38,18 @@ class Cell:
     validation: tuple[Mapping[str, Any], ...] = ()
     test: Mapping[str, Any] = field(default_factory=dict)
     size: float | None = None
-    count: int = 0  # of tasks: known even where their names are not
+    count: int = 0  # number of tasks, known even if their names are not
     order: int = 0  # in which the runs were found
-    cell: str = ""  # digest of all that determines the run
+    cell: str = ""  # digest of everything that determines the run
     digests: Mapping[str, str] = field(default_factory=dict)  # of the base and of each task's fine-tuned weights
     data: Mapping[str, str] = field(default_factory=dict)  # task -> digest of its examples and head
-    precision: str = ""  # in which accuracies were measured
+    precision: str = ""  # number format of the evaluation
     protocol: Mapping[str, Any] = field(default_factory=dict)  # how α was found
     settings: Mapping[str, Any] = field(default_factory=dict)  # the rest of the configuration: model.*, engine.*, ...
 
     @property
     def chosen(self) -> bool:
-        """Whether α was chosen on validation, not given."""
+        """Whether α was chosen on validation instead of given."""
         return len(self.validation) > 1
 
     @property
@@ -63,7 +63,7 @@ class Cell:
 
     @property
     def choice(self) -> dict[str, Any]:
-        """How α was found, in the words of a row's name; empty where the method has nothing to choose."""
+        """How α was found, for the row's label; empty if the method has no choice of α."""
         if not self.protocol:
             return {"α by": "validation"} if self.chosen else {"α": self.alpha}
         policy, changed = self.protocol["policy"], self.protocol["changed"]
@@ -75,36 +75,36 @@ class Cell:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """What the configuration says beside model, tasks, method, α and seed; precision is the table's."""
+        """The configuration without model, tasks, method, α and seed; precision belongs to the table."""
         apart = ("model.", "evaluate.precision")
         return {name: value for name, value in self.settings.items() if not name.startswith(apart)}
 
     @property
     def setting(self) -> tuple[str, str, str, str]:
-        """What is compared: the method, its parameters, how α was found, and the other conditions."""
+        """The compared setting: the method, its parameters, how α was found, and the other conditions."""
         return self.method, plain(self.params), plain(self.choice), plain(self.conditions)
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The configuration of the model, in which the seed stays a name: runs over several seeds share it."""
+        """The configuration of the model with the seed unresolved, so that runs with several seeds share it."""
         return {name: value for name, value in self.settings.items() if name.startswith("model.")}
 
     @property
     def key(self) -> str:
-        """Two cells with the same key are two runs of the same thing; without one a run stands for itself."""
+        """Identity of the cell: two runs with the same key are repetitions; a run without one is unique."""
         return self.cell or str(self.folder)
 
 
 def plain(values: Mapping[str, Any]) -> str:
-    """Values as text that can be compared and read back."""
+    """Values as text that can be compared and parsed again."""
     return json.dumps(values, sort_keys=True, default=str)
 
 
 def read_cell(folder: Path) -> Cell:
-    """The cell of a run folder.
+    """Read the cell of a run folder.
 
     Raises:
-        OSError, ValueError, TypeError, KeyError, AttributeError, YAMLError: a file is not there or not as it should be.
+        OSError, ValueError, TypeError, KeyError, AttributeError, YAMLError: a file is missing or invalid.
     """
     if (folder / RESULTS).exists():
         return from_results(read_object(folder / RESULTS), folder)
@@ -115,7 +115,7 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
     """The cell of one results.json.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: something is missing, or not of the kind it should be.
+        ValueError, TypeError, KeyError, AttributeError: a value is missing or of the wrong type.
     """
     status = results["status"]
     if status not in ("ok", "failed"):
@@ -166,7 +166,7 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots."""
+    """Flatten nested mappings; keys are joined by dots."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
@@ -188,7 +188,7 @@ def _protocol(values: Any) -> dict[str, Any]:
 
 
 def _unfinished(folder: Path) -> Cell:
-    """A run without results: still running, or killed. What Hydra composed says what it was to be."""
+    """A run without results: still running, or killed. Its setting is read from Hydra's composed configuration."""
     config = read_yaml(folder / ".hydra" / "config.yaml")
     hydra = read_yaml(folder / ".hydra" / "hydra.yaml")
     choices = hydra["hydra"]["runtime"]["choices"]
@@ -206,7 +206,7 @@ def _unfinished(folder: Path) -> Cell:
 
 
 def parameters(method: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters in a method's configuration: its keys without those that say how it is run."""
+    """The parameters in a method's configuration: its keys without the structural ones."""
     return {name: value for name, value in method.items() if name not in NOT_PARAMETERS}
 
 

@@ -1,4 +1,4 @@
-"""Values from files that anybody may have written: each is of its kind and of bounded size, or a ValueError."""
+"""Validates values from untrusted files: type and size."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,15 +8,15 @@ import yaml
 from yaml.events import AliasEvent
 from yaml.nodes import Node
 
-_LONGEST = 300  # characters of a name
-_TEXT = 10_000  # of another text
-_LARGEST = 1e18  # of any number
-_DEEPEST = 6  # levels of a parameter's value
-_MOST = 10_000  # values below a parameter
+_LONGEST = 300  # longest name in characters
+_TEXT = 10_000  # longest other text
+_LARGEST = 1e18  # largest number
+_DEEPEST = 6  # deepest nesting of a parameter's value
+_MOST = 10_000  # most values in a parameter
 
 
 def name_of(what: str, value: Any) -> str:
-    """A name: text of one line that can be shown.
+    """Check a name: one printable line of text.
 
     Raises:
         ValueError: it is none.
@@ -27,13 +27,13 @@ def name_of(what: str, value: Any) -> str:
 
 
 def line_of(value: Any) -> str:
-    """A text as one line of bounded length that can be shown."""
+    """Convert a text to one printable line of bounded length."""
     line = " ".join(str(value)[:_TEXT].split())
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
 
 
 def number(what: str, value: Any, least: float = 0, most: float = _LARGEST) -> float:
-    """A number between two others.
+    """Check a number in a range.
 
     Raises:
         ValueError: it is none.
@@ -45,7 +45,7 @@ def number(what: str, value: Any, least: float = 0, most: float = _LARGEST) -> f
 
 
 def whole(what: str, value: Any, least: int = 0, most: float = _LARGEST) -> int:
-    """A whole number between two others.
+    """Check a whole number in a range.
 
     Raises:
         ValueError: it is none.
@@ -56,7 +56,7 @@ def whole(what: str, value: Any, least: int = 0, most: float = _LARGEST) -> int:
 
 
 def values_of(what: str, value: Any) -> dict[str, Any]:
-    """A table of names and plain values: numbers, names, and lists and tables of them.
+    """Check a table of names and plain values: numbers, names, and lists and tables of them.
 
     Raises:
         ValueError: it is none.
@@ -73,7 +73,7 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file that Hydra wrote.
 
     Raises:
-        OSError, ValueError, RecursionError, YAMLError: it cannot be read, or repeats parts of itself by reference.
+        OSError, ValueError, RecursionError, YAMLError: it cannot be read, or contains aliases.
     """
     if not path.is_file():
         raise OSError(f"{path.name} is missing, or not a regular file")
@@ -81,7 +81,7 @@ def read_yaml(path: Path) -> Any:
 
 
 class _Plain(yaml.SafeLoader):
-    """Without references, with which a few lines can stand for any number of values."""
+    """A loader without aliases, by which a small file could expand to any number of values."""
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
         if self.check_event(AliasEvent):
@@ -90,7 +90,7 @@ class _Plain(yaml.SafeLoader):
 
 
 def _count(what: str, value: Any, depth: int, left: int) -> int:
-    """How many values may follow; below 0 there were too many."""
+    """The remaining number of allowed values; negative if there were too many."""
     if depth < 0:
         raise ValueError(f"{what} is nested too deeply")
     if isinstance(value, Mapping):
@@ -106,7 +106,7 @@ def _count(what: str, value: Any, depth: int, left: int) -> int:
         if len(value) > _TEXT or line_of(value) != " ".join(value.split()):
             raise ValueError(f"{what} holds {_shown(value)}, not a text of at most {_TEXT} characters")
     elif isinstance(value, int):
-        number(what, int(value), -_LARGEST)  # larger ones cannot be formatted as others are
+        number(what, int(value), -_LARGEST)  # larger integers cannot be formatted
     elif value is not None and not isinstance(value, float):
         raise ValueError(f"{what} holds a {type(value).__name__}")
     return left

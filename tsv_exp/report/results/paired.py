@@ -1,4 +1,4 @@
-"""Two methods on the same test examples: differences whose standard errors know that the examples are the same."""
+"""Paired comparison of two methods on the same test examples."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of accuracies (fractions), and its standard error over the test examples."""
+    """A difference of accuracies (fractions), and its paired standard error over the test examples."""
 
     mean: float
     error: float
@@ -25,9 +25,9 @@ class Difference:
 class Comparison:
     """One method minus another, by task and on average over the tasks.
 
-    `better` and `worse` count the examples that one method has right in more of the runs (one per seed) than the other;
-    `p` is of the exact McNemar test on them. `over_seeds` is the standard error of the average over the seeds, NaN for
-    one.
+    `better` and `worse` count the examples that one method classifies correctly in more runs (one per seed) than the
+    other; `p` is the p-value of the exact McNemar test on them. `over_seeds` is the standard error of the average over
+    the seeds, NaN for one seed.
     """
 
     tasks: Mapping[str, Difference]
@@ -39,7 +39,7 @@ class Comparison:
 
 
 def compare(first: Sequence["Correct"], second: Sequence["Correct"]) -> Comparison:
-    """Compare two methods by which test examples they have right, seed by seed.
+    """Compare two methods by their correctly classified test examples, seed by seed.
 
     An example's difference is averaged over the seeds first, since the examples are the same in all of them; tasks are
     independent of each other. McNemar's exact test is a binomial test of the examples in which the methods differ

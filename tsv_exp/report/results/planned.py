@@ -1,4 +1,4 @@
-"""The runs of a sweep that are not there (yet): what its multirun.yaml asked for, less what its run folders did."""
+"""Missing runs of a sweep: the runs planned in its multirun.yaml minus its run folders."""
 
 from collections.abc import Iterator
 from itertools import islice, product
@@ -10,21 +10,21 @@ from tsv_exp.config import conf_dir
 from tsv_exp.report.results.checks import read_yaml
 
 PLAN = "multirun.yaml"
-_MOST = 100_000  # runs of a sweep
+_MOST = 100_000  # most runs of a sweep
 
 
 def missing_runs(sweep: Path) -> Iterator[str]:
-    """The overrides of every run that the plan of `sweep` names and none of its run folders has.
+    """The overrides of every run that is in the plan of `sweep` but has no run folder.
 
-    Other sweepers than Hydra's basic one choose their runs as they go: there is nothing to miss.
+    Sweepers other than Hydra's basic one choose their runs dynamically, so none are missing.
 
     Raises:
-        OSError, ValueError, TypeError, KeyError: the plan, or what a run folder says of itself, cannot be read.
+        OSError, ValueError, TypeError, KeyError: the plan or the overrides in a run folder cannot be read.
     """
     plan = read_yaml(sweep / PLAN)["hydra"]
     if not plan["sweeper"]["_target_"].endswith(".BasicSweeper"):
         return
-    # an import of 0.2 s that only sweeps need
+    # a slow import (0.2 s) that only sweeps need
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -51,7 +51,7 @@ def _unquoted(override: str) -> str:
 
 
 def _choices(override: Any) -> list[str]:
-    """What an override stands for in each run, as Hydra writes it into the run's folder."""
+    """The values of an override, one per run, as Hydra writes them into the run folders."""
     from hydra.core.override_parser.types import Glob
 
     name = override.get_key_element()

@@ -1,4 +1,4 @@
-"""Published figures, by family of checkpoints (published.yaml)."""
+"""Published results, by family of checkpoints (published.yaml)."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -14,19 +14,19 @@ def _data() -> Any:
 
 
 def families() -> tuple[str, ...]:
-    """The families of checkpoints for which figures were published."""
+    """The families of checkpoints with published results."""
     return tuple(_data()["families"])
 
 
 def alpha_remark(family: str) -> str:
-    """What must be said beside an α chosen for this family's checkpoints."""
+    """A remark for an α chosen for this family's checkpoints."""
     return str(_data()["families"].get(family, {}).get("alpha", ""))
 
 
 def published(
     family: str, model: str, tasks: Sequence[str], method: str, params: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Published accuracies (percent) by task, and "average" where it was published; what nobody published is absent."""
+    """Published accuracies (percent) by task, and "average" if published; unpublished values are absent."""
     data = _data()
     if any(params.get(name, value) != value for name, value in data["params"].get(method, {}).items()):
         return {}
@@ -39,12 +39,12 @@ def published(
 
 
 def known(family: str, model: str) -> bool:
-    """Whether anything was published for this model in this family."""
+    """Whether results for this model in this family were published."""
     source = _data()["families"].get(family, {})
     return model in source.get("every_set", {}) or model in source.get("sets", {})
 
 
 def about(family: str) -> str:
-    """Where a family's figures come from, and what sets it apart."""
+    """The source of a family's results, and a note about it."""
     source = _data()["families"][family]
     return f"{source['source']}. {source['note']}"

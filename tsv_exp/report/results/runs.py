@@ -1,4 +1,4 @@
-"""Run folders in, cells out: what finished, what failed, what is still running, what cannot be read."""
+"""Reads run folders as cells: finished, failed, still running or unreadable."""
 
 import os
 import re
@@ -14,8 +14,8 @@ from tsv_exp.report.results.cells import RESULTS, Cell, read_cell
 from tsv_exp.report.results.checks import line_of
 from tsv_exp.report.results.planned import PLAN, missing_runs
 
-# what reading a file of unexpected content raises
-ANALYSIS = "analysis.json"  # what tsv-analyze writes into its folder
+# errors of reading files with unexpected content
+ANALYSIS = "analysis.json"  # file of tsv-analyze in its folder
 MALFORMED = (
     OSError,
     ValueError,
@@ -30,7 +30,7 @@ MALFORMED = (
 
 @dataclass(frozen=True)
 class Problem:
-    """A run folder that gave no figures, and why, in one line."""
+    """A run folder without results, and the reason in one line."""
 
     folder: Path
     reason: str
@@ -38,10 +38,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Runs:
-    """Finished cells and those that gave no figures, in the order in which they ran.
+    """Finished cells and cells without results, in the order in which they ran.
 
-    `problems` names the folder of every run without results, unreadable ones included; `replaced` counts the older
-    runs of a cell that a newer one stands for; `analyses` are the folders that tsv-analyze wrote.
+    `problems` names the folder of every run without results, including unreadable ones; `replaced` counts older runs
+    of a cell that were replaced by a newer run; `analyses` are the folders that tsv-analyze wrote.
     """
 
     finished: tuple[Cell, ...]
@@ -52,7 +52,7 @@ class Runs:
 
     @property
     def summary(self) -> str:
-        """How many runs stand behind the figures, in one line."""
+        """The number of runs behind the results, in one line."""
         parts = [_number(len(self.finished), "finished run")]
         if self.problems:
             parts.append(f"{len(self.problems)} without results")
@@ -64,10 +64,10 @@ class Runs:
 
 
 def read_runs(folders: Iterable[Path | str]) -> Runs:
-    """Every run below `folders`; a file that cannot be read is a problem, and the others go on.
+    """Read every run below `folders`; an unreadable file is recorded as a problem and does not stop the others.
 
     Raises:
-        UserError: a folder does not exist, or no run lies below any of them.
+        UserError: a folder does not exist, or there is no run below any of them.
     """
     finished: dict[str, Cell] = {}
     unsuccessful: list[Cell] = []
@@ -108,7 +108,7 @@ def _is_run(below: list[str], files: list[str]) -> bool:
 
 
 def _holding(roots: Iterable[Path], wanted: Callable[[list[str], list[str]], bool]) -> Iterator[Path]:
-    """The folders at or below `roots` of which the names of subfolders and files are `wanted`, each once."""
+    """The folders at or below `roots` whose subfolder and file names satisfy `wanted`, each once."""
     seen: set[Path] = set()
     for root in roots:
         if not root.is_dir():
@@ -121,7 +121,7 @@ def _holding(roots: Iterable[Path], wanted: Callable[[list[str], list[str]], boo
 
 
 def _natural(path: Path) -> list[Any]:
-    """Sorting key in which run 10 follows run 9."""
+    """Natural sort key: run 10 follows run 9."""
     return [[int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)] for name in path.parts]
 
 

@@ -1,4 +1,4 @@
-"""Tables: which runs share one, their rows and columns, and the formats they are written in.
+"""Tables: groups of comparable runs, rows and columns, and output formats.
 
 Plots are in plots/, reading is in results/.
 """

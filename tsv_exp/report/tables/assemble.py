@@ -1,4 +1,4 @@
-"""Cells to tables: rows of one table share weights, data, precision and tasks; rows differ by setting, not by seed."""
+"""Assembles cells into tables: rows of a table share weights, data, precision and tasks, and differ by setting."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ Home = tuple[int, tuple[str, ...]]  # which basis, tasks
 
 
 def build_groups(runs: Runs) -> tuple[Group, ...]:
-    """Groups and rows in the order of first appearance; a failed cell fails its row only where no seed finished."""
+    """Groups and rows in order of first appearance; a failed cell fails its row only if no seed finished."""
     ordered = sorted((*runs.finished, *runs.unsuccessful), key=lambda cell: cell.order)
     bases = find_bases(cell for cell in ordered if cell.error is None)
     known = {cell.folder: number for number, basis in enumerate(bases) for cell in basis.cells}
@@ -46,14 +46,14 @@ def single(cell: Cell) -> Group:
 
 
 def _name(home: Home, others: Iterable[Home]) -> str:
-    """How a task set is called: by its size, by its tasks where another has that size too."""
+    """The name of a task set: its size, or its tasks if another set has the same size."""
     number, tasks = home
     alike = [other for other in others if other[0] == number and len(other[1]) == len(tasks)]
     return f"{len(tasks)} tasks" if len(alike) == 1 and len(tasks) > 1 else ", ".join(tasks)
 
 
 def _home(cell: Cell, bases: list[Basis]) -> Home | None:
-    """The group of a cell without figures; one that ended before its task names were known joins one with as many."""
+    """The group of a cell without results; if its task names are unknown, a group with the same number of tasks."""
     for number, basis in enumerate(bases):
         for other in basis.cells if basis.may_hold(cell) else ():
             if other.tasks == cell.tasks or (not cell.tasks and len(other.tasks) == cell.count):
@@ -82,7 +82,7 @@ def _rows(cells: Sequence[Cell], names: Mapping[Setting, str]) -> Iterator[Row]:
 
 
 def _repeated(row: Row, cells: Sequence[Cell]) -> Iterator[Row]:
-    """Rows with one cell per seed: several where something else than setting and seed made the runs different cells."""
+    """Rows with one cell per seed: several if runs differ in something other than setting and seed."""
     rounds: list[dict[int, Cell]] = []
     for cell in cells:
         free = next((found for found in rounds if cell.seed not in found), None)
@@ -98,7 +98,7 @@ def _repeated(row: Row, cells: Sequence[Cell]) -> Iterator[Row]:
 
 
 def _tail(cell: Cell, others: Sequence[Cell]) -> str:
-    """The end of a folder's path that no other cell's folder has."""
+    """The shortest end of a folder's path that is unique among the cells."""
     parts = cell.folder.parts
     for length in range(1, len(parts) + 1):
         if sum(other.folder.parts[-length:] == parts[-length:] for other in others) == 1:
@@ -107,7 +107,7 @@ def _tail(cell: Cell, others: Sequence[Cell]) -> str:
 
 
 def _counterpart(cell: Cell, finished: Mapping[Setting, Sequence[Cell]]) -> Any:
-    """The finished setting that a cell without results was a run of, else its own."""
+    """The finished setting to which a cell without results belongs, else its own setting."""
     for setting, others in finished.items():
         first = others[0]
         alike = all(first.params.get(name, value) == value for name, value in cell.params.items())

@@ -1,4 +1,4 @@
-"""Measured figures beside published ones."""
+"""Measured and published results side by side."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -12,20 +12,20 @@ COMPUTED = "average computed from the tasks"
 
 
 def comparison_sheets(groups: Sequence[Group], family: str | None = None) -> list[Sheet]:
-    """Per group with published figures: each method measured, published, and the difference.
+    """One sheet per group with published results: measured, published, and the difference for each method.
 
     Args:
         groups: the measured tables.
         family: compare with this family of checkpoints; None: each group with its own.
 
     Raises:
-        UserError: a family is asked for, and no group has a model of which it published figures.
+        UserError: a family is given that has no published results for any group's model.
     """
     sheets = [_sheet(group, family or group.family) for group in groups if known(family or group.family, group.model)]
     if family is not None and not sheets:
         measured = ", ".join(dict.fromkeys(group.model for group in groups))
         raise UserError(
-            f"--published {family}: no published figures for {measured or 'these runs'}; leave the option out"
+            f"--published {family}: no published results for {measured or 'these runs'}; leave the option out"
         )
     return sheets
 
@@ -33,11 +33,11 @@ def comparison_sheets(groups: Sequence[Group], family: str | None = None) -> lis
 def _sheet(group: Group, family: str) -> Sheet:
     lines = [line for row in group.rows for line in _lines(group, row, family)]
     legend = (
-        f"Accuracy in percent, difference in points. Published figures belong to the {family} family of checkpoints: "
-        f"{about(family)} {MISSING} means that nobody published it."
+        f"Accuracy in percent, difference in points. Published results belong to the {family} family of checkpoints: "
+        f"{about(family)} {MISSING} means not published."
     )
     headings = (*group.tasks, "average")
-    title = f"{group.title}: measured beside published"
+    title = f"{group.title}: measured and published"
     return Sheet(group.title, title, headings, tuple(lines), legend, least=1, sortable=False)
 
 

@@ -28,7 +28,7 @@ ESCAPES = {character: "\\" + character for character in "&%$#_{}"} | {
 
 
 def markdown(sheets: Sequence[Sheet]) -> str:
-    """One table per sheet, each under its heading and over its legend."""
+    """One table per sheet, with its heading and legend."""
     return "\n".join(f"## {sheet.title}\n\n{_markdown(sheet)}\n\n{sheet.legend}\n" for sheet in sheets)
 
 
@@ -43,7 +43,7 @@ def _markdown(sheet: Sheet) -> str:
 
 
 def latex(sheets: Sequence[Sheet]) -> str:
-    """One booktabs table per sheet, at most as wide as the text; notes stand below the table."""
+    """One booktabs table per sheet, at most as wide as the text; notes are below the table."""
     preamble = "% in the preamble: \\usepackage{booktabs,graphicx}"
     return "\n\n".join([preamble, *(_latex(sheet) for sheet in sheets)]) + "\n"
 
@@ -76,5 +76,5 @@ def _latex_line(line: Line) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX prints it."""
+    """Escape text for LaTeX."""
     return "".join(ESCAPES.get(character, character) for character in text)

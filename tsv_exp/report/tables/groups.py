@@ -1,4 +1,4 @@
-"""Tables as figures: one group per model, weights, data and task set; one row per setting, over its seeds."""
+"""Tables as numbers: one group per model, weights, data and task set; one row per setting, over its seeds."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tsv_exp.report.results.cells import Cell
 
 @dataclass(frozen=True)
 class Estimate:
-    """A fraction; `spread` is its standard error (one seed) or standard deviation (several), None where unknown."""
+    """A fraction; `spread` is its standard error (one seed) or standard deviation (several seeds), None if unknown."""
 
     mean: float
     spread: float | None = None
@@ -29,7 +29,7 @@ class Row:
 
     @property
     def per_task(self) -> bool:
-        """Whether every task is served by weights of its own."""
+        """Whether every task has its own weights."""
         return any(cell.per_task for cell in self.cells)
 
     @property
@@ -76,7 +76,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one model, checkpoint family and task set; `words` tell apart weights, data and precision."""
+    """The rows of one model, checkpoint family and task set; `words` distinguish weights, data and precision."""
 
     model: str
     family: str
@@ -87,18 +87,18 @@ class Group:
 
     @property
     def title(self) -> str:
-        """What is measured, for headings; no two groups of a report share it."""
+        """The title of the group, unique within a report."""
         return f"{self.source}, {self.task_set}"
 
     @property
     def source(self) -> str:
-        """The model, and the family of its checkpoints where that says more."""
+        """The model, and the family of its checkpoints if it differs."""
         family = "" if self.family in ("", self.model) else f"{self.family} checkpoints"
         apart = ", ".join(filter(None, [family, self.words]))
         return f"{self.model} ({apart})" if apart else self.model
 
     def places(self, figure: Callable[[Row], Estimate | None]) -> dict[str, int]:
-        """Label -> 1 for the best and 2 for the second best single merged models; equals share a place."""
+        """Label -> 1 for the best and 2 for the second best single merged models; ties share a place."""
         values = {row.label: value.mean for row in self.rows if row.merged and (value := figure(row))}
         if len(values) < 2:
             return {}
@@ -107,6 +107,6 @@ class Group:
 
 
 def columns(group: Group) -> list[tuple[str, Callable[[Row], Estimate | None]]]:
-    """Headings and figures of a group's accuracy columns: its tasks, then both averages."""
+    """Headings and values of a group's accuracy columns: its tasks, then both averages."""
     tasks = [(task, lambda row, task=task: row.task(task)) for task in group.tasks]
     return [*tasks, ("average", lambda row: row.average), ("normalized", lambda row: row.normalized)]

@@ -1,4 +1,4 @@
-"""Names of rows: the method, with the fewest words that tell its rows apart."""
+"""Labels of rows: the method, with the fewest words that distinguish its rows."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,12 +7,12 @@ from tsv_exp.report.results.bases import most_common
 from tsv_exp.report.results.cells import Cell
 from tsv_exp.report.results.checks import line_of
 
-_LONGEST = 100  # characters of a value
+_LONGEST = 100  # longest value in characters
 Setting = tuple[str, str, str, str]  # method, parameters, how α was found, other conditions
 
 
 def labels(cells: Iterable[Cell]) -> dict[Setting, str]:
-    """The method's name, with what of its setting differs between its rows, and how α was found where not as usual."""
+    """The method's name, with the settings that differ between its rows, and how α was found if unusual."""
     listed = list({cell.setting: cell for cell in cells}.values())
     choices = [cell.choice for cell in listed if cell.choice and (cell.protocol or cell.chosen)]
     usual = most_common(choices)
@@ -31,18 +31,18 @@ def _apart(cell: Cell, cells: Iterable[Cell]) -> dict[str, Any]:
 
 
 def _choice(cell: Cell, cells: Iterable[Cell], usual: Mapping[str, Any] | None) -> dict[str, Any]:
-    """How α was found, where that is not as in most rows, or needed to tell rows of one method apart."""
+    """How α was found, if it differs from most rows or distinguishes rows of one method."""
     if not cell.choice or cell.choice == usual:
         return {}
     apart = (cell.method, *cell.setting[1::2])
     needed = any((other.method, *other.setting[1::2]) == apart and other.choice != cell.choice for other in cells)
-    if not needed and not cell.protocol:  # older results do not say whether there was anything to choose
+    if not needed and not cell.protocol:  # older results do not record whether α was chosen
         return {}
     return {k: v for k, v in cell.choice.items() if (usual or {}).get(k) != v} or cell.choice
 
 
 def label(method: str, params: Mapping[str, Any]) -> str:
-    """A method with some of its parameters, as tables and pictures name it."""
+    """A method with some of its parameters, as a label in tables and plots."""
     shown = [
         f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {_short(value)}"
         for name, value in params.items()

@@ -1,4 +1,4 @@
-"""Differences to one method on the same test examples (`tsv-report --paired METHOD`)."""
+"""Paired differences to one method on the same test examples (`tsv-report --paired METHOD`)."""
 
 from collections.abc import Sequence
 from math import isnan
@@ -15,10 +15,10 @@ UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile)
 
 
 def paired_sheets(groups: Sequence[Group], reference: str) -> list[Sheet]:
-    """Per group with a row of this name: every other row's accuracy minus its own, with paired standard errors.
+    """One sheet per group with a row of this name: every other row minus this row, with paired standard errors.
 
     Raises:
-        UserError: no group has such a row, several rows are meant, or a run of it has no file of its test examples.
+        UserError: no group has such a row, the name is ambiguous, or a run lacks the file of its test examples.
     """
     found = [(group, row) for group in groups if (row := _row(group, reference))]
     if not found:
@@ -28,7 +28,7 @@ def paired_sheets(groups: Sequence[Group], reference: str) -> list[Sheet]:
 
 
 def _row(group: Group, name: str) -> Row | None:
-    """The finished row that is called so, or the only one of the method that is called so."""
+    """The finished row with this label, or the only row of the method with this name."""
     finished = [row for row in group.rows if row.cells]
     named = [row for row in finished if row.label == name] or [row for row in finished if row.method == name]
     if len(named) > 1:
@@ -56,7 +56,7 @@ def _sheet(group: Group, reference: Row) -> Sheet:
 
 
 def _unreadable(cell: Cell) -> str | None:
-    """Why the examples of a run cannot be compared, or None where they can."""
+    """Why the examples of a run cannot be compared, or None if they can."""
     if not (cell.folder / FILE).is_file():
         return f"{cell.folder} has no {FILE}"
     try:
@@ -70,7 +70,7 @@ def _unreadable(cell: Cell) -> str | None:
 
 
 def _compared(group: Group, row: Row, reference: Row) -> Comparison | str:
-    """The comparison over the seeds that both have, or why there is none."""
+    """The comparison over common seeds, or the reason why there is none."""
     theirs = {cell.seed: cell for cell in reference.cells}
     mine = [cell for cell in row.cells if cell.seed in theirs]
     if not mine:
@@ -103,5 +103,5 @@ def _legend(reference: Row, several: bool) -> str:
     return (
         f"Test accuracy minus that of {reference.label}, in points; ± is the standard error of the paired difference "
         f"over the test examples, which are the same for both.{seeds * several} Better : worse counts the examples "
-        "that one of the two has right and the other wrong; p is of the exact McNemar test on them, all tasks together."
+        "that only one of the two classifies correctly; p is of the exact McNemar test on them, all tasks together."
     )

@@ -1,4 +1,4 @@
-"""Tables as text: headings, lines of entries, a legend; every format renders these and nothing else."""
+"""Tables as text: headings, lines of entries, a legend. All output formats render these sheets."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from tsv_exp.report.results.published import alpha_remark
 from tsv_exp.report.tables.groups import Estimate, Group, Row, columns
 
 MISSING = "–"
-EDGE = "†"  # beside an α at an end of its grid
+EDGE = "†"  # marks an α at an end of its grid
 AT_EDGE = f"{EDGE}: the end of the grid of α, beyond which a better value may lie (alpha.stop=, alpha.steps=)."
-AVERAGES = 4  # the columns of a group beside its tasks: average, normalized, α, size
+AVERAGES = 4  # the columns of a group after its tasks: average, normalized, α, size
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A table's cell: text, place among the column's single merged models (1, 2, else 0), value to sort by."""
+    """A table entry: text, place among the column's single merged models (1, 2, else 0), value to sort by."""
 
     text: str
     place: int = 0
@@ -24,7 +24,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Line:
-    """A table's row, and what a reader must know of it."""
+    """A table row, with an optional note."""
 
     label: str
     entries: tuple[Entry, ...]
@@ -32,15 +32,15 @@ class Line:
 
     @property
     def only_note(self) -> bool:
-        """Whether the note is all there is."""
+        """Whether the row consists only of its note."""
         return bool(self.note) and all(entry.text == MISSING for entry in self.entries)
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table: `headings` stand over the entries, `first` over the lines' labels; `section` is its place in a page.
+    """A table: `headings` of the entries, `first` is the heading of the labels; `section` is its place in the page.
 
-    Where there is too little room, the last `least` columns are what counts.
+    If space is short, the last `least` columns have priority.
     """
 
     section: str
@@ -54,7 +54,7 @@ class Sheet:
 
 
 def percent(estimate: Estimate | None) -> str:
-    """A fraction in percent, with its spread where there is one: 85.86 ± 0.21."""
+    """A fraction in percent, with its spread if known: 85.86 ± 0.21."""
     if estimate is None:
         return MISSING
     value = f"{100 * estimate.mean:.2f}"
@@ -67,7 +67,7 @@ def alpha_range(row: Row) -> str:
 
 
 def alpha(row: Row) -> str:
-    """The same, marked where one was chosen at an end of its grid."""
+    """The same, marked if an α was chosen at an end of its grid."""
     return alpha_range(row) + f" {EDGE}" * row.at_edge
 
 
@@ -77,7 +77,7 @@ def size(row: Row) -> str:
 
 
 def note(row: Row) -> str:
-    """Why there are no figures, or over how many seeds they are."""
+    """Why there are no results, or the number of seeds."""
     return f"{row.status}: {row.error}" if row.error else f"seeds: {len(row.cells)}"
 
 
@@ -102,7 +102,7 @@ def group_sheet(group: Group) -> Sheet:
 
 
 def overview_sheets(groups: Sequence[Group]) -> list[Sheet]:
-    """Per model with several task sets: methods by task sets, absolute and (normalized) average."""
+    """One sheet per model with several task sets: methods by task sets, absolute and (normalized) average."""
     sources: dict[str, list[Group]] = {}
     for group in groups:
         sources.setdefault(group.source, []).append(group)
@@ -135,14 +135,14 @@ def _both(row: Row | None, place: int) -> Entry:
 
 
 def _usual_policy(group: Group) -> str:
-    """How most rows found α, where they say it and one way is most common."""
+    """How most rows found α, if recorded and if one way is most common."""
     found = [cell.choice.get("α by") for row in group.rows for cell in row.cells[:1] if cell.protocol and cell.choice]
     usual = most_common(found)
     return str(usual[0]) if usual and usual[0] else ""
 
 
 def legend(counts: Set[int], policy: str = "") -> str:
-    """What the figures of a group's table mean, with these numbers of seeds and this usual way to find α."""
+    """The legend of a group's table, for these numbers of seeds and this usual way to find α."""
     found = f", found by {policy} unless its row says otherwise" if policy else ""
     spread = "binomial standard error over the test examples"
     if counts > {1}:

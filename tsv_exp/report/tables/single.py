@@ -15,7 +15,7 @@ def run_table(results: Mapping[str, Any]) -> str:
     """Markdown of one results.json: a line per task, the averages, α, the stored size; or the error.
 
     Raises:
-        KeyError, ValueError, TypeError: a finished run lacks a figure, or it is not a number.
+        KeyError, ValueError, TypeError: a finished run lacks a value, or it is not a number.
     """
     cell = from_results(results, Path())
     title = f"# {cell.method}, {cell.model}, {cell.count} tasks\n\n"

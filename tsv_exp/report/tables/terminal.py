@@ -1,4 +1,4 @@
-"""Sheets in the terminal: the columns on the left give way where it is too narrow for them."""
+"""Prints sheets in the terminal; drops columns on the left if it is too narrow."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ def show(sheets: Sequence[Sheet], console: Console) -> None:
 def _table(sheet: Sheet, first: int) -> Table:
     """The sheet from its column `first` on."""
     table = Table(title=sheet.title, title_justify="left", title_style="bold")
-    table.add_column(sheet.first, overflow="fold")  # the only one that may be narrower than its content
+    table.add_column(sheet.first, overflow="fold")  # the only column that may be truncated
     for heading in sheet.headings[first:]:
         table.add_column(heading, justify="right", no_wrap=True)
     for line in sheet.lines:
