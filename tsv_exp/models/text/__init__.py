@@ -1,4 +1,4 @@
-"""Text: encoders of transformers (model=text_encoder), and twenty tasks of real texts in benchmark/.
+"""Text models of transformers, and twenty tasks with real texts in benchmark/.
 
-The protocol of a model is in models/protocol.py.
+The interface of a model is in models/protocol.py.
 """

@@ -1,4 +1,4 @@
-"""What models of transformers have in common: a folder with configuration, weights and tokenizer, and texts."""
+"""The base class of transformers' models: a folder with configuration, weights and tokenizer, and texts as inputs."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -30,19 +30,19 @@ TOKENIZER = ("tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json
 
 
 class TransformersModel(Model):
-    """A network of transformers.
+    """A transformers network.
 
     Args:
-        name: of the configuration.
+        name: the model's name in the configuration.
         pretrained: folder or repository of the base: config.json, weights and tokenizer.
         checkpoints: see `tsv_exp.models.locate.locate`.
-        length: the most tokens of a text.
-        family: of the checkpoints; None is the name.
-        device: where what is frozen is computed.
-        holdout: how validation examples are drawn where the data have none.
+        length: the maximum number of tokens of a text.
+        family: the family of its checkpoints; None: the name.
+        device: where frozen parts are computed.
+        holdout: how validation examples are drawn if the data have none.
         task_set, exclude, finetune: see `Model`.
-        sha256: of the base's weights file, which is compared; None compares nothing.
-        validation: the most validation examples of a task; None takes all.
+        sha256: expected SHA-256 of the base's weights file; None: not checked.
+        validation: the maximum number of validation examples of a task; None: all.
     """
 
     kind = "text"
@@ -81,9 +81,9 @@ class TransformersModel(Model):
         """The network of the configuration with random weights."""
 
     def encoder(self) -> nn.Module:
-        """A fresh network with the base weights; a tokenizer's dict of tensors (B, L) -> what transformers returns."""
+        """A new network with the base weights; a tokenizer's dict of tensors (B, L) -> transformers' output."""
         fresh: nn.Module = self._new()
-        fresh.load_state_dict(dict(self.base()), strict=False)  # tied parameters are there once
+        fresh.load_state_dict(dict(self.base()), strict=False)  # tied parameters occur once
         return fresh.eval().requires_grad_(False)
 
     def base(self) -> Mapping[str, Tensor]:
@@ -91,7 +91,7 @@ class TransformersModel(Model):
         return self._base
 
     def finetuned(self, tasks: Sequence[Task]) -> dict[str, Mapping[str, Tensor]]:
-        """The fine-tuned weights by task: lazy readers of downloaded or local files, adapters included."""
+        """The fine-tuned weights by task: lazy readers of downloaded or local files, including adapters."""
         found: dict[str, Mapping[str, Tensor]] = {}
         for task in track(tasks, "fine-tuned checkpoints"):
             source, where = self._checkpoint(task)
@@ -99,7 +99,7 @@ class TransformersModel(Model):
         return found
 
     def split(self, task: Task, split: SplitName) -> Split:
-        """The tokens of one split; of validation and test in order of length, which costs less."""
+        """The tokens of one split; validation and test are sorted by length to reduce padding."""
         if (task.name, split) not in self._splits:
             examples = self.examples(task, split)
             if split == "validation" and self.validation is not None:
@@ -113,11 +113,11 @@ class TransformersModel(Model):
         return self._splits[task.name, split]
 
     def configuration(self) -> Configuration:
-        """The base's configuration and tokenizer: with them transformers loads the folder."""
+        """The base's configuration and tokenizer, with which transformers can load the folder."""
         return Configuration(self._folder, "float32", {"architectures": [type(self._new()).__name__]})
 
     def _input(self, task: Task, text: Text) -> Text:
-        """What of an example is read."""
+        """The part of an example that the model reads."""
         return text
 
     @cached_property
@@ -153,7 +153,7 @@ class TransformersModel(Model):
 
     @cached_property
     def _shapes(self) -> dict[tuple[str, ...], Any]:
-        """All names of each parameter, which is tied where it has several -> its shape."""
+        """All names of each parameter (several if it is tied) -> its shape."""
         return network.shapes(self._new())
 
     def _weights(self, source: Reader, where: str) -> Mapping[str, Tensor]:
@@ -161,7 +161,7 @@ class TransformersModel(Model):
 
     @cached_property
     def _reading(self) -> str:
-        """Digest of how texts become tokens."""
+        """Digest of the tokenization."""
         files = sorted({path for pattern in TOKENIZER for path in self._folder.glob(pattern)})
         return digest([(path.name, file_digest(path)) for path in files], self.length)
 

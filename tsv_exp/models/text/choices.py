@@ -1,4 +1,4 @@
-"""model=causal_lm: language models that choose the likeliest of a task's answers."""
+"""model=causal_lm: language models that choose the most likely of a task's answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,13 +16,13 @@ from tsv_exp.models.text.tokens import Text
 from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Task
 
-IGNORED = -100  # a position that the loss leaves out
+IGNORED = -100  # a position that the loss ignores
 
 
 class CausalLM(TransformersModel):
     """A language model that reads the task's prompt; logits are the log-likelihoods of the classes' names after it.
 
-    A task's first template is the prompt; {} stands for its texts, in their order. The log-likelihood of an answer is
+    A task's first template is the prompt; {} is replaced by its texts, in order. The log-likelihood of an answer is
     the sum over its tokens.
 
     Args:
@@ -46,7 +46,7 @@ class CausalLM(TransformersModel):
         super().__init__(name, pretrained, checkpoints, length, family, device, holdout, task_set, exclude, finetune)
 
     def identity(self, task: Task) -> str:
-        """Digest of the task's data, prompt and answers, and of how texts become tokens."""
+        """Digest of the task's data, prompt and answers, and of the tokenization."""
         return digest(self.data_identity(task), task.templates[:1], task.classes, self._reading)
 
     def logits(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
@@ -57,7 +57,7 @@ class CausalLM(TransformersModel):
         )
 
     def loss(self, encoder: nn.Module, batch: Any, labels: Tensor, task: Task) -> Tensor:
-        """The cross-entropy of the right answer's tokens after the prompt, averaged over them."""
+        """The cross-entropy of the correct answer's tokens after the prompt, averaged over the tokens."""
         answers = self._answers(task)
         found = _surprise(encoder, batch, [answers[label] for label in labels.tolist()])
         return found.sum() / sum(len(answers[label]) for label in labels.tolist())
@@ -69,7 +69,7 @@ class CausalLM(TransformersModel):
         return task.templates[0].format(*([text] if isinstance(text, str) else text))
 
     def _answers(self, task: Task) -> list[list[int]]:
-        """The tokens of each class's name as it follows a prompt."""
+        """The tokens of each class name after a prompt."""
         if not task.classes:
             raise UserError(f"task {task.name}: a language model chooses among classes; its metric is of values")
         return [list(self._tokenizer(f" {name}", add_special_tokens=False)["input_ids"]) for name in task.classes]

@@ -1,4 +1,4 @@
-"""model=text2text: encoder-decoders such as T5 that answer in words."""
+"""model=text2text: encoder-decoders such as T5 that generate the answer as text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,20 +15,20 @@ from tsv_exp.models.text.tokens import Text
 from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Split, SplitName, Task
 
-IGNORED = -100  # a label that transformers' losses leave out
-NONE = -1  # no class
+IGNORED = -100  # a label that transformers' losses ignore
+NONE = -1  # prediction that is not a class
 
 
 class TextToText(TransformersModel):
     """A network that generates the name of the class, or a value with one decimal, after the task's prompt.
 
-    A task's first template is the prompt; {} stands for its texts, in their order. An answer is right that is exactly
-    the class's name; one that is no number counts as the value 0.
+    A task's first template is the prompt; {} is replaced by its texts, in order. An answer is correct if it equals the
+    class's name exactly; for values, an answer that is not a number counts as 0.
 
     Args:
         name, pretrained, checkpoints, length, family, device, holdout, task_set, exclude, finetune: see
             `TransformersModel`.
-        answer: the most tokens that are generated.
+        answer: the maximum number of generated tokens.
     """
 
     def __init__(
@@ -49,17 +49,17 @@ class TextToText(TransformersModel):
         self.answer = answer
 
     def split(self, task: Task, split: SplitName) -> Split:
-        """The tokens of prompts and texts; values are rounded to what an answer can say."""
+        """The tokens of prompts and texts; values are rounded to the precision of an answer."""
         found = super().split(task, split)
         labels = found.labels.mul(10).round() / 10 if found.labels.is_floating_point() else found.labels
         return Split(found.inputs, labels)
 
     def identity(self, task: Task) -> str:
-        """Digest of the task's data and prompt, and of how texts become tokens."""
+        """Digest of the task's data and prompt, and of the tokenization."""
         return digest(self.data_identity(task), task.templates[:1], self.answer, self._reading)
 
     def predict(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
-        """Class numbers (B,), -1 where the generated text is no class; or values (B,)."""
+        """Class indices (B,), -1 if the generated text is not a class; or values (B,)."""
         special = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
         tokens = {name: getattr(self._config, name, None) for name in special}
         generate: Any = encoder.generate
@@ -71,7 +71,7 @@ class TextToText(TransformersModel):
         return torch.tensor([places.get(answer, NONE) for answer in answers])
 
     def loss(self, encoder: nn.Module, batch: Any, labels: Tensor, task: Task) -> Tensor:
-        """The cross-entropy of the answer's tokens, averaged over them."""
+        """The cross-entropy of the answer's tokens, averaged over the tokens."""
         texts = [task.classes[label] if task.classes else f"{label:.1f}" for label in labels.tolist()]
         answers = self._tokenizer(text_target=texts)["input_ids"]
         rows = pad_sequence([torch.tensor(row) for row in answers], True, IGNORED).to(labels.device)

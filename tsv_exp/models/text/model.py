@@ -1,4 +1,4 @@
-"""A BERT-like encoder of transformers as a model of the framework."""
+"""A BERT-like transformers encoder as a model of the framework."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -30,17 +30,17 @@ PROMPTS_AT_ONCE = 256
 
 
 class TextEncoder(TransformersModel):
-    """An encoder with frozen heads made of class prompts, or with a trained classifier per task.
+    """An encoder with frozen heads built from class prompts, or with a trained classifier per task.
 
     Args:
         name, pretrained, length, family, device, holdout, task_set, exclude, finetune, sha256, validation: see
             `TransformersModel`.
-        checkpoints: likewise; with head=classifier each one has its head. None: they are trained by `finetune` where
-            the user's cache lacks them, for frozen heads only.
-        head: prompts: class prompts through the frozen base; classifier: as AutoModelForSequenceClassification has it.
-        pooling: of a frozen head: mean over the tokens, or cls, the first one.
-        scale: of the logits of a frozen head.
-        seed: of checkpoints that are trained here.
+        checkpoints: likewise; with head=classifier each one includes its head. None: trained with the recipe `finetune`
+            and cached, for frozen heads only.
+        head: prompts (class prompts through the frozen base) or classifier (AutoModelForSequenceClassification's).
+        pooling: for frozen heads: mean (over the tokens) or cls (the first token).
+        scale: scale of the logits of a frozen head.
+        seed: seed of locally trained checkpoints.
     """
 
     def __init__(
@@ -88,18 +88,18 @@ class TextEncoder(TransformersModel):
         self._trained_heads: dict[str, network.TrainedHead] = {}
 
     def finetuned(self, tasks: Sequence[Task]) -> dict[str, Mapping[str, Tensor]]:
-        """The fine-tuned weights by task, of the encoder alone: of files, or where none are named trained here."""
+        """The fine-tuned weights of the encoder by task: from files, or trained locally if none are configured."""
         if self.checkpoints is not None:
             return super().finetuned(tasks)
         return train_missing(self, tasks, self.seed, cache_dir() / "text" / "finetuned" / self.name, self._key)
 
     def identity(self, task: Task) -> str:
-        """Digest of the task's data and head, and of how texts become tokens."""
+        """Digest of the task's data and head, and of the tokenization."""
         head = self._checkpoint(task)[0].digest if self.trained else self.head(task)
         return digest(self.data_identity(task), head, self.pooling, self.scale, self._reading, self.validation)
 
     def _key(self, task: Task) -> str:
-        """Digest of what the weights of a checkpoint that is trained here depend on."""
+        """Digest of everything that the weights of a locally trained checkpoint depend on."""
         recipe = asdict(self.finetune) | {
             "trainable": list(self.finetune.trainable),
             "precision": str(resolve(self.finetune.precision, torch.device("cpu"))),
@@ -121,12 +121,12 @@ class TextEncoder(TransformersModel):
         return frozen_head_logits(features, self._placed_head(task, features.device))
 
     def predict(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
-        """Predictions (B,): the likeliest class, or the value where the task has none."""
+        """Predictions (B,): the argmax, or the value if the task has no classes."""
         logits = self.logits(encoder, batch, task)
         return logits.argmax(1) if task.classes else logits[:, 0]
 
     def trainee(self, task: Task) -> nn.Module:
-        """The encoder; with head=classifier behind it a fresh head with random weights."""
+        """The encoder; with head=classifier followed by a new head with random weights."""
         if self.checkpoints is None:
             return without_dropout(self.encoder())
         if not self.trained:
@@ -136,7 +136,7 @@ class TextEncoder(TransformersModel):
         return fresh
 
     def loss(self, encoder: nn.Module, batch: Any, labels: Tensor, task: Task) -> Tensor:
-        """Cross-entropy, or the mean squared error where labels are values."""
+        """Cross-entropy, or the mean squared error if labels are values."""
         logits = encoder(**batch).logits.float() if self.trained else self.logits(encoder, batch, task)
         return cross_entropy(logits, labels) if task.classes else mse_loss(logits[:, 0], labels)
 

@@ -1,4 +1,4 @@
-"""Checkpoints under the names of a network: prefixes such as `bert.` come or go, heads that it lacks are left out."""
+"""Maps a checkpoint to a network's names: adds or removes prefixes such as `bert.`, and drops heads that it lacks."""
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -11,11 +11,11 @@ from tsv_exp.checkpoints.readers import Reader
 from tsv_exp.errors import UserError
 from tsv_exp.storage.digests import digest
 
-OLD = {".LayerNorm.weight": ".LayerNorm.gamma", ".LayerNorm.bias": ".LayerNorm.beta"}  # of files made before 2019
+OLD = {".LayerNorm.weight": ".LayerNorm.gamma", ".LayerNorm.bias": ".LayerNorm.beta"}  # names in files from before 2019
 
 
 class NetworkWeights(Mapping[str, Tensor]):
-    """A network in a checkpoint, read lazily: its name of a tensor -> the tensor under its name in the file."""
+    """A network in a checkpoint, read lazily: the network's name of a tensor -> the tensor."""
 
     def __init__(self, source: Reader, names: Mapping[str, str]):
         self.source = source
@@ -31,25 +31,25 @@ class NetworkWeights(Mapping[str, Tensor]):
         return len(self.names)
 
     def file_of(self, name: str) -> Path:
-        """Which file holds a tensor, for errors."""
+        """The file that holds a tensor, for error messages."""
         return self.source.file_of(self.names.get(name, name))
 
     @cached_property
     def digest(self) -> str:
-        """Of the file and of what is taken from it."""
+        """Digest of the file and of the names taken from it."""
         return digest(self.source.digest, dict(self.names))
 
 
 def network_weights(
     source: Reader, shapes: Mapping[tuple[str, ...], torch.Size], prefix: str, where: str
 ) -> NetworkWeights:
-    """A network's weights in a checkpoint, with a head of any kind or of none.
+    """A network's weights in a checkpoint, with any head or without one.
 
     Args:
         source: the checkpoint.
         shapes: all names of each parameter (several where it is tied) -> its shape; the first name is the result's.
-        prefix: what names begin with where there is a head: `bert`, `roberta`, `transformer`, ...
-        where: the file or repository, for errors.
+        prefix: prefix of the names in checkpoints with a head: `bert`, `roberta`, `transformer`, ...
+        where: the file or repository, for error messages.
 
     Raises:
         UserError: it lacks a tensor, or has one of another shape.
@@ -72,7 +72,7 @@ def network_weights(
 
 
 def head_weights(source: Reader, prefix: str) -> dict[str, Tensor]:
-    """What a checkpoint has beside its encoder: the parameters of a trained head."""
+    """The parameters of a checkpoint that are not part of the encoder: its trained head."""
     return {name: source[name] for name in source if not name.startswith(f"{prefix}.") and "position_ids" not in name}
 
 

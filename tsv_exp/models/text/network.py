@@ -51,12 +51,12 @@ def new_encoder(config: Any) -> nn.Module:
 
     try:
         return AutoModel.from_config(config, add_pooling_layer=False)
-    except TypeError:  # an architecture that never has one
+    except TypeError:  # an architecture without a pooler
         return AutoModel.from_config(config)
 
 
 def new_classifier(config: Any, outputs: int) -> Any:
-    """An encoder with a head of so many outputs (one: a value), as AutoModelForSequenceClassification has it."""
+    """An encoder with a head of `outputs` outputs (1 for regression), as in AutoModelForSequenceClassification."""
     from transformers import AutoModelForSequenceClassification
 
     kept = {name: value for name, value in config.to_dict().items() if name not in ("id2label", "label2id")}
@@ -79,7 +79,7 @@ def new_causal(config: Any) -> Any:
 
 
 def shapes(network: nn.Module) -> dict[tuple[str, ...], torch.Size]:
-    """All names of each parameter and buffer, several where it is tied -> its shape."""
+    """All names of each parameter and buffer (several if it is tied) -> its shape."""
     groups: dict[tuple[int, torch.Size], list[str]] = {}
     for name, tensor in network.state_dict().items():
         groups.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)
@@ -95,7 +95,7 @@ def pooled(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 
 
 class _Given(nn.Module):
-    """Stands in for the encoder of a network whose encoder has run already."""
+    """Replaces the encoder of a network with its precomputed output."""
 
     outputs: Any = None
 
@@ -107,10 +107,10 @@ class TrainedHead:
     """The head of a network with a classifier, applied to outputs of any encoder of its kind.
 
     Args:
-        network: with random weights; it loses its encoder.
-        weights: the head's.
-        order: which of its outputs are the classes, in their order (C,).
-        where: they are from, for errors.
+        network: a network with random weights; its encoder is removed.
+        weights: the head's weights.
+        order: indices of the outputs in the order of the classes (C,).
+        where: the origin of the weights, for error messages.
     """
 
     def __init__(self, network: Any, weights: Mapping[str, Tensor], order: Tensor, where: str):
@@ -130,7 +130,7 @@ class TrainedHead:
         return self
 
     def __call__(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """Logits (B, C), float32, of what the encoder made of a batch."""
+        """Logits (B, C), float32, from the encoder's outputs for a batch."""
         self._given.outputs = outputs
         logits: Tensor = self._network(**batch).logits
         return logits.float()[:, self._order.to(logits.device)]

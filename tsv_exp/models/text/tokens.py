@@ -1,4 +1,4 @@
-"""Texts as token numbers: tokenized once, padded to the longest of a batch when they are asked for."""
+"""Tokenized texts, padded on access to the longest text of the batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ Text = str | tuple[str, ...]  # of one column, or of two
 
 
 class Tokens:
-    """N texts; indexed with a slice or row numbers they are a tokenizer's dict of tensors (B, L)."""
+    """N tokenized texts; indexing with a slice or row indices returns a tokenizer's dict of tensors (B, L)."""
 
     def __init__(self, columns: dict[str, list[Tensor]], padding: dict[str, int]):
         self.columns = columns
@@ -31,18 +31,18 @@ class Tokens:
         return batch | {"attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long()}
 
     def take(self, order: Tensor) -> "Tokens":
-        """The texts of these row numbers, in their order."""
+        """The texts at these row indices, in this order."""
         rows = order.tolist()
         return Tokens({name: [column[row] for row in rows] for name, column in self.columns.items()}, self.padding)
 
 
 def tokenize(tokenizer: Any, texts: Sequence[Text], length: int) -> Tokens:
-    """The texts, or pairs of texts, cut off behind `length` tokens.
+    """Tokenize texts, or pairs of texts, truncated to `length` tokens.
 
     Args:
-        tokenizer: of transformers.
-        texts: all of one column, or all of two.
-        length: the most tokens of a text or pair.
+        tokenizer: a transformers tokenizer.
+        texts: single texts, or pairs.
+        length: the maximum number of tokens of a text or pair.
     """
     rows = [(text,) if isinstance(text, str) else text for text in texts]
     parts = [[row[i] for row in rows] for i in range(len(rows[0]))]
@@ -52,5 +52,5 @@ def tokenize(tokenizer: Any, texts: Sequence[Text], length: int) -> Tokens:
 
 
 def by_length(tokens: Tokens) -> Tensor:
-    """Row numbers in order of length: consecutive batches are of like lengths, with little padding."""
+    """Row indices sorted by length, so that batches need little padding."""
     return tokens.lengths.argsort(stable=True)

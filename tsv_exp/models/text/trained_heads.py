@@ -1,4 +1,4 @@
-"""Classifiers that come with checkpoints: their outputs in the order of the task's classes."""
+"""Classifiers in checkpoints: maps their outputs to the order of the task's classes."""
 
 from pathlib import Path
 
@@ -12,17 +12,17 @@ from tsv_exp.tasks.task import Task
 
 
 def class_order(path: Path, task: Task, where: str) -> Tensor:
-    """Which outputs of a classifier are the task's classes, in their order (C,).
+    """Indices of a classifier's outputs in the order of the task's classes (C,).
 
-    The checkpoint's config.json may name its labels, in another order; where they are numbers, the order is the task's.
+    The checkpoint's config.json may list its labels in another order; numbered labels are in the task's order.
 
     Args:
-        path: of the checkpoint, beside which config.json may lie.
-        task: its classes; where it has none, there is one output.
-        where: for errors.
+        path: the checkpoint; config.json may be next to it.
+        task: the task; without classes there is one output.
+        where: the origin, for error messages.
 
     Raises:
-        UserError: the checkpoint's labels are others than the task's classes.
+        UserError: the checkpoint's labels differ from the task's classes.
     """
     labels = _labels(path)
     if not task.classes or labels is None:
@@ -37,7 +37,7 @@ def class_order(path: Path, task: Task, where: str) -> Tensor:
 
 
 def _labels(path: Path) -> list[str] | None:
-    """The checkpoint's own names of its outputs; None where they are numbers (LABEL_0) or there is no config.json."""
+    """The checkpoint's names of its outputs; None if they are numbered (LABEL_0) or there is no config.json."""
     file = (path if path.is_dir() else path.parent) / "config.json"
     if not file.is_file():
         return None

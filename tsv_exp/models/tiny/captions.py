@@ -1,4 +1,4 @@
-"""The pre-training pool: pictures of every subject in many looks, with captions that are often vague or wrong."""
+"""The pre-training data: images of every subject in many styles, with captions that are often vague or wrong."""
 
 import random
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from tsv_exp.models.tiny.drawing.render import PALETTE, Style, Texture, render
 from tsv_exp.models.tiny.network import ALIASES
 from tsv_exp.runtime.console import track
 
-CHUNK = 500  # pictures that share one look
+CHUNK = 500  # images that share one style
 TEXTURES: tuple[Texture, ...] = ("plain", "gradient", "checks", "clouds", "stripes")
 
 
 @dataclass(frozen=True)
 class Wording:
-    """How often captions say what: this is what makes image features good and zero-shot accuracy mediocre.
+    """Probabilities of caption contents. They make image features good and zero-shot accuracy mediocre.
 
     A caption names its class by the task's own words with probability `own` (and then a wrong class of the subject with
     probability `wrong`), else by an alias of two made-up words; it mentions the colour with probability `colour`.
@@ -33,7 +33,7 @@ def _alias(number: int) -> str:
 
 
 def _look(rng: random.Random) -> Style:
-    """Any look, but no task's own ground."""
+    """A random style that is not the background of any task."""
     return Style(rng.choice(TEXTURES), rng.choice((0.03, 0.05, 0.08)), rng.choice((0.0, 0.4, 0.8)))
 
 
@@ -55,7 +55,7 @@ def _captions(
 def pool(count: int, wording: Wording, seed: int) -> tuple[Tensor, list[str]]:
     """Images uint8 (N, 3, H, W) and their captions; N is about `count`.
 
-    Subjects have shares between equal and proportional to their classes. Only training fonts and digits are used.
+    Subjects' shares are between equal and proportional to their classes. Only training fonts and digits are used.
     """
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     subjects = [*TASKS.values(), *PRETRAINING_ONLY.values()]

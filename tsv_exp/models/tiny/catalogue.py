@@ -1,4 +1,4 @@
-"""What can be seen: the 20 tasks in their order, and subjects that only pre-training knows."""
+"""The subjects of images: the 20 tasks in order, and subjects used only in pre-training."""
 
 import random
 from dataclasses import dataclass, field
@@ -31,17 +31,17 @@ NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 @dataclass(frozen=True)
 class Subject:
-    """A group of classes: how each is drawn, how a class is worded, the look of its task's images."""
+    """A group of classes: how each one is drawn, its words in prompts, and the style of its task's images."""
 
     classes: dict[str, Drawer]
     wording: str = "{}"
     style: Style = field(default_factory=Style)
     upright: bool = False
-    coloured: bool = False  # the ink's colour is the class: classes are the palette, in order
+    coloured: bool = False  # the class is the ink's colour: classes are the palette, in order
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """Prompt templates, in which {} stands for a class."""
+        """Prompt templates, in which {} is replaced by a class."""
         return tuple(template.format(self.wording) for template in TEMPLATES)
 
 
@@ -75,7 +75,7 @@ def _letters(names: str, characters: str) -> dict[str, Drawer]:
 
 
 def _symbols(table: str) -> dict[str, Drawer]:
-    """Classes from "name characters" pairs: underscores stand for spaces, several characters are equivalent."""
+    """Classes from "name characters" pairs: underscores are spaces, several characters are equivalent."""
     words = table.split()
     return {name.replace("_", " "): Glyph(characters) for name, characters in zip(words[::2], words[1::2], strict=True)}
 

@@ -1,4 +1,4 @@
-"""The images of a task: drawn on demand, the same for the same seed, different between splits."""
+"""The images of a task: drawn on demand, deterministic for a seed, different between splits."""
 
 import random
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Data:
                 raise UserError(f"model.data.{name}={getattr(self, name)}: give at least 1")
 
     def split(self, task: str, split: SplitName) -> Split:
-        """One split: classes as even as they can be, in random order; every picture is drawn anew."""
+        """One split: balanced classes in random order; every image is drawn separately."""
         seed = int(digest("tiny", self.seed, task, split)[:12], 16)
         generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
         subject = TASKS[task]
@@ -50,7 +50,7 @@ class Data:
 class Drawn:
     """A synthetic task as a source of examples (see `tsv_exp.data.examples.Source`), for any model of images.
 
-    `data` is how many images are drawn; model=tiny takes its own `model.data` instead.
+    `data` is the number of images; model=tiny uses its own `model.data` instead.
     """
 
     subject: str
@@ -74,10 +74,10 @@ class Drawn:
         return True
 
     def examples(self, task: Task, split: SplitName, kind: Kind) -> Examples:
-        """Pictures of 28 × 28 pixels.
+        """Images of 28 × 28 pixels.
 
         Raises:
-            UserError: texts are asked for.
+            UserError: the model encodes texts.
         """
         where = f"data of {task.name} (drawn)"
         if kind != "image":
@@ -90,6 +90,6 @@ class Drawn:
         )
 
     def identity(self) -> str:
-        """Digest of what the drawing depends on."""
+        """Digest of everything that the drawing depends on."""
         packages = [version(package) for package in DRAWING_PACKAGES]
         return digest("drawn", self.subject, asdict(self.data), packages, TINY_DATA)

@@ -40,14 +40,14 @@ class TinyModel(Model):
     """A small CLIP; fine-tuning runs on the CPU and its results are cached.
 
     Args:
-        data: how many images of each synthetic task are drawn.
+        data: number of images of each synthetic task.
         finetune: the recipe.
-        seed: of the fine-tuning.
-        base: pre-trained weights; None: those of the package.
-        task_set: whose first N tasks `tasks=N` means.
+        seed: seed of the fine-tuning.
+        base: pre-trained weights; None: the packaged ones.
+        task_set: the task set from which `tasks=N` takes the first N.
         exclude: see `Model`.
         holdout: how validation images of tasks from files are drawn.
-        checkpoints: fine-tuned models that tsv-finetune wrote: a folder, or a mapping from task to path; None: trained.
+        checkpoints: fine-tuned models of tsv-finetune: a folder, or a mapping task -> path; None: trained on first use.
     """
 
     name = "tiny"
@@ -81,20 +81,20 @@ class TinyModel(Model):
         return network.pretrained_clip(self.file)
 
     def encoder(self) -> nn.Module:
-        """A fresh image encoder with the base weights: (B, 3, 28, 28) -> (B, 64)."""
+        """A new image encoder with the base weights: (B, 3, 28, 28) -> (B, 64)."""
         encoder: nn.Module = network.new_clip().visual
         encoder.load_state_dict(self.base())
         return encoder.eval().requires_grad_(False)
 
     def prepare(self, inputs: Tensor, device: torch.device) -> Tensor:
-        """uint8 images (B, 3, 28, 28) as the encoder takes them."""
+        """Convert uint8 images (B, 3, 28, 28) to the encoder's input."""
         return network.normalize(inputs.to(device))
 
     def head(self, task: Task) -> Tensor:
         """Class weights (C, 64) from the prompts through the text tower.
 
         Raises:
-            UserError: the text tower does not know a word of them.
+            UserError: a word is not in the vocabulary.
         """
         if task.name not in self._heads:
             clip = self._clip
@@ -111,7 +111,7 @@ class TinyModel(Model):
         return self._heads[task.name]
 
     def split(self, task: Task, split: SplitName) -> Split:
-        """The images of one split: drawn, or read and reduced to 28 × 28 pixels, on first use."""
+        """The images of one split: drawn, or read and resized to 28 × 28 pixels, on first use."""
         if (task.name, split) not in self._splits:
             source = source_of(task)
             if isinstance(source, Drawn):
@@ -134,7 +134,7 @@ class TinyModel(Model):
         return weights
 
     def finetuned(self, tasks: Sequence[Task]) -> dict[str, Mapping[str, Tensor]]:
-        """The fine-tuned weights by task: of the checkpoints given, from the cache, or trained now."""
+        """The fine-tuned weights by task: from given checkpoints, from the cache, or trained now."""
         if self.checkpoints is not None:
             located, base = locate(self.checkpoints, self.name), self.base()
             return {task.name: open_weights(located.place(task, self.name), base) for task in tasks}

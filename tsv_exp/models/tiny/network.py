@@ -1,4 +1,4 @@
-"""The small CLIP, its tokenizer of whole words, and its weights in the package."""
+"""The small CLIP, its word-level tokenizer, and its packaged weights."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ from tsv_exp.models.tiny.catalogue import PRETRAINING_ONLY, TASKS, TEMPLATES
 from tsv_exp.models.tiny.drawing.render import IMAGE, PALETTE
 
 BASE = Path(__file__).parent / "base.safetensors"
-CONTEXT = 12  # tokens of a text, start and end included
-ALIASES = 20  # alias words of either kind
+CONTEXT = 12  # tokens of a text, including start and end
+ALIASES = 20  # number of alias words of each kind
 EMBEDDING = 64
 VISION = {"layers": 2, "width": 256, "head_width": 32, "patch_size": 7, "image_size": IMAGE, "mlp_ratio": 4.0}
 TEXT = {"width": 64, "heads": 2, "layers": 2, "context_length": CONTEXT}
@@ -25,7 +25,7 @@ TEXT = {"width": 64, "heads": 2, "layers": 2, "context_length": CONTEXT}
 
 @cache
 def vocabulary() -> dict[str, int]:
-    """Every word that prompts and captions use, numbered from 2; 0 pads, 1 starts, the highest number ends a text."""
+    """Every word of prompts and captions, numbered from 2; 0 is padding, 1 start, the highest end of text."""
     texts = [*TEMPLATES, *PALETTE]
     for subject in (*TASKS.values(), *PRETRAINING_ONLY.values()):
         texts += [subject.wording, *subject.classes]
@@ -35,7 +35,7 @@ def vocabulary() -> dict[str, int]:
 
 
 def tokenize(texts: Sequence[str]) -> Tensor:
-    """Token numbers (N, CONTEXT), int64; a word outside the vocabulary is a KeyError."""
+    """Token indices (N, CONTEXT), int64; raises KeyError for a word outside the vocabulary."""
     words, end = vocabulary(), len(vocabulary()) + 2
     tokens = torch.zeros(len(texts), CONTEXT, dtype=torch.int64)
     for row, text in zip(tokens, texts, strict=True):
@@ -46,7 +46,7 @@ def tokenize(texts: Sequence[str]) -> Tensor:
 
 def new_clip() -> Any:
     """An open_clip.CLIP of the benchmark's size with random weights from torch's global generator."""
-    import open_clip  # takes seconds: only where a network is built
+    import open_clip  # slow import: only if a network is built
 
     text = TEXT | {"vocab_size": len(vocabulary()) + 3}
     return open_clip.CLIP(embed_dim=EMBEDDING, vision_cfg=VISION, text_cfg=text, quick_gelu=True)
@@ -76,5 +76,5 @@ def pretrained_clip(file: Path = BASE) -> Any:
 
 
 def normalize(images: Tensor) -> Tensor:
-    """uint8 images to about zero mean and unit spread, float32."""
+    """Normalize uint8 images to about zero mean and unit variance, float32."""
     return (images.float() - 127.5) / 64

@@ -40,7 +40,7 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -
         image: unit features (B, d).
         text: unit features (B, d).
         scale: exp(logit_scale).
-        same: caption numbers (B,): pairs with equal captions are positives of each other.
+        same: caption indices (B,): pairs with equal captions are positives of each other.
     """
     target = (same[:, None] == same[None]).float()
     target = target / target.sum(1, keepdim=True)
@@ -50,7 +50,7 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -
 
 
 def pretrain(recipe: Recipe) -> Any:
-    """A small CLIP trained from scratch on a fresh pool of captioned pictures."""
+    """Train a small CLIP from scratch on newly drawn captioned images."""
     torch.manual_seed(recipe.seed)
     device = torch.device("cpu")
     dtype = resolve(recipe.precision, device)
@@ -80,7 +80,7 @@ def pretrain(recipe: Recipe) -> Any:
 
 
 def main() -> None:
-    """Pre-train with the recipe above and write the weights as float16."""
+    """Pre-train with the default recipe and write the weights as float16."""
     parser = argparse.ArgumentParser(description="Pre-train the small CLIP of the embedded benchmark from scratch.")
     parser.add_argument(
         "file", nargs="?", type=Path, default=BASE, help="where the weights go (default: into the package)"

@@ -1,4 +1,4 @@
-"""The fine-tuned checkpoints of the embedded benchmark: trained once, kept in the user's cache."""
+"""The fine-tuned checkpoints of the embedded benchmark: trained once, then cached."""
 
 from collections.abc import Callable
 
@@ -7,5 +7,5 @@ from tsv_exp.storage.weight_cache import Weights, cached_weights
 
 
 def cached(name: str, key: str, make: Callable[[], Weights]) -> Weights:
-    """The weights that `key` stands for; `name` is for people and begins the file's name."""
+    """The cached weights for `key`; `name` is a readable prefix of the file name."""
     return cached_weights(cache_dir() / "tiny" / f"{name}-{key[:20]}.safetensors", key, make)

@@ -1,6 +1,6 @@
-"""Twenty real text classification tasks: what they are and how their examples are read.
+"""Twenty text classification tasks with real texts: their definitions, and a reader of their examples.
 
-benchmarks/build_text_benchmark.py makes the files in data/; NOTICE.md beside this file names sources and licences.
+benchmarks/build_text_benchmark.py makes the files in data/; NOTICE.md next to this file lists sources and licences.
 """
 
 import gzip
@@ -13,7 +13,7 @@ DATA = Path(__file__).with_name("data")
 
 
 class Texts(NamedTuple):
-    """One split of a task: texts, labels as positions in the task's classes, and a group number per text, or None."""
+    """One split of a task: texts, labels as indices into the task's classes, and a group number per text, or None."""
 
     texts: list[str]
     labels: list[int]
@@ -27,6 +27,6 @@ def tasks() -> dict[str, dict]:
 
 
 def load(name: str, split: Literal["train", "validation", "test"]) -> Texts:
-    """Return a split of a task; KeyError for a task that tasks() does not list."""
+    """Return a split of a task; raises KeyError for an unknown task."""
     with gzip.open(DATA / f"{tasks()[name]['name']}.json.gz", "rt", encoding="utf-8") as file:
         return Texts(**json.load(file)[split])

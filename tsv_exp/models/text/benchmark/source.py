@@ -16,7 +16,7 @@ from tsv_exp.tasks.task import SplitName, Task
 
 @dataclass(frozen=True)
 class Packaged:
-    """One of the packaged tasks (see `tsv_exp.data.examples.Source`), for any model of text."""
+    """One of the packaged tasks (see `tsv_exp.data.examples.Source`), for any text model."""
 
     subject: str
 
@@ -41,7 +41,7 @@ class Packaged:
         """The texts and labels of a split.
 
         Raises:
-            UserError: the model encodes something else.
+            UserError: the model does not encode text.
         """
         if kind != "text":
             raise UserError(f"task {task.name} has texts, but the model encodes {kind}s; choose a model of text")

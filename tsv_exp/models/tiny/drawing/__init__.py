@@ -1,4 +1,4 @@
-"""How the images of the embedded benchmark are drawn: glyphs, shapes, rendering.
+"""Drawing of the embedded benchmark's images: glyphs, shapes, rendering.
 
-Which tasks are drawn is in tiny/catalogue.py.
+The tasks are in tiny/catalogue.py.
 """

@@ -17,9 +17,9 @@ from tsv_exp.tasks.task import SplitName
 Mask = NDArray[np.uint8]
 Drawer = Callable[[random.Random, SplitName], Mask]
 
-SIDE = 40  # of a mask, in pixels; images are smaller, so that shifts and turns never run out of pixels
-LARGEST = 36  # of a glyph's longer side
-SIZES = (32, 26, 20, 15)  # font sizes tried from the largest
+SIDE = 40  # side of a mask in pixels; larger than an image, to leave margins for shifts and rotations
+LARGEST = 36  # pixels of a glyph's longer side
+SIZES = (32, 26, 20, 15)  # font sizes, tried in descending order
 TRAINING_FONTS = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique",
     "DejaVuSansMono", "DejaVuSansMono-Oblique", "DejaVuSansMono-BoldOblique",

@@ -1,4 +1,4 @@
-"""Masks to pictures: one light figure on a darker, textured ground, turned, scaled and shifted a little."""
+"""Renders masks as images: a light shape on a darker, textured background, slightly rotated, scaled and shifted."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
-IMAGE = 28  # pixels a side
+IMAGE = 28  # side of an image in pixels
 PALETTE = {
     "red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 70, 220), "yellow": (235, 220, 50),
     "purple": (140, 50, 170), "orange": (245, 140, 30), "pink": (245, 150, 190), "brown": (150, 95, 50),
@@ -21,17 +21,17 @@ Texture = Literal["plain", "gradient", "checks", "clouds", "stripes"]
 
 @dataclass(frozen=True)
 class Style:
-    """The look of a domain. Amplitudes are fractions of full brightness."""
+    """The style of a domain. Amplitudes are fractions of full brightness."""
 
     texture: Texture = "plain"
     noise: float = 0.03
     clutter: float = 0.0  # probability of each of two stray lines
     gray: bool = False
-    ground: tuple[float, float, float] | None = None  # ground colour; None: any
-    turn: float = 8.0  # degrees, either way
+    ground: tuple[float, float, float] | None = None  # background colour; None: random
+    turn: float = 8.0  # largest rotation in degrees, in both directions
     shrink: float = 0.85  # smallest scale; the largest is 1.1
     shear: float = 0.06
-    shift: float = 0.04  # of half a side
+    shift: float = 0.04  # largest shift, relative to half a side
 
 
 def colours(indices: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def _luminance(colour: Tensor) -> Tensor:
 
 
 def _place(masks: Tensor, style: Style, upright: bool, generator: Generator) -> Tensor:
-    """Masks (N, 1, S, S) under random affine maps (N, 1, IMAGE, IMAGE); `upright` classes are turned little."""
+    """Masks (N, 1, S, S) under random affine maps (N, 1, IMAGE, IMAGE); `upright` classes are rotated less."""
     count = len(masks)
 
     def spread(*shape: int) -> Tensor:
@@ -66,7 +66,7 @@ def _place(masks: Tensor, style: Style, upright: bool, generator: Generator) -> 
 
 
 def _texture(style: Style, count: int, generator: Generator) -> Tensor:
-    """Brightness (N, 1, IMAGE, IMAGE) added to the ground."""
+    """Brightness (N, 1, IMAGE, IMAGE) added to the background."""
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, IMAGE)] * 2, indexing="ij")
     angle, frequency, phase = torch.rand(3, count, 1, 1, generator=generator) * torch.tensor(
         [math.tau, 4, math.tau]
@@ -106,15 +106,15 @@ def _clutter(picture: Tensor, probability: float, generator: Generator) -> Tenso
 def render(
     masks: Tensor, ink: Tensor, style: Style, generator: Generator, *, upright: bool, faithful: bool = False
 ) -> Tensor:
-    """Pictures uint8 (N, 3, IMAGE, IMAGE).
+    """Images uint8 (N, 3, IMAGE, IMAGE).
 
     Args:
         masks: uint8 (N, S, S), 255 where there is ink.
         ink: indices (N,) into the palette.
-        style: the look.
+        style: the style.
         generator: the only source of randomness.
-        upright: direction matters, so turn little.
-        faithful: colour matters, so keep the ink's and darken the ground instead.
+        upright: direction matters, so rotate less.
+        faithful: colour matters, so keep the ink's colour and darken the background instead.
     """
     count = len(masks)
 

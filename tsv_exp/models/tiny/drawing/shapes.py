@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from tsv_exp.models.tiny.drawing.glyphs import SIDE, Mask
 from tsv_exp.tasks.task import SplitName
 
-CANVAS = 3 * SIDE  # drawn larger, then reduced: smooth edges
+CANVAS = 3 * SIDE  # drawn larger, then downsampled for smooth edges
 MIDDLE = CANVAS / 2
 TAU = 2 * math.pi
 Pen = ImageDraw.ImageDraw
