@@ -16,7 +16,7 @@ from torch import Tensor
 from zoos import Zoo, base_of, parser, record, recorded
 
 from tsv_exp.merging.layer import Weights
-from tsv_exp.methods.specification import Method
+from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.console import track
 
 PARTS = {"attention": "*.attn.*", "mlp": "*.mlp.*", "layer 1": "*resblocks.0.*", "layer 2": "*resblocks.1.*"}

@@ -18,7 +18,7 @@ from tsv_exp.evaluation.data_free import all_responses, data_free_scale
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.layer import Weights
 from tsv_exp.merging.task_vectors import TaskVectors
-from tsv_exp.methods.specification import Method
+from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.console import track
 
 SEEDS = {"0": (0, 0), "11": (11, 2412), "12": (12, 2412), "13": (13, 2412)}  # pre-training = fine-tuning, data

@@ -18,7 +18,7 @@ from zoos import Zoo, base_of, parser, record, recorded
 
 from tsv_exp.evaluation.alpha import mean, normalized
 from tsv_exp.evaluation.reference import finetuned_accuracies
-from tsv_exp.methods.specification import Method
+from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.console import track
 
 OWN, RIVAL = "iso_reg", "tsv_m"

@@ -24,7 +24,7 @@ from tsv_exp.layers import LowRank
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.singular_vectors import tsv_c
-from tsv_exp.methods.specification import Method
+from tsv_exp.methods.specification.method import Method
 from tsv_exp.report.plots.style import PALETTE, figure, line_styles, styled
 
 METHODS = {"task_arithmetic": "sum of the task matrices", "tsv_m": "TSV-M", "iso_c": "Iso-C", "iso_reg": "iso_reg"}

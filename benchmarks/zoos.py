@@ -20,7 +20,7 @@ from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.evaluation.reference import finetuned_accuracies
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.layer import Weights
-from tsv_exp.methods.specification import Method
+from tsv_exp.methods.specification.method import Method
 from tsv_exp.run import choose_per_task
 from tsv_exp.runtime.devices import device_of
 from tsv_exp.storage.files import cache_dir

@@ -16,11 +16,11 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp import merge
-from tsv_exp.commands import composition as composition
+from tsv_exp.commands.app import composition as composition
 from tsv_exp.config import conf_dir
 from tsv_exp.data.examples import Kind
 from tsv_exp.data.tasks import source_of, task_of
-from tsv_exp.methods.specification import Method
+from tsv_exp.methods.specification.method import Method
 from tsv_exp.tasks.definitions import chosen, members
 
 

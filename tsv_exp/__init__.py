@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tsv_exp.layers import LowRank, Masked
     from tsv_exp.merging.engine import Merged, apply
     from tsv_exp.merging.layer import entrywise
-    from tsv_exp.methods.specification import Method
+    from tsv_exp.methods.specification.method import Method
 
     __version__: str
 

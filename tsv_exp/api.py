@@ -9,7 +9,7 @@ from tsv_exp.config import Engine
 from tsv_exp.merging.engine import Merged, merge_layers
 from tsv_exp.merging.layer import Weights
 from tsv_exp.merging.task_vectors import TaskVectors
-from tsv_exp.methods.specification import Method
+from tsv_exp.methods.specification.method import Method
 
 
 def merge(

@@ -21,7 +21,7 @@ from tsv_exp.layers import LowRank
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.layer import Weights
 from tsv_exp.merging.task_vectors import TaskVectors
-from tsv_exp.methods.specification import Method
+from tsv_exp.methods.specification.method import Method
 from tsv_exp.models.export import save_merged
 from tsv_exp.runtime.provenance import machine, working_copy
 from tsv_exp.storage.correct_examples import write_correct

@@ -6,8 +6,8 @@ from models import close, matrix, zoo
 from safetensors.torch import save_file
 
 from tsv_exp import UserError, interference, merge
-from tsv_exp.checkpoints import downloads
-from tsv_exp.checkpoints.adapters import Adapter
+from tsv_exp.checkpoints.adapters.lora import Adapter
+from tsv_exp.checkpoints.hub import downloads
 from tsv_exp.checkpoints.sources import open_weights
 from tsv_exp.config import Engine
 from tsv_exp.decompositions.fast import FastAlgebra

@@ -17,7 +17,7 @@ from tsv_exp.checkpoints.description import DESCRIPTION
 from tsv_exp.checkpoints.readers import file_digest
 from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.merge_files.merge import run
-from tsv_exp.merge_files.options import parse
+from tsv_exp.merge_files.options.options import parse
 
 PER_TASK = ["individual", "tsv_c", "tall_mask", "emr"]
 Models = dict[str, dict[str, Tensor]]

@@ -22,8 +22,8 @@ from tsv_exp.analyze.write import write_analysis
 from tsv_exp.commands.analysis import run
 from tsv_exp.config import conf_dir
 from tsv_exp.report.plots.style import readable_on, styled
-from tsv_exp.report.tables.formats import latex
-from tsv_exp.report.tables.terminal import show
+from tsv_exp.report.tables.formats.markup import latex
+from tsv_exp.report.tables.formats.terminal import show
 
 COMMAND = [sys.executable, "-c", "import sys; from tsv_exp.commands.analyze import main; sys.exit(main())"]
 

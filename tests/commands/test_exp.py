@@ -8,7 +8,7 @@ import pytest
 import torch
 from commands import SMALL, results, tsv_exp
 
-from tsv_exp.commands.guard import task_key, text_paths
+from tsv_exp.commands.app.guard import task_key, text_paths
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.failures import error_message, unexpected_message
 

@@ -10,8 +10,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from tsv_exp.merge_files.command_line import options_of
 from tsv_exp.merge_files.merge import run
+from tsv_exp.merge_files.options.command_line import options_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 SHAPES = {"embed.weight": (12, 8), "0.mlp.up.weight": (16, 8), "0.self_attn.q.weight": (8, 8), "0.norm.weight": (8,)}

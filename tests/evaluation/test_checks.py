@@ -16,7 +16,7 @@ from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.checks import check_configuration
 from tsv_exp.evaluation.dry_run import dry_run
-from tsv_exp.methods.specification import Method
+from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.failures import error_message
 
 

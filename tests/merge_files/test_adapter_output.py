@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tsv_exp import UserError
 from tsv_exp.commands.merge import run
-from tsv_exp.merge_files.options import parse
+from tsv_exp.merge_files.options.options import parse
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning:peft", "ignore::DeprecationWarning", "ignore::FutureWarning"

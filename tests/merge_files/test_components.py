@@ -9,8 +9,8 @@ from models import close, zoo
 from safetensors.torch import load_file, save_file
 
 from tsv_exp import UserError, apply, merge
-from tsv_exp.merge_files.command_line import options_of
 from tsv_exp.merge_files.merge import run
+from tsv_exp.merge_files.options.command_line import options_of
 
 DIFFUSERS = {
     "unet": "diffusion_pytorch_model.safetensors",

@@ -7,8 +7,8 @@ from models import zoo
 from safetensors.torch import load_file, save_file
 
 from tsv_exp import UserError, merge
-from tsv_exp.merge_files.command_line import method_lines, options_of
 from tsv_exp.merge_files.merge import run
+from tsv_exp.merge_files.options.command_line import method_lines, options_of
 
 
 @pytest.fixture

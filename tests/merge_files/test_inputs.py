@@ -14,7 +14,7 @@ from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.commands.merge import main
 from tsv_exp.config import Engine
 from tsv_exp.merge_files.merge import run
-from tsv_exp.merge_files.options import parse
+from tsv_exp.merge_files.options.options import parse
 
 EXPERTS = "layers.0.experts.down_proj"
 

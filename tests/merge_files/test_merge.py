@@ -20,7 +20,7 @@ from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.commands.merge import main, run
 from tsv_exp.decompositions import fast
 from tsv_exp.merge_files import one_model
-from tsv_exp.merge_files.options import parse
+from tsv_exp.merge_files.options.options import parse
 
 PER_TASK = ["individual", "tsv_c", "tall_mask", "emr"]
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tsv_exp import UserError
-from tsv_exp.merge_files.options import parse
+from tsv_exp.merge_files.options.options import parse
 
 WORDS = ["base=b", "models=[x/a.pt, y/a.pt]", "out=o"]
 

@@ -1,9 +1,9 @@
 import pytest
 
 from tsv_exp import UserError
-from tsv_exp.commands.guard import text_paths
-from tsv_exp.merge_files.options import parse
-from tsv_exp.merge_files.paths import named, paths
+from tsv_exp.commands.app.guard import text_paths
+from tsv_exp.merge_files.options.options import parse
+from tsv_exp.merge_files.options.paths import named, paths
 
 
 @pytest.mark.parametrize("path", ["2024_01", "1e3", "no", "null_", "run #2", "0x10", "1:30", "~", "a: b", "*x", "true"])

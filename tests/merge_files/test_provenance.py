@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 import tsv_exp
 from tsv_exp import UserError
-from tsv_exp.merge_files.command_line import options_of
 from tsv_exp.merge_files.merge import run
+from tsv_exp.merge_files.options.command_line import options_of
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from models import zoo
 from safetensors.torch import save_file
 
 from tsv_exp import merge
-from tsv_exp.merge_files.command_line import options_of
 from tsv_exp.merge_files.merge import run
+from tsv_exp.merge_files.options.command_line import options_of
 
 WORDS = ["base=base.safetensors", "models=[a.safetensors, b.safetensors]", "out=out"]
 

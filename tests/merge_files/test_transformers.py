@@ -5,7 +5,7 @@ import torch
 
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.merge_files.merge import run
-from tsv_exp.merge_files.options import parse
+from tsv_exp.merge_files.options.options import parse
 
 transformers = pytest.importorskip("transformers")
 

@@ -18,7 +18,7 @@ from tsv_exp.checkpoints import configuration, writer
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.merge_files.merge import run
-from tsv_exp.merge_files.options import parse
+from tsv_exp.merge_files.options.options import parse
 from tsv_exp.storage import files
 
 COMMAND = [sys.executable, "-m", "tsv_exp.merge_files"]

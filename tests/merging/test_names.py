@@ -1,6 +1,6 @@
 import pytest
 
-from tsv_exp.merging.names import match_names
+from tsv_exp.merging.inputs.names import match_names
 
 BASE = ["transformer.wte.weight", "transformer.h.0.attn.weight", "transformer.h.1.attn.weight", "lm_head.weight"]
 

@@ -10,7 +10,7 @@ from tsv_exp.decompositions.batched import BatchedAlgebra
 from tsv_exp.decompositions.fast import FastAlgebra
 from tsv_exp.merging.layer_map import map_layers
 from tsv_exp.merging.task_vectors import TaskVectors
-from tsv_exp.methods.specification import Method
+from tsv_exp.methods.specification.method import Method
 
 NAME = "layers.0.experts.down_proj"
 

@@ -15,7 +15,7 @@ from synthetic import TASKS, results, write_run
 
 from tsv_exp.analyze.analysis import analyze
 from tsv_exp.analyze.write import write_analysis
-from tsv_exp.report.tables.csv_text import csv_text
+from tsv_exp.report.tables.formats.csv_text import csv_text
 from tsv_exp.report.write import write_report
 
 EVIL = '<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"><script>alert(2)</script></svg>'

@@ -12,7 +12,7 @@ from tsv_exp.report.results.published import families, published
 from tsv_exp.report.results.runs import read_runs
 from tsv_exp.report.tables.assemble import build_groups
 from tsv_exp.report.tables.comparison import comparison_sheets
-from tsv_exp.report.tables.formats import markdown
+from tsv_exp.report.tables.formats.markup import markdown
 from tsv_exp.report.tables.groups import Group
 from tsv_exp.report.tables.sheets import Sheet, group_sheet
 from tsv_exp.report.tables.single import run_table

@@ -14,13 +14,13 @@ from synthetic import FULL, TASKS, failed, results, write_run
 
 from tsv_exp.report.results.runs import read_runs
 from tsv_exp.report.tables.assemble import build_groups
-from tsv_exp.report.tables.data import comma_separated, plain
-from tsv_exp.report.tables.formats import escape, latex, markdown
+from tsv_exp.report.tables.formats.data import comma_separated, plain
+from tsv_exp.report.tables.formats.markup import escape, latex, markdown
+from tsv_exp.report.tables.formats.terminal import show
 from tsv_exp.report.tables.groups import Group
 from tsv_exp.report.tables.labels import label
 from tsv_exp.report.tables.sheets import group_sheet, overview_sheets
 from tsv_exp.report.tables.single import run_table
-from tsv_exp.report.tables.terminal import show
 
 
 def groups_of(folder: Path, *contents: Mapping[str, Any] | str) -> tuple[Group, ...]:

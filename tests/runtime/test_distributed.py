@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tsv_exp import UserError
-from tsv_exp.runtime.distributed import assigned, rank_device, split_work
+from tsv_exp.runtime.parallel.distributed import assigned, rank_device, split_work
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from threading import Event, Lock
 import pytest
 import torch
 
-from tsv_exp.runtime.threads import map_in_threads
+from tsv_exp.runtime.parallel.threads import map_in_threads
 
 
 @pytest.fixture(params=[1, 3])

@@ -14,7 +14,7 @@ from synthetic import results, write_run
 from tsv_exp.analyze.analysis import analyze
 from tsv_exp.analyze.write import write_analysis
 from tsv_exp.merge_files.merge import run
-from tsv_exp.merge_files.options import parse
+from tsv_exp.merge_files.options.options import parse
 
 
 def write_seeds() -> None:

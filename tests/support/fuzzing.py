@@ -11,6 +11,7 @@ import struct
 import zipfile
 from base64 import b64encode
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def report(texts: list[str], analyses: list[str], folder: Path, drawn: bool) -> 
         shutil.copytree(SEEDS / "analysis", folder / f"a{number}")
         (folder / f"a{number}" / "analysis.json").write_text(text, encoding="utf-8", errors="surrogatepass")
     draw = pictures.draw_pictures
-    pictures.draw_pictures = draw if drawn else lambda *_, **__: []  # type: ignore[assignment]
+    pictures.draw_pictures = draw if drawn else lambda *_, **__: []
     try:
         made = write.write_report([folder], folder / "out")
     finally:
@@ -205,6 +206,10 @@ def report(texts: list[str], analyses: list[str], folder: Path, drawn: bool) -> 
 Target = Callable[[Any, Path], list[str]]
 
 
+def _checkpoint_outcome(name: str, mutant: bytes, folder: Path) -> list[str]:
+    return [checkpoint(name, mutant, folder)]
+
+
 def kinds() -> dict[str, tuple[st.SearchStrategy[Any], Target]]:
     """Kind -> mutants, and what reading one in an empty folder comes to."""
 
@@ -214,7 +219,7 @@ def kinds() -> dict[str, tuple[st.SearchStrategy[Any], Target]]:
     found: dict[str, tuple[st.SearchStrategy[Any], Target]] = {
         f"checkpoint {name}": (
             mutated_bytes((SEEDS / name).read_bytes()),
-            lambda mutant, folder, name=name: [checkpoint(name, mutant, folder)],
+            partial(_checkpoint_outcome, name),
         )
         for name in ("model.safetensors", "model.pt", "legacy.pt")
     }

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tsv_exp.analyze.analysis import Analysis, Proposal
 from tsv_exp.analyze.measures import LayerMeasures
-from tsv_exp.report.tables.csv_text import csv_text
+from tsv_exp.report.tables.formats.csv_text import csv_text
 from tsv_exp.report.tables.sheets import Entry, Line, Sheet
 
 SECTION = "Interference"

@@ -13,7 +13,7 @@ from tsv_exp.report.page import render
 from tsv_exp.report.plots.pictures import save_pictures
 from tsv_exp.report.plots.style import styled
 from tsv_exp.report.results.runs import ANALYSIS, Runs
-from tsv_exp.report.tables import formats
+from tsv_exp.report.tables.formats import markup as formats
 from tsv_exp.report.write import Report
 from tsv_exp.storage.files import atomic
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tsv_exp.checkpoints.readers import CONFIGURATION
-from tsv_exp.checkpoints.tokenizers import FILES
+from tsv_exp.checkpoints.vocabulary.tokenizers import FILES
 from tsv_exp.errors import UserError
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.json_files import read_object

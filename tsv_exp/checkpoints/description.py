@@ -15,7 +15,7 @@ from torch import Tensor
 from tsv_exp.checkpoints.readers import file_digest
 from tsv_exp.errors import UserError
 from tsv_exp.merging.layer import Weights, finite
-from tsv_exp.methods.specification import Method
+from tsv_exp.methods.specification.method import Method
 from tsv_exp.storage.json_files import read_object
 
 DESCRIPTION = "merged.json"

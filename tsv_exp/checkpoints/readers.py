@@ -12,10 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tsv_exp.checkpoints.archives import check_records, check_sizes, is_archive, is_torchscript
+from tsv_exp.checkpoints.checks.archives import check_records, check_sizes, is_archive, is_torchscript
 from tsv_exp.checkpoints.formats import SUFFIXES
 from tsv_exp.errors import UserError
-from tsv_exp.merging.weights import as_weights
+from tsv_exp.merging.inputs.weights import as_weights
 from tsv_exp.runtime.os_errors import cause, explain
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.json_files import read_object

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tsv_exp.checkpoints import downloads, hub
-from tsv_exp.checkpoints.adapters import Adapter
+from tsv_exp.checkpoints.adapters.lora import Adapter
+from tsv_exp.checkpoints.adapters.lora_config import FILE
+from tsv_exp.checkpoints.checks.quantization import refuse_quantized
 from tsv_exp.checkpoints.formats import SUFFIXES
-from tsv_exp.checkpoints.lora_config import FILE
-from tsv_exp.checkpoints.quantization import refuse_quantized
+from tsv_exp.checkpoints.hub import downloads
+from tsv_exp.checkpoints.hub import failures as hub
 from tsv_exp.checkpoints.readers import CONFIGURATION, HUB_NAMES, Reader, read
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.os_errors import explain

@@ -7,8 +7,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from tsv_exp.commands.guard import error_guard, run_command
-from tsv_exp.commands.hydra_app import hydra_app
+from tsv_exp.commands.app.guard import error_guard, run_command
+from tsv_exp.commands.app.hydra_app import hydra_app
 from tsv_exp.runtime.imports import import_frozen
 from tsv_exp.sweeps.names import suffix as suffix  # folder name in conf/analyze.yaml
 from tsv_exp.tracking.protocol import Description, Harmless

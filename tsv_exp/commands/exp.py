@@ -12,8 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tsv_exp.commands.guard import run_command
-from tsv_exp.commands.hydra_app import hydra_app
+from tsv_exp.commands.app.guard import run_command
+from tsv_exp.commands.app.hydra_app import hydra_app
 from tsv_exp.runtime.console import ConsoleHandler, output, progress_in_file
 from tsv_exp.runtime.interrupts import catch_signals
 from tsv_exp.sweeps import jobs, workers
@@ -69,8 +69,8 @@ def _show(results: Mapping[str, Any], folder: Path) -> None:
 
 if __name__ == "__main__":
     from tsv_exp.commands.exp import (
-        main as _main,
-    )  # imported under its own name: launchers pickle what __main__ defines
+        main as _main,  # imported under its own name: launchers pickle what __main__ defines
+    )
 
     catch_signals()
     sys.exit(_main())

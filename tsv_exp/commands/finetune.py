@@ -16,13 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
 from tsv_exp.arguments import check_nodes
-from tsv_exp.commands.guard import error_guard, run_command
-from tsv_exp.commands.hydra_app import hydra_app
+from tsv_exp.commands.app.guard import error_guard, run_command
+from tsv_exp.commands.app.hydra_app import hydra_app
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe, finetune
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.console import bar, output
-from tsv_exp.runtime.distributed import rank_device
+from tsv_exp.runtime.parallel.distributed import rank_device
 from tsv_exp.storage.files import atomic, clear_partial_files
 from tsv_exp.storage.tensor_files import save
 from tsv_exp.tasks.definitions import chosen

@@ -45,15 +45,15 @@ from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 
-from tsv_exp.commands.guard import run_command
-from tsv_exp.merge_files.command_line import method_lines, options_of
+from tsv_exp.commands.app.guard import run_command
 from tsv_exp.merge_files.merge import run
+from tsv_exp.merge_files.options.command_line import method_lines, options_of
 from tsv_exp.runtime.console import ConsoleHandler
 
 _LOG_LEVELS = {  # log counts of exact decompositions and differing names, not only warnings
     "tsv_exp": logging.WARNING,
     "tsv_exp.decompositions.build": logging.INFO,
-    "tsv_exp.merging.alignment": logging.INFO,
+    "tsv_exp.merging.inputs.alignment": logging.INFO,
 }
 
 

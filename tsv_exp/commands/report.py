@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tsv_exp.commands.guard import run_command
+from tsv_exp.commands.app.guard import run_command
 from tsv_exp.report.results.published import families
-from tsv_exp.report.tables.terminal import show
+from tsv_exp.report.tables.formats.terminal import show
 from tsv_exp.report.write import write_report
 
 

@@ -5,7 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tsv_exp.checkpoints import downloads, hub
+from tsv_exp.checkpoints.hub import downloads
+from tsv_exp.checkpoints.hub import failures as hub
 from tsv_exp.data.columns import choose, content, names_of
 from tsv_exp.data.examples import EMPTY, Examples, Kind
 from tsv_exp.data.folders import files_identity

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from tsv_exp.errors import UserError
-from tsv_exp.methods.specification import Alpha as MethodAlpha
+from tsv_exp.methods.specification.method import Alpha as MethodAlpha
 from tsv_exp.runtime.console import track
 
 log = logging.getLogger(__name__)

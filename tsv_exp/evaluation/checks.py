@@ -10,7 +10,7 @@ from tsv_exp.config import Engine, Evaluate
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.dry_run import dry_run
 from tsv_exp.evaluation.inputs import model_of
-from tsv_exp.methods.specification import Method
+from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.devices import check_precision, device_of
 from tsv_exp.tasks.definitions import selected
 

@@ -7,7 +7,7 @@ from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
 from tsv_exp.merging.engine import merge_layers
 from tsv_exp.merging.task_vectors import TaskVectors
-from tsv_exp.methods.specification import Method
+from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.console import silent
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.state import TrainingState
 from tsv_exp.runtime.devices import check_precision, mixed, resolve
-from tsv_exp.runtime.threads import prefetch
+from tsv_exp.runtime.parallel.threads import prefetch
 from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Split
 

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsv_exp.checkpoints.adapter_factors import PREFIX
-from tsv_exp.checkpoints.adapters import CONV1D_TYPES, model_types
+from tsv_exp.checkpoints.adapters.factors import PREFIX
+from tsv_exp.checkpoints.adapters.lora import CONV1D_TYPES, model_types
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.decompositions.algebra import product_svd
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank, Representation
-from tsv_exp.merge_files.measures import Measured, square
-from tsv_exp.merge_files.options import DTYPES
+from tsv_exp.merge_files.options.options import DTYPES
+from tsv_exp.merge_files.records.measures import Measured, square
 from tsv_exp.merge_files.work import Advance, Content, Work, checked
 from tsv_exp.storage.files import atomic
 

@@ -9,7 +9,7 @@ from tsv_exp.checkpoints.readers import CONFIGURATION, HUB_NAMES
 from tsv_exp.checkpoints.sources import locate
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.inputs import weight_files
-from tsv_exp.merge_files.options import Options
+from tsv_exp.merge_files.options.options import Options
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.known_digests import known_digests
 

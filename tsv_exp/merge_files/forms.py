@@ -14,7 +14,7 @@ from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.description import DESCRIPTION, describe
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
-from tsv_exp.merge_files.measures import Measured, square
+from tsv_exp.merge_files.records.measures import Measured, square
 from tsv_exp.merge_files.work import Advance, Content, Work, checked
 from tsv_exp.merging.result import merged_weight
 from tsv_exp.storage.files import atomic

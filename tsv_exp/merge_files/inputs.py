@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from tsv_exp.checkpoints import adapter_factors
-from tsv_exp.checkpoints import vocabulary as vocabularies
+from tsv_exp.checkpoints.adapters import factors as adapter_factors
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.readers import HUB_NAMES
 from tsv_exp.checkpoints.sources import adapter_file, folder_of, locate, open_weights
+from tsv_exp.checkpoints.vocabulary import rows as vocabularies
 from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
-from tsv_exp.merge_files.options import Options
-from tsv_exp.merging.alignment import align
+from tsv_exp.merge_files.options.options import Options
+from tsv_exp.merging.inputs.alignment import align
+from tsv_exp.merging.inputs.weighted import weighted
 from tsv_exp.merging.layer import Weights
 from tsv_exp.merging.task_vectors import TaskVectors
-from tsv_exp.merging.weighted import weighted
-from tsv_exp.runtime.distributed import rank_device
+from tsv_exp.runtime.parallel.distributed import rank_device
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from tsv_exp.merge_files.components import ROOT, components, copy_rest
 from tsv_exp.merge_files.one_model import Finished, merge_model
-from tsv_exp.merge_files.options import Options
-from tsv_exp.merge_files.provenance import write_provenance
-from tsv_exp.merge_files.summary import show
-from tsv_exp.merge_files.upload import check_upload, upload
+from tsv_exp.merge_files.options.options import Options
+from tsv_exp.merge_files.records.provenance import write_provenance
+from tsv_exp.merge_files.records.summary import show
+from tsv_exp.merge_files.records.upload import check_upload, upload
 from tsv_exp.runtime.console import console
 
 

@@ -11,13 +11,13 @@ from tsv_exp.errors import UserError
 from tsv_exp.merge_files.adapter_output import LoraAdapter
 from tsv_exp.merge_files.forms import ByTask, Form, WholeModel
 from tsv_exp.merge_files.inputs import Inputs
-from tsv_exp.merge_files.measures import Measured, Record
-from tsv_exp.merge_files.metadata import short_form
-from tsv_exp.merge_files.options import Options
-from tsv_exp.merge_files.rules import Plan
+from tsv_exp.merge_files.options.options import Options
+from tsv_exp.merge_files.options.rules import Plan
+from tsv_exp.merge_files.records.measures import Measured, Record
+from tsv_exp.merge_files.records.metadata import short_form
 from tsv_exp.merge_files.work import Work
 from tsv_exp.runtime.console import bar
-from tsv_exp.runtime.distributed import assigned, process_group, split_work
+from tsv_exp.runtime.parallel.distributed import assigned, process_group, split_work
 from tsv_exp.storage.digests import digest
 from tsv_exp.versions import program
 

@@ -13,10 +13,10 @@ from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
 from tsv_exp.merge_files.inputs import Inputs
-from tsv_exp.merge_files.measures import Measured, watch
-from tsv_exp.merge_files.options import DTYPES, Options
-from tsv_exp.merge_files.probes import probe, sample
-from tsv_exp.merge_files.rules import Bound, Plan
+from tsv_exp.merge_files.options.options import DTYPES, Options
+from tsv_exp.merge_files.options.rules import Bound, Plan
+from tsv_exp.merge_files.records.measures import Measured, watch
+from tsv_exp.merge_files.records.probes import probe, sample
 from tsv_exp.merging.layer import Layer, finite
 from tsv_exp.merging.layer_map import map_layers
 from tsv_exp.merging.task_vectors import TaskVectors

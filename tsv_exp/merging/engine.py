@@ -14,11 +14,11 @@ from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.build import build_algebra, log_fallbacks
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
+from tsv_exp.merging.inputs.weights import as_weights
 from tsv_exp.merging.layer import Layer, Weights
 from tsv_exp.merging.layer_map import map_layers
 from tsv_exp.merging.result import check_alpha, kept_variances, merged_weight
 from tsv_exp.merging.task_vectors import TaskVectors
-from tsv_exp.merging.weights import as_weights
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.batched import BatchedAlgebra
 from tsv_exp.merging.layer import Layer
 from tsv_exp.merging.task_vectors import TaskVectors
-from tsv_exp.runtime.threads import BUDGET, prefetch
+from tsv_exp.runtime.parallel.threads import BUDGET, prefetch
 
 Result = TypeVar("Result")
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank, compute_dtype
-from tsv_exp.merging.alignment import align, matches
-from tsv_exp.merging.checks import check_models, file_of
+from tsv_exp.merging.inputs.alignment import align, matches
+from tsv_exp.merging.inputs.checks import check_models, file_of
+from tsv_exp.merging.inputs.views import Sliced
+from tsv_exp.merging.inputs.weights import as_weights
 from tsv_exp.merging.layer import ExplicitDeltas, Layer, Weights, _run, finite
-from tsv_exp.merging.views import Sliced
-from tsv_exp.merging.weights import as_weights
 from tsv_exp.runtime.console import track
-from tsv_exp.runtime.threads import map_in_threads
+from tsv_exp.runtime.parallel.threads import map_in_threads
 
 Result = TypeVar("Result")
 

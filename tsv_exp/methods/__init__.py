@@ -22,7 +22,7 @@ from tsv_exp.methods.masks import consensus_ta, emr, emr_rescalers, magnitude_ma
 from tsv_exp.methods.regression import iso_reg
 from tsv_exp.methods.sign_election import ties, ties_statistics
 from tsv_exp.methods.singular_vectors import truncated_sum, tsv_c, tsv_m, tsv_m_eigen
-from tsv_exp.methods.specification import Method
+from tsv_exp.methods.specification.method import Method
 
 __all__ = [
     "Method", "breadcrumbs", "consensus_ta", "dare", "dare_ties", "dare_ties_statistics", "dc_merge", "emr",

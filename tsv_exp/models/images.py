@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.console import track
-from tsv_exp.runtime.threads import prefetch
+from tsv_exp.runtime.parallel.threads import prefetch
 from tsv_exp.storage.files import atomic, locked
 from tsv_exp.tasks.task import Split
 

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tsv_exp.finetuning.training import finetune
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.console import bar
-from tsv_exp.runtime.threads import map_in_threads
+from tsv_exp.runtime.parallel.threads import map_in_threads
 from tsv_exp.storage.weight_cache import Weights, cached_weights
 from tsv_exp.tasks.task import Task
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tsv_exp.report.results.runs import MALFORMED, Problem, Runs, read_runs
-from tsv_exp.report.tables import data, formats
 from tsv_exp.report.tables.assemble import build_groups
 from tsv_exp.report.tables.comparison import comparison_sheets
+from tsv_exp.report.tables.formats import data
+from tsv_exp.report.tables.formats import markup as formats
 from tsv_exp.report.tables.groups import Group
 from tsv_exp.report.tables.paired import paired_sheets
 from tsv_exp.report.tables.sheets import Sheet, group_sheet, overview_sheets

@@ -8,7 +8,7 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from tsv_exp.report.tables.terminal import show
+from tsv_exp.report.tables.formats.terminal import show
 from tsv_exp.report.write import Report, write_report
 from tsv_exp.runtime.console import console, output
 from tsv_exp.sweeps import jobs

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tsv_exp.checkpoints import hub
+from tsv_exp.checkpoints.hub import failures as hub
 from tsv_exp.checkpoints.sources import folder_of, locate
 from tsv_exp.errors import UserError
 from tsv_exp.models.clip.network import Architecture, settings

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsv_exp.checkpoints.adapters import Adapter
+from tsv_exp.checkpoints.adapters.lora import Adapter
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.readers import Reader, file_digest
 from tsv_exp.checkpoints.sources import folder_of, open_weights

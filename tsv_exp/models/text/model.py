@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from tsv_exp.checkpoints.adapters import Adapter
+from tsv_exp.checkpoints.adapters.lora import Adapter
 from tsv_exp.data.splits import Holdout
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe

@@ -27,7 +27,7 @@ from tsv_exp.models.tiny.drawing.render import IMAGE
 from tsv_exp.models.tiny.zoo import cached
 from tsv_exp.runtime.console import bar
 from tsv_exp.runtime.devices import resolve
-from tsv_exp.runtime.threads import one_thread
+from tsv_exp.runtime.parallel.threads import one_thread
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import cache_dir
 from tsv_exp.tasks.task import Split, SplitName, Task

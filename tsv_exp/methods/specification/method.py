@@ -18,8 +18,8 @@ from tsv_exp.layers import Representation, join_blocks, stack
 from tsv_exp.merging.check_result import check_result
 from tsv_exp.merging.layer import Layer
 from tsv_exp.merging.task_vectors import TaskVectors
-from tsv_exp.methods.files import method_files
-from tsv_exp.methods.scaling import Alpha, Tune
+from tsv_exp.methods.specification.files import method_files
+from tsv_exp.methods.specification.scaling import Alpha, Tune
 
 Function = Callable[..., Any]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tsv_exp.errors import UserError
-from tsv_exp.merge_files.paths import named
+from tsv_exp.merge_files.options.paths import named
 
 _KEYS = {"merge_method", "models", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source"}
 _SHARED = {"normalize", "int8_mask", "rescale", "lambda"}  # keys of the whole merge; int8_mask does not affect results

@@ -3,8 +3,8 @@
 import json
 
 import tsv_exp
-from tsv_exp.merge_files.options import Options
-from tsv_exp.merge_files.rules import Plan
+from tsv_exp.merge_files.options.options import Options
+from tsv_exp.merge_files.options.rules import Plan
 
 
 def short_form(options: Options, plan: Plan) -> dict[str, str]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from tsv_exp.errors import UserError
-from tsv_exp.merge_files.config_file import read_config
-from tsv_exp.merge_files.options import Options, parse
-from tsv_exp.methods.files import method_files
+from tsv_exp.merge_files.options.config_file import read_config
+from tsv_exp.merge_files.options.options import Options, parse
+from tsv_exp.methods.specification.files import method_files
 
 _SUFFIXES = (".yaml", ".yml")
 

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from tsv_exp.errors import UserError
-from tsv_exp.merge_files import mergekit
-from tsv_exp.merge_files.options import TEXTS
+from tsv_exp.merge_files.options import mergekit
+from tsv_exp.merge_files.options.options import TEXTS
 
 
 def read_config(path: Path) -> dict[str, Any]:

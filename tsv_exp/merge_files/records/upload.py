@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from tsv_exp.checkpoints import hub, writer
+from tsv_exp.checkpoints import writer
+from tsv_exp.checkpoints.hub import failures as hub
 from tsv_exp.errors import UserError
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")

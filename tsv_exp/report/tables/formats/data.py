@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tsv_exp.report.results.runs import Runs
-from tsv_exp.report.tables.csv_text import csv_text
+from tsv_exp.report.tables.formats.csv_text import csv_text
 from tsv_exp.report.tables.groups import Group, Row, columns
 from tsv_exp.report.tables.sheets import alpha_range
 

@@ -11,8 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tsv_exp.errors import UserError
-from tsv_exp.merge_files.paths import named, paths, text
-from tsv_exp.merge_files.values import check_layers, check_weights, is_number
+from tsv_exp.merge_files.options.paths import named, paths, text
+from tsv_exp.merge_files.options.values import check_layers, check_weights, is_number
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 VOCABULARIES = ("base", "union")

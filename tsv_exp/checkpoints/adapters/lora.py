@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsv_exp.checkpoints.lora_config import LoraConfig
+from tsv_exp.checkpoints.adapters.lora_config import LoraConfig
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
-from tsv_exp.merging.names import match_names
+from tsv_exp.merging.inputs.names import match_names
 from tsv_exp.storage.json_files import read_json
 
 _KEY = re.compile(

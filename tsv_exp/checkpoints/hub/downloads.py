@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from tsv_exp.checkpoints import hub
+from tsv_exp.checkpoints.hub import failures as hub
 from tsv_exp.checkpoints.readers import file_digest
 from tsv_exp.errors import UserError
 from tsv_exp.storage.files import cache_dir, locked

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp.errors import UserError
-from tsv_exp.merging.alignment import matches
+from tsv_exp.merging.inputs.alignment import matches
 from tsv_exp.merging.layer import ExplicitDeltas, Weights
 
 _SHOWN = 3  # names in an error

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsv_exp.checkpoints.lora_config import FILE, LoraConfig
+from tsv_exp.checkpoints.adapters.lora_config import FILE, LoraConfig
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank

@@ -11,8 +11,8 @@ from tsv_exp.checkpoints.configuration import PROVENANCE
 from tsv_exp.checkpoints.sources import HUB_ID
 from tsv_exp.merge_files.inputs import weight_files
 from tsv_exp.merge_files.one_model import Finished
-from tsv_exp.merge_files.options import Options
-from tsv_exp.merge_files.summary import norms
+from tsv_exp.merge_files.options.options import Options
+from tsv_exp.merge_files.records.summary import norms
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.known_digests import known_digests
 from tsv_exp.versions import installed

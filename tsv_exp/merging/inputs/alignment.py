@@ -6,9 +6,9 @@ from fnmatch import fnmatchcase
 
 import torch
 
+from tsv_exp.merging.inputs.names import match_names
+from tsv_exp.merging.inputs.views import Renamed
 from tsv_exp.merging.layer import ExplicitDeltas, Weights
-from tsv_exp.merging.names import match_names
-from tsv_exp.merging.views import Renamed
 
 log = logging.getLogger(__name__)
 

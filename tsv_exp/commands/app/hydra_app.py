@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from tsv_exp.commands import composition as composition  # numbers as options of a group
+from tsv_exp.commands.app import composition as composition  # numbers as options of a group
 from tsv_exp.config import conf_dir
 from tsv_exp.storage.files import use_cache
 from tsv_exp.sweeps.expansion import job_overrides

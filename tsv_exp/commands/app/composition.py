@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from tsv_exp.commands.guard import task_key, text_paths
+from tsv_exp.commands.app.guard import task_key, text_paths
 
 EXTENDED = ("hydra/launcher",)  # groups whose presets have the same names as plugins' options
 NUMBER = "_number"  # the file of a group that defines the meaning of a number as an option

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tsv_exp.layers import LowRank, compute_dtype, scaled
+from tsv_exp.merging.inputs.views import View
 from tsv_exp.merging.layer import ExplicitDeltas, Weights
 from tsv_exp.merging.task_vectors import TaskVectors
-from tsv_exp.merging.views import View
 
 
 class Weighted(View):

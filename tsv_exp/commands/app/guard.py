@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tsv_exp.merge_files.paths import paths
+from tsv_exp.merge_files.options.paths import paths
 from tsv_exp.runtime.console import fail
 from tsv_exp.runtime.failures import error_message, expected
 from tsv_exp.runtime.interrupts import describe, exit_code
-from tsv_exp.runtime.torchrun import repeat_last
+from tsv_exp.runtime.parallel.torchrun import repeat_last
 
 _PATHS = {
     *("paths.outputs", "paths.cache", "hydra.run.dir", "hydra.sweep.dir", "output", "base", "models"),

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsv_exp.checkpoints.tokenizers import Tokens
+from tsv_exp.checkpoints.vocabulary.tokenizers import Tokens
 from tsv_exp.errors import UserError
+from tsv_exp.merging.inputs.views import View
 from tsv_exp.merging.layer import ExplicitDeltas, Weights
-from tsv_exp.merging.views import View
 from tsv_exp.storage.json_files import read_object
 
 

@@ -7,9 +7,9 @@ from itertools import combinations
 
 from rich.table import Table
 
-from tsv_exp.merge_files.measures import Measured
-from tsv_exp.merge_files.options import Options
-from tsv_exp.merge_files.probes import estimate
+from tsv_exp.merge_files.options.options import Options
+from tsv_exp.merge_files.records.measures import Measured
+from tsv_exp.merge_files.records.probes import estimate
 from tsv_exp.merging.result import kept_variances
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.runtime.console import console

@@ -1,0 +1,4 @@
+"""Output formats of tables: Markdown, LaTeX, CSV, JSON, terminal.
+
+What tables contain is in report/tables/.
+"""
