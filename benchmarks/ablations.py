@@ -1,10 +1,10 @@
-"""What iso_reg consists of, taken apart on the seeds on which it was designed; scored on validation images.
+"""Ablations of iso_reg on its design seeds, scored on validation images.
 
     OMP_NUM_THREADS=2 python benchmarks/ablations.py --results ablations.jsonl            measure what is missing
-    python benchmarks/ablations.py --results ablations.jsonl --table                      print what is there
+    python benchmarks/ablations.py --results ablations.jsonl --table                      print what was measured
 
 The zoos: the package's base (0) and one pre-trained with seed 1, fine-tuning seed 0, data seed 0. α is chosen
-on the validation images that are reported, for every variant alike, so small differences mean nothing.
+on the reported validation images for every variant, so small differences are not significant.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,15 +31,15 @@ def variant(
     power: float | None = None,
     weight: float = 2.0,
 ) -> Tensor:
-    """iso_reg with its parts to choose, from singular value decompositions in float64.
+    """iso_reg with configurable parts, computed by singular value decompositions in float64.
 
     Args:
         deltas: (T, m, n).
-        inputs: the share of the solution on the input side.
-        outputs: the share of the solution on the output side.
-        ridge: of the regressions.
-        margin: of the flattening, σ → σ / √(σ² + margin · mean σ²).
-        power: σ → σ^power in its place; 1 leaves the spectrum as it is.
+        inputs: weight of the solution on the input side.
+        outputs: weight of the solution on the output side.
+        ridge: ridge of the regressions.
+        margin: margin of the flattening, σ → σ / √(σ² + margin · mean σ²).
+        power: use σ → σ^power instead; 1 does not change the spectrum.
         weight: tasks count by ‖Δ_i‖^−weight.
     """
     taus = [delta.double() for delta in deltas if delta.any()]
@@ -85,7 +85,7 @@ Models = Mapping[str, Weights]
 
 
 def low_rank(base: Weights, models: Models, rank: int) -> dict[str, Weights]:
-    """Every task matrix cut to its top components, as LoRA would leave it."""
+    """Every task matrix truncated to its top components, as with LoRA."""
 
     def cut(start: Tensor, end: Tensor) -> Tensor:
         if start.dim() != 2:
@@ -127,7 +127,7 @@ PAIR = ("iso_reg", "tsv_m")
 
 
 def cells() -> list[tuple[str, str, int, str]]:
-    """What is measured: kind, setting, tasks, variant."""
+    """The planned measurements: kind, setting, tasks, variant."""
     wanted = [("parts", "", 8, name) for name in VARIANTS]
     wanted += [("number of tasks", "", tasks, name) for tasks in (2, 4, 14, 20) for name in (*PAIR, "iso_cts")]
     wanted += [("where in the network", part, 8, "iso_reg") for part in PARTS]

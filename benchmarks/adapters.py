@@ -1,14 +1,14 @@
-"""Merging LoRA adapters into one: tsv-merge form=lora beside PEFT's add_weighted_adapter, on the shapes of a 7-B Llama.
+"""Merging LoRA adapters into one: tsv-merge form=lora and PEFT's add_weighted_adapter, on the shapes of a 7-B Llama.
 
     OMP_NUM_THREADS=1 python benchmarks/adapters.py --layers 1 --modules q_proj --out adapters.json
     OMP_NUM_THREADS=1 python benchmarks/adapters.py --layers 32 --modules all --only ours
 
 Eight adapters of rank 16 in float32 with random factors. The model has 32 layers of 7 modules; `--layers` and
-`--modules` choose a part of them, and the table says how many of the 224 it is. Each row is a process of its own that
-reads the adapters, merges and writes the result: its time, its processor time (which a busy machine changes less), the
-time of the merge alone where the process tells it, and its peak of anonymous memory. PEFT gets the base's modules
-without content, so that it need not read a base; otherwise it holds one in memory. PEFT's combinations with `svd` are
-cut to `--rank`; tsv-merge is exact at rank 128 unless `rank=` is given.
+`--modules` select a part of them; the table prints how many of the 224 it is. Each row is a separate process that
+reads the adapters, merges and writes the result: wall time, CPU time (less affected by other load), the time of the
+merge alone if the process reports it, and peak anonymous memory. PEFT gets the base's modules without content, so that
+it does not read a base; normally it holds one in memory. PEFT's combinations with `svd` are truncated to `--rank`;
+tsv-merge is exact at rank 128 unless `rank=` is given.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def chosen(layers: int, modules: list[str]) -> dict[str, tuple[int, int]]:
 
 
 def write_adapters(folder: Path, shapes: dict[str, tuple[int, int]]) -> list[Path]:
-    """Adapters of random factors, as PEFT writes them."""
+    """Adapters with random factors in PEFT's format."""
     places = []
     for task in range(TASKS):
         generator, tensors = torch.Generator().manual_seed(task), dict[str, Tensor]()
@@ -61,7 +61,7 @@ def write_adapters(folder: Path, shapes: dict[str, tuple[int, int]]) -> list[Pat
 
 
 def peft_merge(places: list[Path], shapes: dict[str, tuple[int, int]], combination: str, rank: int, out: Path) -> float:
-    """PEFT's merge of the adapters, saved; the seconds of add_weighted_adapter alone."""
+    """Merge the adapters with PEFT and save the result; returns the seconds of add_weighted_adapter alone."""
     from peft import PeftModel
 
     root = nn.Module()
@@ -71,7 +71,9 @@ def peft_merge(places: list[Path], shapes: dict[str, tuple[int, int]], combinati
             if part not in parent._modules:
                 parent.add_module(part, nn.Module())
             parent = parent.get_submodule(part)
-        parent.add_module(parts[-1], nn.utils.skip_init(nn.Linear, n, m, bias=False))  # its pages are never touched
+        parent.add_module(
+            parts[-1], nn.utils.skip_init(nn.Linear, n, m, bias=False)
+        )  # its memory pages are never touched
     names = [place.name for place in places]
     model = PeftModel.from_pretrained(root, places[0], adapter_name=names[0])
     for place in places[1:]:
@@ -87,7 +89,7 @@ def peft_merge(places: list[Path], shapes: dict[str, tuple[int, int]], combinati
 
 
 def watched(command: list[str]) -> tuple[float, float, float, str]:
-    """Seconds, processor seconds, peak of anonymous memory in MB and output of a process."""
+    """Seconds, CPU seconds, peak anonymous memory in MB and output of a process."""
     started, peak, before = time.perf_counter(), 0, processor()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
@@ -105,7 +107,7 @@ def watched(command: list[str]) -> tuple[float, float, float, str]:
 
 
 def processor() -> float:
-    """Processor seconds of the processes that have ended."""
+    """CPU seconds of the child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -115,7 +117,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--modules", nargs="+", default=["q_proj"])
     parser.add_argument("--combinations", nargs="+", default=["cat", "svd", "ties_svd", "dare_linear_svd"])
-    parser.add_argument("--rank", type=int, default=RANK, help="of PEFT's results with svd")
+    parser.add_argument("--rank", type=int, default=RANK, help="rank of PEFT's results with svd")
     parser.add_argument("--only", choices=["ours"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--peft", nargs=2, metavar=("COMBINATION", "FOLDER"), help=argparse.SUPPRESS)

@@ -1,10 +1,10 @@
-"""Rules that give α without labels or images, beside the α that validation chooses.
+"""Data-free rules for α, compared with the α chosen on validation.
 
     OMP_NUM_THREADS=1 python benchmarks/alpha_rules.py --results alpha_rules.jsonl            measure what is missing
-    python benchmarks/alpha_rules.py --results alpha_rules.jsonl --table                      print what is there
+    python benchmarks/alpha_rules.py --results alpha_rules.jsonl --table                     print what was measured
 
 The zoo of the package's base (fine-tuning seed 0, data seed 0), on which `alpha=data_free` was chosen, and zoos that
-played no part in that. Accuracies are those of validation images relative to the fine-tuned models, at each rule's α.
+were not used for that. Accuracies are those of validation images relative to the fine-tuned models, at each rule's α.
 """
 
 import math

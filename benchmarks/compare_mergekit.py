@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=2 python benchmarks/compare_mergekit.py --mergekit VENV/bin/mergekit-pytorch --out result.json
 
-mergekit is no dependency: install it apart (python -m venv VENV; VENV/bin/pip install mergekit). The models are random
-ViT-B-32 image encoders in float32, each a .safetensors file. Task arithmetic is the same in both. mergekit's TIES trims
-tensor by tensor, ours over the whole task vector as in the paper; without trimming (density 1) they agree wherever the
-entries do not cancel. TSV-M, which mergekit lacks, stands beside them. Each case runs --turns times, ours and theirs in
-turn; what is reported is the run of median time, and the times of all.
+mergekit is not a dependency: install it separately (python -m venv VENV; VENV/bin/pip install mergekit). The models are
+random ViT-B-32 image encoders in float32, each a .safetensors file. Task arithmetic is the same in both. mergekit's
+TIES trims tensor by tensor, ours over the whole task vector as in the paper; without trimming (density 1) they agree
+wherever the entries do not cancel. TSV-M, which mergekit lacks, is added. Each case runs --turns times, alternating
+between ours and theirs; reported are the run of median time and all times.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 from merge_memory import TSV_MERGE, VIT, measured, models
 from safetensors import safe_open
 
-# ours: what tsv-merge is told; theirs: method and parameters of mergekit; same: whether the definitions agree
+# ours: options of tsv-merge; theirs: method and parameters of mergekit; same: whether the definitions agree
 CASES: list[dict[str, Any]] = [
     {"ours": "task_arithmetic alpha=0.3", "theirs": ("task_arithmetic", {"lambda": 0.3}, {}), "same": True},
     {"ours": "ties density=0.2", "theirs": ("ties", {}, {"density": 0.2}), "same": False},
@@ -45,7 +45,7 @@ def configuration(paths: list[Path], method: str, shared: dict[str, float], each
 
 
 def median(runs: list[dict[str, float]]) -> dict[str, Any]:
-    """The run of median time, with the seconds of all in their order."""
+    """The run of median time, with the seconds of all runs in order."""
     ordered = sorted(runs, key=lambda run: run["seconds"])
     return ordered[(len(runs) - 1) // 2] | {"all_seconds": [run["seconds"] for run in runs]}
 

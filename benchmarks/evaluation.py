@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=2 python benchmarks/evaluation.py --out benchmarks/results/evaluation.json
     python benchmarks/evaluation.py --device cuda:0 --images 5000 --batch 1024 --repeat 30
 
-An encoder of real size with random weights, JPEG pictures of 400 × 300. Measured in images per second: the encoder on a
-batch that lies on the device, the cached images of a split, and pictures decoded anew. Then `--repeat` values of α are
-scored on all tasks by tsv_exp.evaluation.evaluator, and set against the forward passes alone.
+An encoder of real size with random weights, JPEG images of 400 × 300. Measured in images per second: the encoder on a
+batch that lies on the device, the cached images of a split, and images decoded again. Then `--repeat` values of α are
+scored on all tasks by tsv_exp.evaluation.evaluator, and compared with the forward passes alone.
 """
 
 import argparse
@@ -37,7 +37,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 
 class Random(Model):
-    """A model with random weights, as far as scores need one."""
+    """A model with random weights, with only what the evaluator needs."""
 
     name = family = "random"
 
@@ -82,7 +82,7 @@ def photo(seed: int) -> bytes:
 
 
 def rate(work: Callable[[], int], device: torch.device) -> float:
-    """Images per second: the median of three runs after one that does not count."""
+    """Images per second: the median of three runs after a warm-up run."""
     rates = []
     for _ in range(4):
         start = time.perf_counter()
@@ -123,10 +123,10 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     }
     tuned = {name: weight + 1e-3 * torch.randn(weight.shape) for name, weight in model.weights.items()}
     merged = merge(model.weights, {"a": tuned}, "weight_average")
-    evaluator.accuracies(merged, 0.0, "validation")  # encoder and heads are made, the task vector is on its device
+    evaluator.accuracies(merged, 0.0, "validation")  # warm-up: encoder, heads and task vector are on the device
     seconds = []
     for i in range(args.repeat):
-        alone = args.tasks * args.images / rate(forward, device)  # in turn, since other jobs come and go
+        alone = args.tasks * args.images / rate(forward, device)  # alternating, since other load varies
         start = time.perf_counter()
         evaluator.accuracies(merged, (i + 1) / args.repeat, "validation")
         seconds.append((time.perf_counter() - start, alone))

@@ -1,9 +1,9 @@
-"""What commands say where a resource is exhausted: a row for each case, as Markdown.
+"""Error messages of commands when a resource is exhausted: a Markdown row for each case.
 
     python benchmarks/exhausted.py
 
-Each case runs a command in a process of its own under a limit. It must end with exit code 1 and one line, without a
-traceback, and leave no temporary file. Cases with a file system of their own (tmpfs) need the right to mount one.
+Each case runs a command in a separate process under a limit. It must end with exit code 1 and one line, without a
+traceback, and leave no temporary file. Cases with a separate file system (tmpfs) need permission to mount it.
 """
 
 import argparse
@@ -24,13 +24,13 @@ EXPERIMENT = [sys.executable, "-c", "import sys; from tsv_exp.commands.main impo
 
 
 def limit(kind: int, value: int) -> Callable[[], None]:
-    """Sets a limit in the child."""
+    """Return a function that sets a limit in the child process."""
     return lambda: resource.setrlimit(kind, (value, value))
 
 
 @contextmanager
 def mounted(place: Path, options: str) -> Iterator[bool]:
-    """A file system of its own at `place`; whether there is one."""
+    """Mount a separate file system at `place`; yields whether that succeeded."""
     place.mkdir()
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, check=False
@@ -45,7 +45,7 @@ def mounted(place: Path, options: str) -> Iterator[bool]:
 def row(
     name: str, command: list[str], folder: Path, prepare: Callable[[], None] | None = None, **environment: str
 ) -> bool:
-    """Run a case and print its row; whether it ended as it must."""
+    """Run a case and print its row; returns whether it ended as required."""
     done = subprocess.run(
         command,
         capture_output=True,
@@ -59,7 +59,7 @@ def row(
     lines = [line for line in done.stderr.splitlines() if line.startswith("tsv-") or " cannot " in line]
     left = list(folder.rglob("*.partial"))
     right = done.returncode == 1 and len(lines) == 1 and "Traceback" not in done.stderr and not left
-    if done.returncode == 0:  # enough for all that was asked
+    if done.returncode == 0:  # the resource sufficed
         right, lines = not left, ["(ended well)"]
     told = (lines or [f"{done.stderr[-300:]!r}"])[-1].replace(str(folder), "DIR").replace("|", "\\|")
     print(f"| {name} | {done.returncode} | {told} |{'' if right else ' NOT AS IT MUST'}", flush=True)

@@ -1,9 +1,9 @@
-"""Thousands of mutants of checkpoints, adapters, indexes, merges by task, results and analyses: how reading them ends.
+"""Fuzzing: reads thousands of mutants of checkpoints, adapters, indexes, merges by task, results and analyses.
 
     python benchmarks/fuzz.py --seed 1 --out benchmarks/results/fuzz.json
 
-Each kind runs in a process of its own with limited memory. A mutant that ends in anything but one line or the right
-content, takes more than 20 seconds of processor time, or kills the process is a failure: it is printed, and the exit
+Each kind runs in a separate process with limited memory. A mutant that ends in anything but a one-line error or the
+correct content, takes more than 20 seconds of CPU time, or kills the process is a failure: it is printed, and the exit
 code is 1.
 """
 
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from fuzzing import kinds
 
-COUNTS = {  # of mutants; a report reads five at a time
+COUNTS = {  # number of mutants; a report reads five at a time
     "checkpoint model.safetensors": 500,
     "checkpoint model.pt": 500,
     "checkpoint legacy.pt": 500,
@@ -38,8 +38,8 @@ COUNTS = {  # of mutants; a report reads five at a time
     "analyses": 500,
 }
 TOGETHER = {"results": 5, "analyses": 5}
-SECONDS = 20  # of processor time for one mutant; six times as much by the clock
-MEMORY = 4 << 30  # bytes that a process may allocate
+SECONDS = 20  # seconds of CPU time per mutant; the limit of wall time is six times as large
+MEMORY = 4 << 30  # memory limit of a process in bytes
 
 
 class Hang(BaseException):
@@ -47,7 +47,7 @@ class Hang(BaseException):
 
 
 def measure(kind: str, count: int, number: int) -> dict[str, Any]:
-    """How `count` mutants of a kind end."""
+    """Read `count` mutants of a kind and count the outcomes."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     mutants, target = kinds()[kind]
     ends: Counter[str] = Counter()
@@ -83,7 +83,7 @@ def measure(kind: str, count: int, number: int) -> dict[str, Any]:
         except AssertionError as error:
             ends["accepted wrongly"] += 1
             failures.append(f"{error}: {mutant!r}"[:3000])
-        except Exception as error:  # noqa: BLE001 - every end is counted
+        except Exception as error:  # noqa: BLE001 - every outcome is counted
             ends["traceback"] += 1
             at = traceback.extract_tb(error.__traceback__)[-1]
             failures.append(f"{type(error).__name__}: {error} at {at.filename}:{at.lineno}: {mutant!r}"[:3000])
@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0, help="times the number of mutants")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--kind", choices=COUNTS, help="this kind alone, in this process")
+    parser.add_argument("--kind", choices=COUNTS, help="only this kind, in this process")
     options = parser.parse_args()
     if options.kind:
         print(json.dumps(measure(options.kind, int(COUNTS[options.kind] * options.scale), options.seed)))

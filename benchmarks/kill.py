@@ -1,11 +1,11 @@
-"""Commands ended at random moments, then run again: the result is the one of a run that nothing disturbed.
+"""Kills commands at random moments and runs them again: the result must equal that of an undisturbed run.
 
     python benchmarks/kill.py --seed 1 --out benchmarks/results/kill.json
 
-For each command: one run alone, then series of runs that are ended, the last one left to end. SIGKILL for
+For each command: one undisturbed run, then series of runs that are killed, except the last one. SIGKILL for
 most; SIGTERM, SIGHUP and SIGINT must also give their exit code and one line, and leave no temporary file. Commands run
-in children of a process that has loaded the libraries, so that most moments are of the work; `torchrun` starts from
-nothing.
+as children of a process that has already loaded the libraries, so that most kills hit the actual work; `torchrun` is
+started normally.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-KILLS = {  # of each command: the fewer, the longer it takes
+KILLS = {  # kills per command: fewer for slow commands
     "tsv-merge": 25,
     "tsv-merge tsv_c": 25,
     "tsv-exp": 6,
@@ -35,14 +35,14 @@ KILLS = {  # of each command: the fewer, the longer it takes
     "tsv-report": 25,
     "torchrun": 10,
 }
-SERIES = 5  # ends before a run is left to end
+SERIES = 5  # kills before a run may finish
 CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130}
 SMALL = ["model.data.train=64", "model.data.validation=20", "model.data.test=20", "evaluate.precision=float32"]
 VARYING = {"seconds", "versions", "reused_from", "error", "environment", "provenance"}  # keys of results.json
 
 
 def models(folder: Path) -> list[str]:
-    """Weights of 8 layers of three tasks, and the words that merge them."""
+    """Write weights of three tasks with 8 layers; returns the arguments to merge them."""
     g = torch.Generator().manual_seed(0)
     base = {f"{i}.weight": torch.randn(256, 192, generator=g) for i in range(8)}
     save_file(base, folder / "base.safetensors")
@@ -60,14 +60,14 @@ def files(folder: Path, *patterns: str) -> dict[str, str]:
 
 
 def cells(folder: Path) -> dict[str, Any]:
-    """Method -> results of the last sweep, without what is measured anew in every run."""
+    """Method -> results of the last sweep, without values that differ in every run."""
     sweep = max(folder.glob("outputs/sweeps/*/*"))
     found = [json.loads(path.read_text()) for path in sweep.glob("*/results.json")]
     return {one["method"]: {key: one[key] for key in sorted(one) if key not in VARYING} for one in found}
 
 
 def commands(shared: Path) -> dict[str, tuple[Callable[[Path], list[str]], Callable[[Path], Any]]]:
-    """Name -> its words in a folder, and the result there."""
+    """Name -> its arguments for a folder, and the result in that folder."""
     words = models(shared)
     tiny = [*SMALL, "model.finetune.steps=3"]
     return {
@@ -101,7 +101,7 @@ def commands(shared: Path) -> dict[str, tuple[Callable[[Path], list[str]], Calla
 
 
 def start(name: str, words: list[str], log: Path) -> int:
-    """A child that runs a command; its number."""
+    """Start a child process that runs a command; returns its process id."""
     from tsv_exp.commands import main
 
     child = os.fork()
@@ -123,12 +123,12 @@ def start(name: str, words: list[str], log: Path) -> int:
 
 
 def waited(child: int) -> int:
-    """The exit code of a child; below 0 the signal that ended it."""
+    """The exit code of a child; negative: the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def ended(name: str, words: list[str], folder: Path, number: int, at: float) -> tuple[bool, list[str]]:
-    """Start a command and end it after some seconds: whether it was still running, and what was wrong."""
+    """Start a command and kill it after some seconds; returns whether it was still running, and errors found."""
     log = folder.parent / f"{folder.name}.log"
     child = start(name, words, log)
     time.sleep(at)
@@ -149,7 +149,7 @@ def ended(name: str, words: list[str], folder: Path, number: int, at: float) -> 
 
 
 def measure(name: str, kills: int, shared: Path, draw: random.Random) -> dict[str, Any]:
-    """How a command recovers from so many ends."""
+    """Kill a command `kills` times and check that it recovers."""
     words_in, result_in = commands(shared)[name]
     with tempfile.TemporaryDirectory(prefix="kill") as place:
         alone = Path(place) / "alone"
@@ -204,12 +204,12 @@ def torchrun(kills: int, shared: Path, draw: random.Random) -> dict[str, Any]:
             folder = Path(place) / "out"
             for kind in ("all processes", "one rank"):
                 process = run(folder)
-                time.sleep(draw.uniform(seconds * 0.4, seconds))  # before that the libraries are loaded
+                time.sleep(draw.uniform(seconds * 0.4, seconds))  # the libraries are loaded before that
                 children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
                 if process.poll() is None and children:
                     if kind == "all processes":
                         os.killpg(process.pid, signal.SIGKILL)
-                        for child in children:  # each rank has a session of its own
+                        for child in children:  # each rank has its own session
                             os.kill(int(child), signal.SIGKILL)
                     else:
                         os.kill(int(draw.choice(children)), signal.SIGKILL)
@@ -227,9 +227,9 @@ def torchrun(kills: int, shared: Path, draw: random.Random) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=float, default=1.0, help="times the number of ends")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the number of kills")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", help="one command")
+    parser.add_argument("--only", help="only this command")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
@@ -242,7 +242,7 @@ def main() -> int:
     import tsv_exp.commands.report
     import tsv_exp.report.page
     import tsv_exp.report.plots.pictures
-    import tsv_exp.run  # noqa: F401 - children have it loaded
+    import tsv_exp.run  # noqa: F401 - preloaded for the children
 
     torch.set_num_threads(1)
     draw, found = random.Random(options.seed), []

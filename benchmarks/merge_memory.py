@@ -5,7 +5,7 @@
 
 `vit` and `vit_l_14` are the image encoders of ViT-B-32 and ViT-L-14 in float32 (88 M and 304 M parameters), `llama` a
 language model of 1.2 B in bfloat16; the fine-tuned models differ by noise plus matrices of decaying spectrum. They are
-written to a temporary folder, 1.2 GB each of ViT-L-14. `load` is what else the machine did when a merge began.
+written to a temporary folder, 1.2 GB each for ViT-L-14. `load` is the load of the machine when a merge began.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tsv_exp.storage.tensor_files import save
 
-TSV_MERGE = str(Path(sys.executable).with_name("tsv-merge"))  # as it is installed beside this Python
+TSV_MERGE = str(Path(sys.executable).with_name("tsv-merge"))  # the command installed next to this Python
 
 
 def vit(width: int, layers: int, patch: int, tokens: int, out: int) -> dict[str, tuple[int, ...]]:
@@ -57,7 +57,7 @@ def llama(blocks: int) -> dict[str, tuple[int, ...]]:
 
 
 def models(folder: Path, shapes: dict[str, tuple[int, ...]], tasks: int, dtype: torch.dtype) -> list[Path]:
-    """A base and `tasks` fine-tuned models as files; the base comes first."""
+    """Write a base and `tasks` fine-tuned models; the base comes first."""
     g = torch.Generator().manual_seed(0)
 
     def delta(shape: tuple[int, ...]) -> Tensor:
@@ -65,7 +65,7 @@ def models(folder: Path, shapes: dict[str, tuple[int, ...]], tasks: int, dtype: 
         if len(shape) < 2:
             return noise
         flat = (shape[0], noise[0].numel())
-        r = min(256, *flat)  # beyond the components that are kept
+        r = min(256, *flat)  # more than the components that are used
         left, right = (torch.randn(size, r, generator=g) / size**0.5 for size in flat)
         return noise + ((left * (0.3 * torch.arange(1, r + 1) ** -0.75)) @ right.mT).view(shape)
 
@@ -78,11 +78,11 @@ def models(folder: Path, shapes: dict[str, tuple[int, ...]], tasks: int, dtype: 
 
 
 def measured(command: list[str], environment: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Seconds, processor seconds, and the largest anonymous memory in MB, sampled every 10 ms."""
+    """Seconds, CPU seconds, and the largest anonymous memory in MB, sampled every 10 ms."""
     start, peak, used = time.perf_counter(), 0, os.times()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdout=errors, stderr=errors, env=environment)
-        with open(f"/proc/{process.pid}/status", "rb", buffering=0) as status:  # one cheap read a sample
+        with open(f"/proc/{process.pid}/status", "rb", buffering=0) as status:  # one cheap read per sample
             while process.poll() is None:
                 found = re.search(rb"RssAnon:\s*(\d+)", os.pread(status.fileno(), 4096, 0))
                 peak = max(peak, int(found[1]) if found else 0)

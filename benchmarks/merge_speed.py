@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=2 python benchmarks/merge_speed.py --tasks 8 --spectrum zoo --pairs 3 --out merge_speed.json
 
-The layer shapes are the encoder's; the task matrices have a spectrum of one's choice: `zoo` is the mean spectrum of the
-embedded benchmark's fine-tuned models, stretched to size, as measured when this was written.
+The layer shapes are the encoder's; the spectrum of the task matrices is an option: `zoo` is the mean spectrum of the
+embedded benchmark's fine-tuned models, interpolated to size, as measured when this script was written.
 """
 
 import argparse
@@ -30,7 +30,7 @@ BLOCK = {"attn.in_proj_weight": (2304, 768), "attn.out_proj.weight": (768, 768)}
 BLOCK |= {"mlp.c_fc.weight": (3072, 768), "mlp.c_proj.weight": (768, 3072)}
 OTHERS = {"conv1.weight": (768, 3, 32, 32), "positional_embedding": (50, 768), "proj": (768, 512)}
 EXCLUDED = ["proj", "positional_embedding"]  # averaged, by both procedures
-# Singular values relative to the largest, at these shares of their number.
+# Singular values relative to the largest, at these fractions of their number.
 ZOO = {0.0: 1, 0.01: 0.83, 0.05: 0.36, 0.1: 0.19, 0.125: 0.155, 0.1875: 0.116, 0.25: 0.095, 0.4: 0.07}
 ZOO |= {0.5: 0.058, 0.75: 0.038, 0.99: 0.02, 1.0: 0.015}
 
@@ -47,7 +47,7 @@ def spectrum(kind: str, count: int) -> Tensor:
 
 
 def models(tasks: int, blocks: int, kind: str) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """A base of zeros, and fine-tuned models whose matrices have the spectrum and random singular vectors."""
+    """A base of zeros, and fine-tuned models whose matrices have this spectrum and random singular vectors."""
     g = torch.Generator().manual_seed(0)
     shapes = {f"blocks.{i}.{name}": shape for i in range(blocks) for name, shape in BLOCK.items()} | OTHERS
     orthonormal: dict[tuple[int, int], Tensor] = {}
@@ -91,7 +91,7 @@ def reference(base: Mapping[str, Tensor], finetuned: Mapping[str, Mapping[str, T
 
 
 class Stages:
-    """Seconds of processor time inside functions of a module or class, without those that they call; of all threads."""
+    """CPU seconds of all threads inside functions of a module or class, excluding watched functions that they call."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -116,7 +116,7 @@ class Stages:
         return timed
 
     def shares(self, total: float, runs: int) -> dict[str, dict[str, float]]:
-        """Of each stage and of all `other` work, the seconds per run and the per cent of the `total` of all runs."""
+        """Seconds per run and percentage of `total`, for each stage and for all `other` work."""
         seconds = self.seconds | {"other": total - sum(self.seconds.values())}
         return {name: {"cpu_seconds": s / runs, "percent": 100 * s / total} for name, s in seconds.items()}
 
@@ -133,7 +133,7 @@ def rate() -> float:
 
 
 def floor(tasks: int, blocks: int) -> float:
-    """Flops of the products in float32 that the method cannot do without (half of a Gram matrix each)."""
+    """Flops of the necessary products in float32 (half for a Gram matrix)."""
     flops = 0.0
     for m, n in BLOCK.values():
         large, small = max(m, n), min(m, n)
@@ -146,7 +146,7 @@ def floor(tasks: int, blocks: int) -> float:
 
 
 def show(result: Mapping[str, object], out: Path | None) -> None:
-    """Print a result, and write it where it is wanted."""
+    """Print a result, and write it to a file if given."""
     text = json.dumps(result, indent=1)
     print(text)
     if out:

@@ -1,8 +1,8 @@
-"""What iso_reg costs beside TSV-M: blocks of ViT-B-32 merged by turns, and the products that iso_reg cannot do without.
+"""The cost of iso_reg relative to TSV-M: blocks of ViT-B-32 merged alternately, and iso_reg's necessary products.
 
     OMP_NUM_THREADS=2 python benchmarks/own_cost.py --tasks 8 --blocks 12 --turns 3 --out own_cost.json
 
-The models are those of merge_speed.py. Processor seconds are given too: other jobs on the machine disturb them less.
+The models are those of merge_speed.py. CPU seconds are reported too: other load affects them less.
 """
 
 import argparse
@@ -22,7 +22,7 @@ ENGINE = Engine(exclude=["proj", "positional_embedding"])
 
 
 def floor(tasks: int, blocks: int) -> float:
-    """Flops of iso_reg's products (half of a Gram matrix each)."""
+    """Flops of iso_reg's products (half for a Gram matrix)."""
     flops = 0.0
     for shape in BLOCK.values():
         m, n = max(shape), min(shape)

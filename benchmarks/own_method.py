@@ -1,11 +1,11 @@
-"""iso_reg beside every other single merged model of the project, on seeds that played no part in its design.
+"""iso_reg compared with every other method that gives a single merged model, on held-out seeds.
 
     OMP_NUM_THREADS=2 python benchmarks/own_method.py --results own_method.jsonl           measure what is missing
-    python benchmarks/own_method.py --results own_method.jsonl --table                     print what is there
+    python benchmarks/own_method.py --results own_method.jsonl --table                    print what was measured
 
 Pre-training seeds × fine-tuning seeds × 8, 14, 20 tasks × methods; α on validation by each method's own grid, accuracy
-on test images. Bases, fine-tuned models and accuracies are kept in the cache folder and results are appended one by
-one, so an interrupted run goes on where it was. Standard errors are over pre-training seeds (each the mean over its
+on test images. Bases, fine-tuned models and accuracies are cached and results are appended one by one, so an
+interrupted run resumes. Standard errors are over pre-training seeds (each the mean over its
 fine-tuning seeds), of paired differences where two methods are compared.
 """
 
@@ -28,7 +28,7 @@ Seeds = tuple[int, int]
 
 
 def order(pretraining: Sequence[int], finetuning: Sequence[int]) -> list[Seeds]:
-    """All pairs of seeds, those first that use every seed once."""
+    """All pairs of seeds, starting with pairs that use every seed once."""
     size = len(finetuning)
     return [(p, finetuning[(i + shift) % size]) for shift in range(size) for i, p in enumerate(pretraining)]
 
@@ -72,7 +72,7 @@ def summary(values: Mapping[Seeds, float]) -> str:
 
 
 def table(found: Found, sizes: Sequence[int], measured: str = "test") -> str:
-    """Accuracy of every method, and by how much iso_reg is ahead on the zoos that both were measured on."""
+    """Accuracy of every method, and the lead of iso_reg on the zoos measured for both."""
     methods = [name for name in METHODS if any(key[1] == name for key in found)]
     lines = ["| method | " + " | ".join(f"{t} tasks | {OWN} ahead by" for t in sizes) + " |"]
     lines.append("| --- |" + " ---: |" * 2 * len(sizes))

@@ -19,7 +19,7 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def within_sizes(x: np.ndarray, y: np.ndarray, sizes: np.ndarray) -> float:
-    """Rank correlation after ranking within each size: what is left when the number of tasks explains nothing."""
+    """Rank correlation after ranking within each size, which removes the effect of the number of tasks."""
     scaled = [np.concatenate([_share(v[sizes == size]) for size in np.unique(sizes)]) for v in (x, y)]
     return spearman(*scaled)
 
@@ -41,5 +41,5 @@ def interval(statistic: Callable[[np.ndarray], float], count: int, groups: np.nd
 
 
 def shown(value: Interval) -> str:
-    """A statistic with its interval, as tables have it."""
+    """A statistic with its interval, as text for tables."""
     return f"{value[0]:+.2f} [{value[1]:+.2f}, {value[2]:+.2f}]"

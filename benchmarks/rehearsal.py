@@ -1,8 +1,8 @@
-"""A real-sized rehearsal: random ViT-B-32, 8 synthetic checkpoints in three formats, from a hub on loopback.
+"""A real-sized rehearsal: random ViT-B-32, 8 synthetic checkpoints in three formats, from a local hub server.
 
     python benchmarks/rehearsal.py FOLDER [--formats hub paper folder] > benchmarks/results/rehearsal.txt
 
-Writes about 4 GB per format into FOLDER, then runs `tsv-exp model=vit_b_32 tasks=8` on each and prints what it took.
+Writes about 4 GB per format into FOLDER, then runs `tsv-exp model=vit_b_32 tasks=8` on each and prints time and memory.
 Nothing but the weights, the number of images and HF_ENDPOINT differs from a real run. The first run makes and caches
 the class heads and images of the others.
 """
@@ -32,7 +32,7 @@ RANK, SCALE = 16, 1e-3
 
 
 def tuned(start: worlds.Weights, seed: int) -> worlds.Weights:
-    """Every matrix of the start moved by a random one of low rank, as fine-tuning nearly does."""
+    """Every matrix of the start plus a random low-rank matrix, similar to fine-tuning."""
     draw = worlds.Draw(seed)
     return {
         name: w + SCALE * draw.tensor(len(w), RANK, scale=1.0) @ draw.tensor(RANK, w.shape[1], scale=1.0)
@@ -76,7 +76,7 @@ def write(root: Path, formats: list[str]) -> None:
 
 
 def run(root: Path, hub: Hub, *overrides: str) -> None:
-    """One run, and what it took."""
+    """Execute one run and print its time and memory."""
     command = ["model=vit_b_32", "tasks=8", "method=tsv_m", f"paths.outputs={root}/outputs", *overrides]
     caches = {"HF_ENDPOINT": hub.url, "HF_HOME": str(root / "hf"), "TSV_EXP_CACHE": str(root / "cache")}
     quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
@@ -95,7 +95,7 @@ def run(root: Path, hub: Hub, *overrides: str) -> None:
 
 
 def main() -> None:
-    """Write, serve, run."""
+    """Write the files, serve them, and execute the runs."""
     parser = argparse.ArgumentParser(description="A real-sized rehearsal of the CLIP benchmark without a network.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--formats", nargs="+", default=["hub", "paper", "folder"])

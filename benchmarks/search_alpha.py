@@ -1,8 +1,8 @@
-"""alpha=search replayed on the grids of finished runs: its passes, and how far it stays below their best.
+"""Replays alpha=search on the grids of finished runs: number of passes, and distance to the best value.
 
     python benchmarks/search_alpha.py OUTPUTS...      (folders with results.json of runs with alpha=grid)
 
-Prints a line per grid; ends with an error where one of them breaks the promise (a third of the passes, 0.2 points).
+Prints a line per grid; fails if a grid exceeds the documented limits (a third of the passes, 0.2 points).
 """
 
 import argparse
@@ -31,7 +31,7 @@ def whole(points: list[Point]) -> list[float]:
 
 
 def replay(points: list[Point]) -> tuple[int, float]:
-    """Passes taken, and points below the grid's best."""
+    """Number of passes, and points below the grid's best."""
     known = {point.alpha: point for point in points}
     choice = Search(points[-1].alpha, len(points)).choose(known.__getitem__)
     best = max(point.mean_normalized for point in points)

@@ -1,9 +1,9 @@
-"""Does Singular Task Interference tell which tasks merge well? Random task subsets of the embedded benchmark.
+"""Does Singular Task Interference predict which tasks merge well? Random task subsets of the embedded benchmark.
 
     python benchmarks/sti_study.py                      # measures what is missing, then writes docs/sti.md
     python benchmarks/sti_study.py --per-size 20        # more subsets
 
-Each measurement is kept in outputs/sti_study.jsonl, so that a stopped study goes on where it was.
+Measurements are stored in outputs/sti_study.jsonl, so that an interrupted study resumes.
 """
 
 import argparse
@@ -37,13 +37,13 @@ EXAMPLES: dict[SplitName, int] = {
     "validation": 50,
     "test": 200,
 }  # per task; the benchmark has more, and the study merges many subsets
-START = {"task_arithmetic": 4, "ties": 4, "tsv_m": 4}  # where looking for the best of them begins
+START = {"task_arithmetic": 4, "ties": 4, "tsv_m": 4}  # start of the search for the best value
 ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One subset of tasks: what predicts, and the loss of normalized test accuracy per method."""
+    """One subset of tasks: predictors, and the loss of normalized test accuracy per method."""
 
     tasks: tuple[str, ...]
     kind: str  # random, or selected by interference
@@ -54,7 +54,7 @@ class Measurement:
 
 
 class FewImages:
-    """A model whose splits have no more examples than EXAMPLES says."""
+    """A model whose splits are limited to EXAMPLES examples."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -176,7 +176,7 @@ def selections(found: Sequence[Measurement]) -> list[list[str]]:
 
 
 def conclusions(found: Sequence[Measurement]) -> str:
-    """What comes out, in words that follow from the figures."""
+    """The conclusions, as sentences derived from the results."""
     random_ones = [m for m in found if m.kind == "random"]
     sizes, x = np.array([len(m.tasks) for m in random_ones]), np.array([m.sti for m in random_ones])
     lines = []

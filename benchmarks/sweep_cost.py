@@ -1,10 +1,10 @@
-"""What a sweep costs beside its forward passes: 10 rank fractions × 30 α on the embedded benchmark against one run.
+"""The cost of a sweep besides forward passes: 10 rank fractions × 30 α on the embedded benchmark, and one run.
 
     python benchmarks/sweep_cost.py --out benchmarks/results/sweep_cost.json    (nothing else may run)
 
-Both are the commands a user types, with the fine-tuned models trained and nothing else known. A validation pass is
-measured by itself: all validation images through the encoder and the heads. The promise: the sweep less its 300 passes
-takes at most 3 times what one tsv_m run takes less its 30; --help and a mistyped option answer within 2 seconds.
+Both are a user's commands, with the fine-tuned models cached and nothing else. A validation pass is measured
+separately: all validation images through the encoder and the heads. The requirement: the sweep without its 300 passes
+takes at most 3 times as long as one tsv_m run without its 30; --help and a mistyped option answer within 2 seconds.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-import tsv_exp.commands.exp  # noqa: F401 - registers the schema of the configuration
+import tsv_exp.commands.exp  # noqa: F401 - registers the configuration schema
 from tsv_exp import merge
 from tsv_exp.config import conf_dir
 from tsv_exp.evaluation.inputs import load_inputs
@@ -53,7 +53,7 @@ def configuration(options: Sequence[str]) -> DictConfig:
 
 
 def validation_pass(options: Sequence[str], times: int = 7) -> float:
-    """Seconds of one pass over all validation images, without what is known, remembered or written down about it."""
+    """Seconds of one pass over all validation images, without caches."""
     _, base, finetuned, _, evaluator, _ = load_inputs(configuration(options))
     merged = merge(base, finetuned, "weight_average")
     evaluator._load_vector(merged, next(iter(evaluator.tasks)))
@@ -68,7 +68,7 @@ def validation_pass(options: Sequence[str], times: int = 7) -> float:
 
 
 def measured(kind: str, options: Sequence[str], zoo: Path) -> dict[str, Any]:
-    """The command's seconds, and where they went by what its runs say."""
+    """The command's seconds, with the stages reported by its runs."""
     with tempfile.TemporaryDirectory() as folder:
         cache, outputs = Path(folder) / "cache", Path(folder) / "outputs"
         cache.mkdir()

@@ -1,4 +1,4 @@
-"""What Weights & Biases (offline) costs per cell of a sweep: its configuration, accuracies, α curve and timings logged.
+"""The cost of Weights & Biases (offline) per cell of a sweep: logs configuration, accuracies, α curve and timings.
 
 python benchmarks/tracking_cost.py --cells 100
 """

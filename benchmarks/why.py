@@ -32,12 +32,12 @@ LAYER = "transformer.resblocks.1.mlp.c_fc.weight"
 
 
 def kept(merged: Tensor, tasks: LowRank) -> Tensor:
-    """uᵀ M v / σ of every task's own components (T, k): 1 is what the task's own model does."""
+    """uᵀ M v / σ for every task's own components (T, k): 1 is the response of the task's own model."""
     return torch.einsum("tmk,mn,tkn->tk", tasks.u, merged, tasks.vh) / tasks.s
 
 
 def recorded(zoo: Zoo, task: str) -> dict[str, Tensor]:
-    """What enters each matrix of the base on a task's validation images: layer -> (tokens, n)."""
+    """Inputs of each matrix of the base on a task's validation images: layer -> (tokens, n)."""
     encoder = zoo.model.encoder()
     seen: dict[str, Tensor] = {}
     entrances = {"attn": "attn.in_proj_weight", "mlp.c_fc": "mlp.c_fc.weight", "mlp.c_proj": "mlp.c_proj.weight"}
@@ -56,20 +56,20 @@ def recorded(zoo: Zoo, task: str) -> dict[str, Tensor]:
 
 
 def agreement(merged: Tensor, delta: Tensor, inputs: Tensor) -> float:
-    """The cosine of M x and Δ_i x over a task's real inputs x (tokens, n): 1 is the task's own answer."""
-    varying = inputs - inputs.mean(0)  # what all images have in common tells no classes apart
+    """The cosine of M x and Δ_i x over a task's real inputs x (tokens, n): 1 is the own model's response."""
+    varying = inputs - inputs.mean(0)  # the mean over all images does not distinguish classes
     ours, own = varying @ merged.mT, varying @ delta.mT
     return float((ours * own).sum() / ours.norm() / own.norm())
 
 
 def crosstalk(merged: Tensor, tasks: LowRank) -> float:
-    """Entries of Uᵀ M V between different tasks, as a share of what each task has for itself (entrywise L1)."""
+    """Entries of Uᵀ M V between different tasks, relative to the entries within tasks (entrywise L1)."""
     table = torch.einsum("tmk,mn,sln->tksl", tasks.u, merged, tasks.vh).abs().sum((1, 3))
     return float((table.sum() - table.diagonal().sum()) / tasks.s.sum())
 
 
 def equally_strong(merged: Merged, vectors: TaskVectors) -> float:
-    """The scale at which merged and task matrices respond equally strongly to what the tasks' matrices stand for."""
+    """The scale at which merged and task matrices respond equally strongly to the tasks' directions."""
     found = all_responses(merged, vectors)
     return math.sqrt(found.own / found.theirs)
 
@@ -105,7 +105,7 @@ def measure(zoo: Zoo, tasks: int) -> Measured:
 
 
 def draw(path: Path, found: Measured) -> None:
-    """The picture."""
+    """Draw the plot."""
     with styled():
         fig = figure(12, 4.2)
         left, middle, right = fig.subplots(1, 3)

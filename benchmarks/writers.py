@@ -1,9 +1,9 @@
-"""Eight commands at once on one output folder or one cache: nothing mixed, nothing made twice.
+"""Eight concurrent commands on one output folder or one cache: no mixed results, no duplicate work.
 
     python benchmarks/writers.py --rounds 5 --seed 1 --out benchmarks/results/writers.json
 
 Eight identical and eight different tsv-merge on one folder, started within half a second; eight tsv-exp with one cache,
-of which each fine-tuned model must be trained once. Commands run in children of a process that has the libraries.
+where each fine-tuned model must be trained once. Commands run as children of a process that has loaded the libraries.
 """
 
 import argparse
@@ -25,7 +25,7 @@ PATTERNS = ("*.safetensors", "*.index.json", "merged.json")
 
 
 def together(name: str, words: list[list[str]], place: Path, draw: random.Random) -> list[tuple[int, str]]:
-    """Exit codes and what was said by commands that are started within half a second."""
+    """Exit codes and output of commands that are started within half a second."""
     children = []
     for number, line in enumerate(words):
         time.sleep(draw.uniform(0, 0.5 / len(words)))
@@ -101,7 +101,7 @@ def main() -> int:
     options = parser.parse_args()
     import tsv_exp.commands.exp
     import tsv_exp.commands.merge
-    import tsv_exp.run  # noqa: F401 - children have it loaded
+    import tsv_exp.run  # noqa: F401 - preloaded for the children
 
     torch.set_num_threads(1)
     draw, found = random.Random(options.seed), []

@@ -1,4 +1,4 @@
-"""Zoos of the embedded benchmark by their seeds, merged and scored: what benchmarks that can be interrupted share."""
+"""Shared code of the resumable benchmarks: zoos of the embedded benchmark by seed, merged and scored."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-import tsv_exp.commands.exp  # noqa: F401 - registers the schema of the configuration
+import tsv_exp.commands.exp  # noqa: F401 - registers the configuration schema
 from tsv_exp.api import merge
 from tsv_exp.config import Engine, conf_dir
 from tsv_exp.evaluation.alpha import Point, Search
@@ -28,7 +28,7 @@ from tsv_exp.tasks.task import SplitName
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """The options of such a benchmark."""
+    """The command-line parser of such a benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--bases", type=Path, help="folder of pre-trained bases SEED.safetensors (default: in the cache)"
@@ -39,18 +39,18 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def recorded(results: Path) -> list[dict[str, Any]]:
-    """What was measured before."""
+    """Read the earlier measurements."""
     return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
 
 
 def record(results: Path, entry: Mapping[str, Any]) -> None:
-    """Append what was measured."""
+    """Append a measurement."""
     with results.open("a") as file:
         file.write(json.dumps(entry) + "\n")
 
 
 def base_of(seed: int, folder: Path | None = None) -> Path | None:
-    """The file of the base pre-trained with a seed, made where it is missing; None for 0, the package's own."""
+    """The file of the base pre-trained with a seed, created if missing; None for 0, the packaged base."""
     if seed == 0:
         return None
     path = (folder or cache_dir() / "bases") / f"{seed}.safetensors"
@@ -85,7 +85,7 @@ class Zoo:
         return {task.name: self.finetuned[task.name] for task in self.tasks[:tasks]}
 
     def merge(self, method: Method, models: Mapping[str, Weights]) -> Merged:
-        """The merged model; a parameter that tasks choose is chosen on their validation images."""
+        """The merged model; per-task parameters are chosen on validation images."""
         few = Evaluator(self.model, [task for task in self.tasks if task.name in models], self.evaluator.device)
         chosen, _ = choose_per_task(method, self.base, models, few, Engine())
         return merge(self.base, models, chosen)
