@@ -117,7 +117,7 @@ def test_the_keys_of_the_page_are_those_of_the_code() -> None:
     from tsv_exp.tasks.definitions import KEYS
     from tsv_exp.tasks.metrics import METRICS
 
-    (section,) = re.findall(r"^## What a task's YAML can say.*", PAGE, re.DOTALL | re.MULTILINE)
+    (section,) = re.findall(r"^## Keys of a task's YAML.*", PAGE, re.DOTALL | re.MULTILINE)
     assert tuple(re.findall(r"^\| `([a-z_]+)` \|", section, re.MULTILINE)) == KEYS
     assert all(f"`{name}`" in section for name in METRICS)
     assert all(re.search(rf"\b{key}\b", section) for key in OF_DATA)
