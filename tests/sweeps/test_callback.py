@@ -41,7 +41,7 @@ class Runs:
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     made = Runs()
     monkeypatch.setattr("tsv_exp.run.run", made)
-    monkeypatch.setattr("tsv_exp.report.plots.pictures.draw_pictures", lambda *_: [])  # they take longest
+    monkeypatch.setattr("tsv_exp.report.plots.pictures.draw_pictures", lambda *_, **__: [])  # they take longest
     return made
 
 
