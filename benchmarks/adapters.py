@@ -4,11 +4,11 @@
     OMP_NUM_THREADS=1 python benchmarks/adapters.py --layers 32 --modules all --only ours
 
 Eight adapters of rank 16 in float32 with random factors. The model has 32 layers of 7 modules; `--layers` and
-`--modules` select a part of them; the table prints how many of the 224 it is. Each row is a separate process that
-reads the adapters, merges and writes the result: wall time, CPU time (less affected by other load), the time of the
+`--modules` select a part of them; the table prints how many of the 224 it is. Each row is a separate process that reads
+the adapters, merges and writes the result: wall time, processor time (less affected by other load), the time of the
 merge alone if the process reports it, and peak anonymous memory. PEFT gets the base's modules without content, so that
-it does not read a base; normally it holds one in memory. PEFT's combinations with `svd` are truncated to `--rank`;
-tsv-merge is exact at rank 128 unless `rank=` is given.
+it does not read a base; normally it holds one in memory. PEFT's combinations with `svd` are truncated to `--rank`; tsv-
+merge is exact at rank 128 unless `rank=` is given.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def peft_merge(places: list[Path], shapes: dict[str, tuple[int, int]], combinati
 
 
 def watched(command: list[str]) -> tuple[float, float, float, str]:
-    """Seconds, CPU seconds, peak anonymous memory in MB and output of a process."""
+    """Seconds, processor seconds, peak anonymous memory in MB and output of a process."""
     started, peak, before = time.perf_counter(), 0, processor()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
@@ -107,7 +107,7 @@ def watched(command: list[str]) -> tuple[float, float, float, str]:
 
 
 def processor() -> float:
-    """CPU seconds of the child processes that have ended."""
+    """processor seconds of the child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

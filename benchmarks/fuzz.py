@@ -3,8 +3,8 @@
     python benchmarks/fuzz.py --seed 1 --out benchmarks/results/fuzz.json
 
 Each kind runs in a separate process with limited memory. A mutant that ends in anything but a one-line error or the
-correct content, takes more than 20 seconds of CPU time, or kills the process is a failure: it is printed, and the exit
-code is 1.
+correct content, takes more than 20 seconds of processor time, or kills the process is a failure: it is printed, and the
+exit code is 1.
 """
 
 import argparse
@@ -38,7 +38,7 @@ COUNTS = {  # number of mutants; a report reads five at a time
     "analyses": 500,
 }
 TOGETHER = {"results": 5, "analyses": 5}
-SECONDS = 20  # seconds of CPU time per mutant; the limit of wall time is six times as large
+SECONDS = 20  # seconds of processor time per mutant; the limit of wall time is six times as large
 MEMORY = 4 << 30  # memory limit of a process in bytes
 
 

@@ -78,7 +78,7 @@ def models(folder: Path, shapes: dict[str, tuple[int, ...]], tasks: int, dtype: 
 
 
 def measured(command: list[str], environment: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Seconds, CPU seconds, and the largest anonymous memory in MB, sampled every 10 ms."""
+    """Seconds, processor seconds, and the largest anonymous memory in MB, sampled every 10 ms."""
     start, peak, used = time.perf_counter(), 0, os.times()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdout=errors, stderr=errors, env=environment)

@@ -91,7 +91,7 @@ def reference(base: Mapping[str, Tensor], finetuned: Mapping[str, Mapping[str, T
 
 
 class Stages:
-    """CPU seconds of all threads inside functions of a module or class, excluding watched functions that they call."""
+    """Processor seconds of all threads inside functions of a module or class, without watched callees."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=2 python benchmarks/own_cost.py --tasks 8 --blocks 12 --turns 3 --out own_cost.json
 
-The models are those of merge_speed.py. CPU seconds are reported too: other load affects them less.
+The models are those of merge_speed.py. processor seconds are reported too: other load affects them less.
 """
 
 import argparse

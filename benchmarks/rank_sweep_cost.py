@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/rank_sweep_cost.py --tasks 8 --blocks 1 --out rank_sweep_cost.json
 
 TSV-M of the ViT-B-32 image encoder's layer shapes at its default rank and at 0.1, 0.2 … 1.0, each applied with 30
-values of α, with `engine.cache=memory`. Measured in CPU seconds, and compared with one full SVD of every
+values of α, with `engine.cache=memory`. Measured in processor seconds, and compared with one full SVD of every
 task matrix.
 """
 
