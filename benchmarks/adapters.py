@@ -107,7 +107,7 @@ def watched(command: list[str]) -> tuple[float, float, float, str]:
 
 
 def processor() -> float:
-    """processor seconds of the child processes that have ended."""
+    """Processor seconds of the child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -61,8 +61,8 @@ def row(
     right = done.returncode == 1 and len(lines) == 1 and "Traceback" not in done.stderr and not left
     if done.returncode == 0:  # the resource sufficed
         right, lines = not left, ["(ended well)"]
-    told = (lines or [f"{done.stderr[-300:]!r}"])[-1].replace(str(folder), "DIR").replace("|", "\\|")
-    print(f"| {name} | {done.returncode} | {told} |{'' if right else ' NOT AS IT MUST'}", flush=True)
+    message = (lines or [f"{done.stderr[-300:]!r}"])[-1].replace(str(folder), "DIR").replace("|", "\\|")
+    print(f"| {name} | {done.returncode} | {message} |{'' if right else ' UNEXPECTED'}", flush=True)
     return right
 
 

@@ -136,13 +136,15 @@ def ended(name: str, words: list[str], folder: Path, number: int, at: float) -> 
         return False, []
     os.kill(child, number)
     code = waited(child)
-    told = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(name.split()[0] + ": ")]
+    messages = [
+        line for line in log.read_text(errors="replace").splitlines() if line.startswith(name.split()[0] + ": ")
+    ]
     wrong = []
     if number != signal.SIGKILL and code != 0:
         if code != CODES[signal.Signals(number)]:
             wrong.append(f"exit code {code}")
-        if len(told) != 1 or "Traceback" in log.read_text(errors="replace"):
-            wrong.append(f"said {told or log.read_text(errors='replace')[-500:]}")
+        if len(messages) != 1 or "Traceback" in log.read_text(errors="replace"):
+            wrong.append(f"printed {messages or log.read_text(errors='replace')[-500:]}")
         if left := [str(path) for path in folder.rglob("*.partial")]:
             wrong.append(f"left {left}")
     return True, wrong
@@ -257,8 +259,8 @@ def main() -> int:
                 found.append(one(int(KILLS[name] * options.scale), shared, draw))
                 print(json.dumps(found[-1]), flush=True)
     if options.out:
-        told = {"seed": options.seed, "scale": options.scale, "results": found}
-        options.out.write_text(json.dumps(told, indent=1) + "\n")
+        report = {"seed": options.seed, "scale": options.scale, "results": found}
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
     return int(any(one["failures"] for one in found))
 
 

@@ -50,11 +50,11 @@ def merges(kind: str, change: Callable[[int], list[str]], words: list[str], roun
             found = files(out, *PATTERNS)
             wrote = [writer for writer, (code, _) in enumerate(ends) if code == 0]
             done["wrote"] += len(wrote)
-            done["refused"] += sum(code == 1 and "holds something else" in told for code, told in ends)
+            done["refused"] += sum(code == 1 and "holds something else" in output for code, output in ends)
             if not wrote or any(found != wanted[writer] for writer in wrote):
                 done["failures"].append(f"round {number}: {wrote} ended well, the folder is another")
-            if any(code not in (0, 1) or "Traceback" in told for code, told in ends):
-                done["failures"].append(f"round {number}: {[told[-300:] for code, told in ends if code]}")
+            if any(code not in (0, 1) or "Traceback" in output for code, output in ends):
+                done["failures"].append(f"round {number}: {[output[-300:] for code, output in ends if code]}")
             if list(out.rglob("*.partial")):
                 done["failures"].append(f"round {number}: temporary files are left")
     return done
@@ -87,7 +87,7 @@ def experiments(draw: random.Random) -> Any:
         results = [json.loads(path.read_text())["test"] for path in Path(place).glob("*/runs/*/*/results.json")]
         done |= {"ended_well": sum(code == 0 for code, _ in ends), "trained": len(log.read_text().splitlines())}
         if done["ended_well"] != WRITERS or done["trained"] != 2:
-            done["failures"].append(f"{[told[-300:] for code, told in ends if code]}")
+            done["failures"].append(f"{[output[-300:] for code, output in ends if code]}")
         if len(results) != WRITERS or any(one != results[0] for one in results):
             done["failures"].append("results differ")
     return done
@@ -119,8 +119,8 @@ def main() -> int:
         found.append(experiments(draw))
         print(json.dumps(found[-1]), flush=True)
     if options.out:
-        told = {"writers": WRITERS, "rounds": options.rounds, "seed": options.seed, "results": found}
-        options.out.write_text(json.dumps(told, indent=1) + "\n")
+        report = {"writers": WRITERS, "rounds": options.rounds, "seed": options.seed, "results": found}
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
     return int(any(one["failures"] for one in found))
 
 
