@@ -23,7 +23,7 @@ LETTER = 0.07  # inches that a letter of a layer's name takes, at font size 8
 
 
 def draw(analysis: Analysis, narrow: bool = False) -> Iterator[tuple[str, Figure]]:
-    """File name and figure of every picture; `narrow`: for a phone, panels below each other."""
+    """File name and figure of every plot; `narrow`: layout for phones, with stacked panels."""
     yield "interference-by-layer", by_layer(analysis, narrow)
     yield "layers-by-tasks", layers_by_tasks(analysis, narrow)
     if any(layer.spectra.any() for layer in analysis.layers):

@@ -1,4 +1,4 @@
-"""An analysis on disk: tables, pictures and one page."""
+"""Writes an analysis: tables, plots and one page."""
 
 import json
 from collections.abc import Sequence
