@@ -9,7 +9,7 @@ from tsv_exp.merge_files.options.rules import Plan
 
 def short_form(options: Options, plan: Plan) -> dict[str, str]:
     """The metadata of every file; equal for equal inputs and options."""
-    told = {
+    provenance = {
         "version": tsv_exp.__version__,
         "base": options.base,
         "models": options.models,
@@ -17,4 +17,4 @@ def short_form(options: Options, plan: Plan) -> dict[str, str]:
         "rules": plan.description,
         "task": options.task,
     }
-    return {"tsv_exp": json.dumps({key: value for key, value in told.items() if value is not None})}
+    return {"tsv_exp": json.dumps({key: value for key, value in provenance.items() if value is not None})}

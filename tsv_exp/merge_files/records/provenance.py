@@ -33,10 +33,10 @@ def write_provenance(options: Options, finished: Mapping[str, Finished]) -> None
         options: the options as typed.
         finished: component name -> merged model; "." is the model itself.
     """
-    told = _whole(options, finished)
+    provenance = _whole(options, finished)
     texts = {
-        PROVENANCE: json.dumps(told, indent=2, ensure_ascii=False) + "\n",
-        "README.md": _card(options, told),
+        PROVENANCE: json.dumps(provenance, indent=2, ensure_ascii=False) + "\n",
+        "README.md": _card(options, provenance),
         ".gitignore": f"{writer.STATE}/\n",
     }
     for name, text in texts.items():
@@ -75,10 +75,10 @@ def _whole(options: Options, finished: Mapping[str, Finished]) -> dict[str, Any]
     }
 
 
-def _card(options: Options, told: Mapping[str, Any]) -> str:
+def _card(options: Options, provenance: Mapping[str, Any]) -> str:
     from huggingface_hub import ModelCardData
 
-    sources = _adapted(options) + [entry["source"] for entry in told["inputs"].values()]
+    sources = _adapted(options) + [entry["source"] for entry in provenance["inputs"].values()]
     library = next((name for file, name in _LIBRARIES.items() if (options.out / file).is_file()), None)
     data = ModelCardData(
         base_model=[source.partition("@")[0] for source in sources if _on_hub(source)] or None,
@@ -87,11 +87,12 @@ def _card(options: Options, told: Mapping[str, Any]) -> str:
         tags=["merge", "tsv_exp"],
     )
     rules = "\n".join(
-        f"| `{rule['layers']}` | {rule['method']} | {rule['alpha']:g} | {_parameters(rule)} |" for rule in told["rules"]
+        f"| `{rule['layers']}` | {rule['method']} | {rule['alpha']:g} | {_parameters(rule)} |"
+        for rule in provenance["rules"]
     )
     inputs = "\n".join(
         f"| {name} | `{entry['source']}` | {file} | `{sha256}` |"
-        for name, entry in told["inputs"].items()
+        for name, entry in provenance["inputs"].items()
         for file, sha256 in entry["files"].items()
     )
     return f"""---
@@ -100,10 +101,10 @@ def _card(options: Options, told: Mapping[str, Any]) -> str:
 
 # {options.out.name}
 
-Merged from {len(options.models)} models by tsv_exp {told["tsv_exp"]}:
+Merged from {len(options.models)} models by tsv_exp {provenance["tsv_exp"]}:
 
 ```bash
-{told["command"]}
+{provenance["command"]}
 ```
 
 | layers | method | α | parameters |
