@@ -16,8 +16,8 @@ def save_merged(model: Model, merged: Merged, alpha: float, folder: Path) -> lis
     """Write θ_pre + α · τ into `folder`; holds one model at a time in memory.
 
     Returns:
-        What was written: merged.safetensors, or where the library loads a folder merged/; for a method with a model per
-        task merged/<task>.safetensors or merged/<task>/ for each.
+        The paths written: merged.safetensors, or merged/ if the library loads a folder; for methods with a model per
+        task merged/<task>.safetensors or merged/<task>/.
 
     Raises:
         UserError: the folder is not writable, or the disk is full.

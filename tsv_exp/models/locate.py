@@ -61,7 +61,7 @@ def locate(checkpoints: str | Mapping[str, str], folder: str) -> Located:
     """The layout that `model.checkpoints` names.
 
     Args:
-        checkpoints: a pattern of hub repositories in which * stands for a task; one of files, local or in a repository
+        checkpoints: a pattern of hub repositories in which * is the task; a pattern of files, local or in a repository
             (owner/name@revision/path/{task}/full.pt); a folder, in the paper's layout
             (<folder>/<Task>Val/nonlinear_finetuned.pt) or with one file or folder per task; or a mapping task -> path
             or repository.

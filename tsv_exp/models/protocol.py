@@ -119,7 +119,7 @@ class Model(ABC):
         return cross_entropy(self.logits(encoder, batch, task), labels)
 
     def configuration(self) -> Configuration | None:
-        """What lies beside merged weights in a folder as the model's library loads it; None where it loads one file."""
+        """Configuration files next to merged weights, if the library loads a folder; None if it loads one file."""
         return None
 
     def complete(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What the commands share: composition by Hydra, error handling, exit codes.
+"""Shared code of the commands: composition by Hydra, error handling, exit codes.
 
 Each command has its own file in commands/.
 """
