@@ -57,9 +57,9 @@ def test_any_checkpoints(files):
     assert tuple(found["selected"]) == propose(expected, 2)[0].tasks
     assert "<svg" in (folder / "analysis.html").read_text()
     assert {path.name for path in (folder / "plots").iterdir()} == {
-        f"{name}.{kind}"
+        f"{name}{kind}"
         for name in ("interference-by-layer", "layers-by-tasks", "spectra", "pairs")
-        for kind in ("png", "svg")
+        for kind in (".png", ".svg", "-narrow.svg")
     }
 
 
