@@ -186,7 +186,7 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
         # Only the zip format can be memory-mapped; older files are read whole.
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         check_sizes(found, path)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, TypeError) as error:  # TypeError: a call of what is no function of tensors
         raise UserError(
             f"{path}: holds more than tensors (a pickled object), which could run code, or is damaged; "
             "save the model's state_dict() and give that"

@@ -25,7 +25,7 @@ from tsv_exp.runtime.console import bar, output
 from tsv_exp.runtime.parallel.distributed import rank_device
 from tsv_exp.storage.files import atomic, clear_partial_files
 from tsv_exp.storage.tensor_files import save
-from tsv_exp.tasks.definitions import chosen
+from tsv_exp.tasks.definitions import chosen, options
 from tsv_exp.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,9 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
         UserError: the configuration or the data are invalid, or memory runs out.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # convolutions use it by default
-    name = str(HydraConfig.get().runtime.choices["task"])
+    name = HydraConfig.get().runtime.choices["task"]
+    if name is None:
+        raise UserError(f"task is missing; give task=NAME, one of: {', '.join(options('task'))}")
     given: Any = OmegaConf.to_container(cfg.task, resolve=True)
     ((name, definition),) = chosen([name], {name: given})
     check_nodes("model", OmegaConf.to_container(cfg.model, resolve=True))

@@ -142,7 +142,10 @@ def test_the_digest_follows_file_and_projection(tmp_path: Path, base: Weights) -
     [
         (lambda w: w.pop("vision_model.encoder.layers.1.self_attn.k_proj.bias"), r"lacks .*k_proj\.bias"),
         (lambda w: [w.pop(name) for name in list(w) if ".layers.1." in name], "lacks visual.transformer.resblocks.1"),
-        (lambda w: w.update({n.replace("s.1", "s.2"): w[n] for n in list(w) if ".layers.1." in n}), "too much"),
+        (
+            lambda w: w.update({n.replace("s.1", "s.2"): w[n] for n in list(w) if ".layers.1." in n}),
+            "has an unexpected",
+        ),
         (lambda w: w.update({"vision_model.post_layernorm.bias": torch.zeros(5)}), r"\(5,\)"),
         (lambda w: (w.clear(), w.update(fc=torch.zeros(2))), "expected the image encoder"),
     ],
