@@ -71,5 +71,5 @@ def test_what_is_changed(folder, tmp_path):
 def test_a_damaged_config_is_copied_or_named(folder, tmp_path):
     (folder / "config.json").write_text("{")
     Configuration(folder).write(tmp_path / "out")
-    with pytest.raises(UserError, match=r"config.json: .*mend it"):
+    with pytest.raises(UserError, match=r"config.json: .*correct it"):
         Configuration(folder, "bfloat16").write(tmp_path / "out")
