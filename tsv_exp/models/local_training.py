@@ -57,9 +57,10 @@ def train_missing(
         advance = partial(progress.advance, stage)
 
         def load_or_train(task: Task) -> Mapping[str, Tensor]:
-            name = f"{task.name}-{key(task)[:20]}"
+            wanted = key(task)
+            name = f"{task.name}-{wanted[:20]}"
             path, state = folder / f"{name}.safetensors", folder / f"{name}.training"
-            return cached_weights(path, key(task), lambda: train(task, advance, state))
+            return cached_weights(path, wanted, lambda: train(task, advance, state))
 
         for task in tasks:
             model.split(task, "train")  # sequential: models cache their examples
