@@ -21,7 +21,7 @@ demo: setup ## the 8-task table of every paper method on the embedded benchmark
 	$(BIN)/tsv-exp experiment=demo
 
 test: setup ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: setup ## formatting, lint, import contracts and types
 	$(BIN)/ruff format --check .

@@ -3,10 +3,11 @@
 import csv
 import io
 import json
-import subprocess
-import sys
+import os
 from itertools import combinations
+from pathlib import Path
 
+import forked
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -25,11 +26,9 @@ from tsv_exp.report.plots.style import readable_on, styled
 from tsv_exp.report.tables.formats.markup import latex
 from tsv_exp.report.tables.formats.terminal import show
 
-COMMAND = [sys.executable, "-c", "import sys; from tsv_exp.commands.analyze import main; sys.exit(main())"]
-
 
 def command(*words):
-    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
+    return forked.command("analyze", *words, cwd=Path.cwd(), env=os.environ)
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 """What can be typed in place of an option of a group, on the command line, in sweeps and in experiments."""
 
-import subprocess
-import sys
+import os
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
+import forked
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
@@ -76,9 +77,8 @@ def test_an_experiment_sweeps_over_numbers(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["--- # alpha=0.3 method=tsv_c experiment=fourth", "0.3"]
 
 
-def shown(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tsv_exp.commands.exp", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+def shown(*arguments: str, folder: Path) -> CompletedProcess[str]:
+    return forked.command("exp", *arguments, cwd=folder, env=os.environ, timeout=60)
 
 
 def test_a_sweep_shows_the_configuration_of_every_job(tmp_path: Path) -> None:

@@ -4,10 +4,9 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from models import close, zoo
@@ -41,11 +40,8 @@ def test_the_sweep_of_the_page(mine):
     sweep = next(line for line in lines if line.startswith("tsv-exp -m"))
     words = shlex.split(sweep.replace("$PWD", str(mine.parent)))[1:]
     small = [word for word in words if not word.startswith("tasks=")] + shlex.split(SMALL)
-    code = [sys.executable, "-c", "import sys; from tsv_exp.commands.exp import main; sys.exit(main())"]
     environment = os.environ | {"PYTHONPATH": "mine", "TSV_EXP_CACHE": str(mine.parent / "cache")}
-    done = subprocess.run(
-        [*code, *small], cwd=mine.parent, env=environment, capture_output=True, text=True, check=False
-    )
+    done = forked.command("exp", *small, cwd=mine.parent, env=environment)
     assert done.returncode == 0, done.stderr
     found = [json.loads(path.read_text()) for path in mine.parent.glob("outputs/**/results.json")]
     assert {result["method"]: result["status"] for result in found} == dict.fromkeys(

@@ -4,20 +4,15 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import worlds
 from encoders import network, saved, sentences
 from safetensors.torch import save_file
 
 PAGE = (Path(__file__).parents[2] / "docs" / "new_model.md").read_text(encoding="utf-8")
-COMMANDS = {
-    name: f"from tsv_exp.commands.main import {name.removeprefix('tsv-')} as run"
-    for name in ("tsv-exp", "tsv-finetune", "tsv-analyze")
-}
 TASK = "data: {{path: {place}, input: text, label: label}}\nclasses: [good, bad, fine]\ntemplates: ['{{}} film']\n"
 
 
@@ -50,8 +45,7 @@ def run(script: str, folder: Path, *more: str) -> None:
         command, *words = shlex.split(line)
         if command == "tsv-finetune":
             words += more
-        code = [sys.executable, "-c", f"import sys; {COMMANDS[command]}; sys.exit(run())", *words]
-        done = subprocess.run(code, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        done = forked.command(command.removeprefix("tsv-"), *words, cwd=folder, env=environment)
         assert done.returncode == 0, f"{line}: {done.stderr[-2000:]}"
 
 

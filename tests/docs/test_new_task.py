@@ -4,12 +4,11 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import encoders
+import forked
 import pytest
 import worlds
 from safetensors.torch import save_file
@@ -37,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "task_set/my_set": blocks("3", "yaml")[0],
     }.items():
         (folder / "mine/conf" / f"{file}.yaml").write_text(text, encoding="utf-8")
-    subprocess.run([sys.executable, "-c", blocks("1", "python")[0]], cwd=folder, check=True)
+    assert forked.run(blocks("1", "python")[0], cwd=folder, env=os.environ).returncode == 0
     return folder
 
 
@@ -47,9 +46,8 @@ def run(lines: str, folder: Path, *more: str) -> None:
     for line in lines.strip().splitlines():
         command, *words = shlex.split(line)
         assert command in COMMANDS
-        code = f"import sys; from tsv_exp.commands.main import {command.removeprefix('tsv-')} as run; sys.exit(run())"
-        typed = [sys.executable, "-c", code, *words, *([] if command == "tsv-analyze" else more)]
-        done = subprocess.run(typed, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        typed = [*words, *([] if command == "tsv-analyze" else more)]
+        done = forked.command(command.removeprefix("tsv-"), *typed, cwd=folder, env=environment)
         assert done.returncode == 0, f"{line}: {done.stderr[-2000:]}"
 
 

@@ -4,10 +4,11 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
+
+import forked
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SMALL = "model.data.train=64 model.data.validation=16 model.data.test=16"
@@ -20,13 +21,10 @@ def blocks(heading: str, end: str) -> list[str]:
     return [block.strip("\n") for block in re.split(r"\n{2,}", "\n".join(lines)) if block.strip()]
 
 
-def typed(line: str, folder: Path, *more: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def typed(line: str, folder: Path, *more: str, **environment: str) -> CompletedProcess[str]:
     program, *words = shlex.split(line, comments=True)
-    name = program.removeprefix("tsv-")
-    code = f"import sys; from tsv_exp.commands.main import {name}; sys.exit({name}())"
     given = os.environ | {"TSV_EXP_CACHE": str(folder / "cache")} | environment
-    command = [sys.executable, "-c", code, *words, *more]
-    return subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, check=False)
+    return forked.command(program.removeprefix("tsv-"), *words, *more, cwd=folder, env=given)
 
 
 def found(folder: Path) -> list[dict[str, Any]]:

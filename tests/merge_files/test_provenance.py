@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
+from pathlib import Path
 
+import forked
 import pytest
 import torch
 import yaml
@@ -73,8 +73,7 @@ def hub(tmp_path):
 def pushed(hub, words, **environment):
     """tsv-merge in a process of its own, since the hub's address is read when its library is imported."""
     settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret", "HF_HOME": os.path.abspath("home")} | environment
-    command = [sys.executable, "-m", "tsv_exp.merge_files", *words, "push=me/merged"]
-    return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=120)
+    return forked.command("merge", *words, "push=me/merged", cwd=Path.cwd(), env=os.environ | settings)
 
 
 def test_a_finished_folder_is_uploaded_without_its_recipe(hub, words, tmp_path):

@@ -2,10 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
+
+import forked
 
 SMALL = [
     "tasks=2",
@@ -17,11 +18,11 @@ SMALL = [
 ]
 
 
-def tsv_exp(*arguments: str, folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def tsv_exp(*arguments: str, folder: Path, timeout: float = 300) -> CompletedProcess[str]:
     """The command; outputs and cache lie in `folder`."""
-    command = [sys.executable, "-m", "tsv_exp.commands.exp", *arguments, f"paths.outputs={folder}/outputs"]
     environment = {**os.environ, "TSV_EXP_CACHE": str(folder / "cache"), "COLUMNS": "200"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+    words = [*arguments, f"paths.outputs={folder}/outputs"]
+    return forked.command("exp", *words, cwd=folder, env=environment, timeout=timeout)
 
 
 def results(folder: Path) -> list[dict[str, Any]]:

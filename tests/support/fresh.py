@@ -1,13 +1,14 @@
-"""Fresh processes against the hub on loopback: HF_ENDPOINT is read at the first import."""
+"""Processes against the hub on loopback: HF_ENDPOINT is read at the first import."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import forked
 import worlds
 from hub import Hub
 
@@ -45,29 +46,26 @@ print(json.dumps(told))
 
 
 def started(hub: Hub, home: Path, body: str, **environment: str) -> "subprocess.Popen[str]":
-    """A fresh process with caches in `home`."""
+    """A fresh process with caches in `home`, which a test may kill."""
+    script, settings = _prepared(hub, home, body, environment)
+    command = [sys.executable, "-c", script]
+    return subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _prepared(hub: Hub, home: Path, body: str, environment: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     script = STEPS.format(path=[str(Path(__file__).parent)], body=body)
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"), "TSV_EXP_CACHE": str(home / "cache")}
     settings |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
     hub.requests.clear()
-    return subprocess.Popen(
-        [sys.executable, "-c", script],
-        env=os.environ | settings | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return script, {**os.environ, **settings, **environment}
 
 
 def told(hub: Hub, home: Path, body: str, **environment: str) -> dict[str, object]:
-    """What a fresh process with caches in `home` found out."""
-    with started(hub, home, body, **environment) as process:
-        try:
-            output, errors = process.communicate(timeout=300)
-        finally:
-            process.kill()
-    assert process.returncode == 0, errors[-3000:]
-    return {**json.loads(output.splitlines()[-1]), "stderr": errors}
+    """What a process with caches in `home` found out."""
+    script, settings = _prepared(hub, home, body, environment)
+    done = forked.run(script, cwd=Path.cwd(), env=settings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {**json.loads(done.stdout.splitlines()[-1]), "stderr": done.stderr}
 
 
 def downloads(hub: Hub, ending: str) -> list[str]:

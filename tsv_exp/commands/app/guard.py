@@ -42,8 +42,8 @@ def error_guard(command: str, hint: Callable[[], str] = str) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         rest = hint()
         line = f"{describe(interrupt)}; {rest}" if rest else describe(interrupt)
-        alone = os.environ.get("RANK", "0") == "0"  # one of torchrun's processes prints for all
-        raise SystemExit(fail(command, line, exit_code(interrupt)) if alone else exit_code(interrupt)) from None
+        shown = repeat_last(f"{command}: {line}")  # not after the error of another process, for which torchrun stops all
+        raise SystemExit(fail(command, line, exit_code(interrupt)) if shown else exit_code(interrupt)) from None
     except Exception as error:
         if not expected(error):
             raise
