@@ -42,7 +42,9 @@ def error_guard(command: str, hint: Callable[[], str] = str) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         rest = hint()
         line = f"{describe(interrupt)}; {rest}" if rest else describe(interrupt)
-        shown = repeat_last(f"{command}: {line}")  # not after the error of another process, for which torchrun stops all
+        shown = repeat_last(
+            f"{command}: {line}"
+        )  # not after the error of another process, for which torchrun stops all
         raise SystemExit(fail(command, line, exit_code(interrupt)) if shown else exit_code(interrupt)) from None
     except Exception as error:
         if not expected(error):
