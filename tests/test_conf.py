@@ -199,7 +199,9 @@ def test_the_docs_tell_paper_defaults_and_alpha_of_a_method(name: str) -> None:
     assert set(re.findall(r"arXiv (\d{4}\.\d{5})", text)) <= set(re.findall(r"\d{4}\.\d{5}", cells[0]))
     assert "α" in "".join(line for line in text.splitlines() if line.startswith("#"))
     method = Method.from_config(config)
-    for key, value in method.params.items():
+    for step in (*method.before, *method.after):
+        assert step.name in cells[2]
+    for key, value in method.own_params.items():
         told = (
             {None: "null", True: "true", False: "false"}.get(value)
             if value is None or isinstance(value, bool)

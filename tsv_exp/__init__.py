@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tsv_exp.errors import UserError
     from tsv_exp.layers import LowRank, Masked
     from tsv_exp.merging.engine import Merged, apply
-    from tsv_exp.merging.layer import entrywise
+    from tsv_exp.merging.layer import entrywise, matrices_only
     from tsv_exp.methods.specification.method import Method
 
     __version__: str
@@ -28,6 +28,7 @@ _MODULES = {
     "entrywise": "merging.layer",
     "factors_suffice": "decompositions.algebra",
     "interference": "analyze.interference",
+    "matrices_only": "merging.layer",
     "merge": "api",
 }
 
@@ -42,6 +43,7 @@ __all__ = [
     "entrywise",
     "factors_suffice",
     "interference",
+    "matrices_only",
     "merge",
 ]
 

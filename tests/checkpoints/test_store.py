@@ -127,6 +127,16 @@ def written(tmp_path_factory):
 LAYER = "tall.weight"
 
 
+def test_steps_are_a_record_and_name_nothing_that_is_imported(written, tmp_path, monkeypatch):
+    folder, description = written
+    (tmp_path / "harmful.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    shutil.copytree(folder, tmp_path / "out")
+    steps = {"params": {"rank_fraction": None, "before": ["harmful.step"], "after": "harmful.step"}}
+    (tmp_path / "out" / DESCRIPTION).write_text(json.dumps(description | steps))
+    assert load_merged(tmp_path / "out").params == {"rank_fraction": None}
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -58,6 +58,15 @@ def test_the_same_as_in_memory(files, tmp_path, method):
     assert (tmp_path / "out" / "config.json").is_file()
 
 
+def test_steps_are_taken_layer_by_layer(files, tmp_path):
+    base, finetuned, words = files
+    run(parse([*words, "before=[drop]", "after=[{svc: {floor: 0.5}}, flatten]"]))
+    steps = {"before": ["drop"], "after": [{"svc": {"floor": 0.5}}, "flatten"]}
+    same(tmp_path / "out", apply(base, merge(base, finetuned, "tsv_m", **steps)))
+    with pytest.raises(UserError, match="method tsv_m: after has no step 'svcc'"):
+        run(parse([*words[:2], f"out={tmp_path / 'other'}", "after=[svcc]"]))
+
+
 def test_shards_dtype_parameters_and_named_tasks(files, tmp_path):
     base, finetuned, words = files
     words[1] = f"models={{a: {tmp_path / 'task0.safetensors'}, b: {tmp_path / 'task1.pt'}}}"

@@ -103,7 +103,7 @@ def test_a_method_from_anywhere():
             "x: .*'rank'",
         ),
         (
-            lambda b, f: Method.from_config({"name": "x", "_target_": "tsv_exp.methods.entrywise.dropped"}),
+            lambda b, f: Method.from_config({"name": "x", "_target_": "tsv_exp.methods.steps.before.drop"}),
             "drop_rate",
         ),
         (lambda b, f: Method.from_config({"name": "x", "_target_": "torch.amax", "layers": "some"}), "layers=some"),

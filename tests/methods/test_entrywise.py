@@ -77,7 +77,7 @@ def test_dare_without_dropping():
 def test_dare_with_ties_is_ties_of_the_dropped_task_vectors(drop_rate, density, dtype):
     base, finetuned = zoo(3, dtype)
     per_task = Method.from_config(
-        {"name": "x", "_target_": "tsv_exp.methods.entrywise.dropped", "drop_rate": drop_rate, "seed": 3}
+        {"name": "x", "_target_": "tsv_exp.methods.steps.before.drop", "drop_rate": drop_rate, "seed": 3}
     )
     halves = merge(base, finetuned, per_task)
     taus = [{k: v.double() for k, v in halves.vector(task).items()} for task in finetuned]

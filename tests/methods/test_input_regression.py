@@ -5,7 +5,7 @@ import torch
 from models import matrix
 
 from tsv_exp import UserError, merge
-from tsv_exp.methods.input_regression import wudi, wudi_closed
+from tsv_exp.methods.input_regression import ace, wudi, wudi_closed
 
 
 def deltas(tasks=3, m=14, n=9, dtype=torch.float64, rank=None):
@@ -52,7 +52,7 @@ def test_the_ridge_is_relative_to_the_mean_eigenvalue():
     torch.testing.assert_close(wudi_closed(parts, 0.1), expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["wudi", "wudi_closed", "actmat"])
+@pytest.mark.parametrize("method", ["wudi", "wudi_closed", "actmat", "ace"])
 def test_low_rank_zero_and_single_precision_tasks_stay_finite(method):
     parts = torch.cat([deltas(2, rank=2), torch.zeros(1, 14, 9, dtype=torch.float64)]).float()
     base = {"w": torch.zeros(14, 9)}
@@ -71,3 +71,46 @@ def test_one_task_is_itself():
 def test_a_negative_ridge_is_refused():
     with pytest.raises(UserError, match="ridge=-1"):
         wudi_closed(deltas(), -1)
+
+
+def ace_by_its_definition(parts, epsilon, heterogeneity, refined):
+    """With explicit inverses and sums over tasks; also says whether the layer is heterogeneous."""
+    count, m, n = parts.shape
+    logs = [float((part @ part.mT).trace().log()) for part in parts]
+    middle = sum(logs) / count
+    uneven = sum((x - middle) ** 2 for x in logs) / (count - 1) / middle**2 > heterogeneity
+    centred = [part - part.mean(0, keepdim=True) for part in parts]
+    own = [part.mT @ part for part in centred]
+    traces = [float(one.trace()) if uneven else 1.0 for one in own]
+    own = [one / trace for one, trace in zip(own, traces, strict=True)]
+    margins = [epsilon / trace * torch.eye(n, dtype=parts.dtype) for trace in traces]
+    whole = [one + margin for one, margin in zip(own, margins, strict=True)]
+    row = sum(own).sum(0) / n / (sum(float(part.square().sum()) for part in parts) / count if uneven else 1)
+    system = sum(whole) + torch.ones(n, 1, dtype=parts.dtype) @ row[None]
+    merged = sum(part @ one for part, one in zip(centred, whole, strict=True)) @ torch.linalg.inv(system)
+    if uneven:
+        mean = sum(whole) / count
+        u, s, vh = torch.linalg.svd(merged + sum(p @ (one - mean) for p, one in zip(parts, own, strict=True)), False)
+        k = int(refined * min(m, n))
+        merged = merged + s[:k].mean() * u[:, :k] @ vh[:k]
+    return merged, uneven
+
+
+@pytest.mark.parametrize("shape", [(14, 9), (9, 14), (10, 10)])
+@pytest.mark.parametrize(("scales", "uneven"), [((0.1, 0.11, 0.12), False), ((0.01, 1.0, 3.0), True)])
+def test_ace_is_what_its_authors_compute(shape, scales, uneven):
+    g = torch.Generator().manual_seed(2)
+    parts = torch.stack([scale * matrix(*shape, g) for scale in scales])
+    expected, found_uneven = ace_by_its_definition(parts, 0.01, 0.3, 0.3)
+    assert found_uneven == uneven
+    torch.testing.assert_close(ace(parts), expected, rtol=1e-6, atol=1e-8)
+    zero = torch.cat([parts, torch.zeros(1, *shape, dtype=parts.dtype)])
+    torch.testing.assert_close(ace(zero), expected, rtol=1e-6, atol=1e-8)
+    changed, _ = ace_by_its_definition(parts, 0.2, 0.001, 0.6)
+    torch.testing.assert_close(ace(parts, 0.2, 0.001, 0.6), changed, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("params", [{"epsilon": 0}, {"heterogeneity": -1}, {"refined": 2}])
+def test_parameters_of_ace_have_a_domain(params):
+    with pytest.raises(UserError, match=next(iter(params))):
+        ace(deltas(), **params)

@@ -12,7 +12,7 @@ from tsv_exp import merge
 
 SINGLE = 2**-23
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 1e-4}
-SPECTRAL = ["iso_c", "iso_cts", "tsv_m_eigen", "tsv_m_no_orthogonalization", "tsv_m_no_truncation"]
+SPECTRAL = ["iso_c", "iso_cts", "tsv_m_eigen", "tsv_m_no_orthogonalization", "tsv_m_no_truncation", "cart"]
 
 
 def on_matrices(taus, function):
@@ -55,7 +55,17 @@ def low_rank_sum(deltas):
     return total
 
 
+def cart(deltas, fraction=0.12, scale=2.0):
+    mean = sum(deltas) / len(deltas)
+    merged = mean.clone()
+    for delta in deltas:
+        u, s, vh = truncated(delta - mean, max(1, math.floor(fraction * min(mean.shape))), 2**-52)
+        merged += scale * u @ s.diag() @ vh
+    return merged
+
+
 EXPECTED = {
+    "cart": lambda taus: on_matrices(taus, cart),
     "iso_c": lambda taus: on_matrices(taus, iso_c),
     "iso_cts": lambda taus: on_matrices(taus, iso_cts),
     "tsv_m_eigen": lambda taus: textbook.tsv_m(taus, eps=SINGLE),
@@ -106,6 +116,12 @@ def test_equal_tasks_and_no_change_at_all_stay_finite(method):
     assert float(torch.linalg.svdvals(merged)[0]) < 4.1
     base, finetuned = model_of([torch.zeros(6, 4)] * 3, torch.float32)
     assert not merge(base, finetuned, method).vector()["w"].any()
+
+
+def test_cart_of_all_components_is_the_mean():
+    base, finetuned = zoo(3)
+    expected = merge(base, finetuned, "weight_average").vector()
+    close(merge(base, finetuned, "cart", rank_fraction=1.0, lambda_=1.7).vector(), expected, 1e-9)
 
 
 def test_iso_c_keeps_the_nuclear_norm():

@@ -85,6 +85,8 @@ def test_only_the_published_task_sets_and_parameters_compare() -> None:
     assert published("paper", "vit_b_32", EIGHT, "tsv_m", {"rank_fraction": 0.1}) == {}
     assert published("paper", "vit_b_32", EIGHT, "consensus_ta", {"threshold": 2})["average"] == 75.03
     assert published("paper", "vit_b_32", EIGHT[:5], "tsv_m", {}) == {}
+    assert published("paper", "vit_b_32", EIGHT, "tsv_m", {"after": ["svc"]}) == {}
+    assert published("paper", "vit_b_32", EIGHT, "tsv_m", {"after": []})["DTD"] == 85.21
     assert published("paper", "vit_b_32", EIGHT[::-1], "tsv_m", {})["DTD"] == 85.21
     # zero-shot and fine-tuned accuracies do not depend on the other tasks
     assert published("hub", "vit_l_14", ["KMNIST", "DTD"], "zero_shot", {}) == {"KMNIST": 9.71, "DTD": 55.53}

@@ -85,8 +85,10 @@ def test_a_changed_function_is_another_cell(tmp_path: Path, monkeypatch: pytest.
     source.write_text("def half(deltas): return deltas.sum(0) / 2", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     first = key("method._target_=one_of_mine.half")
+    step = key("+method.before=[{one_of_mine.half: {}}]")
     source.write_text("def half(deltas): return deltas.sum(0) / 2.0", encoding="utf-8")
     assert key("method._target_=one_of_mine.half") != first
+    assert key("+method.before=[{one_of_mine.half: {}}]") != step
 
 
 def test_a_raised_version_constant_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from tsv_exp.checkpoints.readers import file_digest
 from tsv_exp.errors import UserError
 from tsv_exp.merging.layer import Weights, finite
 from tsv_exp.methods.specification.method import Method
+from tsv_exp.methods.specification.steps import PLACES
 from tsv_exp.storage.json_files import read_object
 
 DESCRIPTION = "merged.json"
@@ -104,7 +105,9 @@ class Description:
         least = sum(shape.numel() * dtypes[name].itemsize for name, shape in shapes.items())
         if isinstance(base_bytes, bool) or not isinstance(base_bytes, int) or not least <= base_bytes < _MEMORY:
             raise ValueError(f"base_bytes is {str(base_bytes)[:40]}, which does not fit the layers")
-        method = Method.load(str(content["method"])).with_params(**content["params"])
+        # steps are a record of what was done; reading one would import the function that it names
+        params = {key: value for key, value in content["params"].items() if key not in PLACES}
+        method = Method.load(str(content["method"])).with_params(**params)
         return cls(method, tuple(tasks), float(alpha), base_bytes, shapes, dtypes, dict(files))
 
 

@@ -30,6 +30,12 @@ def entrywise(function: Function) -> Function:
     return function
 
 
+def matrices_only(function: Function) -> Function:
+    """Mark a step of a method that changes matrices (T, m, n) or (m, n), and leaves other layers as they are."""
+    function.matrices_only = True  # type: ignore[attr-defined]
+    return function
+
+
 @runtime_checkable
 class ExplicitDeltas(Protocol):
     """Weights whose difference from the base is known more exactly than by subtraction in their dtype."""

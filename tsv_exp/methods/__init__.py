@@ -15,19 +15,19 @@ from tsv_exp.methods.entrywise import (
     weight_average,
     zero_shot,
 )
-from tsv_exp.methods.input_regression import wudi, wudi_closed
+from tsv_exp.methods.input_regression import ace, wudi, wudi_closed
 from tsv_exp.methods.isotropic import iso_c, iso_cts
 from tsv_exp.methods.knots import knots_ties, knots_ties_statistics
 from tsv_exp.methods.masks import consensus_ta, emr, emr_rescalers, magnitude_mask, magnitude_thresholds, tall_mask
 from tsv_exp.methods.regression import iso_reg
 from tsv_exp.methods.sign_election import ties, ties_statistics
-from tsv_exp.methods.singular_vectors import truncated_sum, tsv_c, tsv_m, tsv_m_eigen
+from tsv_exp.methods.singular_vectors import cart, truncated_sum, tsv_c, tsv_m, tsv_m_eigen
 from tsv_exp.methods.specification.method import Method
 
 __all__ = [
-    "Method", "breadcrumbs", "consensus_ta", "dare", "dare_ties", "dare_ties_statistics", "dc_merge", "emr",
-    "emr_rescalers",
-    "individual", "iso_c", "iso_cts", "iso_reg", "knots_ties", "knots_ties_statistics", "magnitude_mask",
-    "magnitude_thresholds", "tall_mask", "task_arithmetic", "ties", "ties_statistics", "truncated_sum", "tsv_c",
-    "tsv_m", "tsv_m_eigen", "weight_average", "wudi", "wudi_closed", "zero_shot",
+    "Method", "ace", "breadcrumbs", "cart", "consensus_ta", "dare", "dare_ties", "dare_ties_statistics",
+    "dc_merge", "emr", "emr_rescalers", "individual", "iso_c", "iso_cts", "iso_reg", "knots_ties",
+    "knots_ties_statistics", "magnitude_mask", "magnitude_thresholds", "tall_mask", "task_arithmetic", "ties",
+    "ties_statistics", "truncated_sum", "tsv_c", "tsv_m", "tsv_m_eigen", "weight_average", "wudi",
+    "wudi_closed", "zero_shot",
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,9 +10,11 @@ from torch import Tensor
 from tsv_exp.decompositions.algebra import Algebra, merges_products, sum_svd
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
-from tsv_exp.merging.layer import Layer, entrywise
+from tsv_exp.merging.changed import Changed
+from tsv_exp.merging.layer import entrywise
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.sign_election import Majority, ties, ties_statistics
+from tsv_exp.methods.steps.before import drop
 
 
 def zero_shot(deltas: Tensor) -> Tensor:
@@ -51,51 +52,20 @@ def task_arithmetic(deltas: Tensor) -> Tensor:
     return deltas.sum(0)
 
 
-def dropped(deltas: Tensor, drop_rate: float, seed: int) -> Tensor:
-    """Drop And REscale (DARE, arXiv 2311.03099): zero entries with probability p, divide the rest by 1 − p.
-
-    The masks depend on the seed and on the layer's content, not on its place in the model: they are the same in every
-    order of the layers, in every thread and on every device.
-
-    Args:
-        deltas: (T, *shape).
-        drop_rate: p, in [0, 1).
-        seed: of the masks.
-    """
-    if not 0 <= drop_rate < 1:
-        raise UserError(f"drop_rate={drop_rate}: it is the probability of dropping an entry; give a number in [0, 1)")
-    bits = deltas.view(torch.int64 if deltas.dtype == torch.float64 else torch.int32)
-    generator = torch.Generator().manual_seed((int(bits.sum()) + seed) % 2**63)
-    kept = torch.rand(deltas.shape, generator=generator) >= drop_rate
-    return deltas * kept.to(deltas.device) / (1 - drop_rate)
-
-
 def dare(deltas: Tensor, drop_rate: float = 0.9, seed: int = 0) -> Tensor:
     """DARE with task arithmetic (arXiv 2311.03099): Σ_i of the dropped and rescaled τ_i."""
-    return dropped(deltas, drop_rate, seed).sum(0)
-
-
-@dataclass(frozen=True)
-class _Dropped(TaskVectors):
-    """A stream of dropped and rescaled task vectors."""
-
-    drop_rate: float = 0.0
-    seed: int = 0
-
-    def layer(self, name: str) -> Layer:
-        layer = super().layer(name)
-        return layer.with_deltas(dropped(layer.deltas, self.drop_rate, self.seed))
+    return drop(deltas, drop_rate, seed).sum(0)
 
 
 def dare_ties_statistics(stream: TaskVectors, density: float, drop_rate: float, seed: int) -> Mapping[str, Any]:
     """Statistics of the whole dropped and rescaled task vectors for TIES."""
-    fewer = _Dropped(**stream.fields(), drop_rate=drop_rate, seed=seed)
+    fewer = Changed(**stream.fields(), change=lambda layer: layer.with_deltas(drop(layer.deltas, drop_rate, seed)))
     return {**ties_statistics(fewer, density), "drop_rate": drop_rate, "seed": seed}
 
 
 def dare_ties(deltas: Tensor, thresholds: Tensor, majority: Majority, drop_rate: float, seed: int) -> Tensor:
     """DARE with TIES-Merging (arXiv 2311.03099): TIES of the dropped and rescaled τ_i."""
-    return ties(dropped(deltas, drop_rate, seed), thresholds, majority)
+    return ties(drop(deltas, drop_rate, seed), thresholds, majority)
 
 
 def breadcrumbs(deltas: Tensor, beta: float = 0.85, gamma: float = 0.994) -> Tensor:

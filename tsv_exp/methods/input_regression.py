@@ -1,4 +1,4 @@
-"""Regression on inputs that the task matrices themselves stand in for: WUDI-Merging, its closed forms, ACTMat.
+"""Regression on inputs that the task matrices themselves stand in for: WUDI-Merging, its closed forms, ACTMat, ACE.
 
 All of them minimize Σ_t w_t ‖(M − Δ_t) Δ_tᵀ‖²: the merged matrix M should respond to the rows of Δ_t, which lie among
 task t's inputs, as Δ_t does. With A = Σ w_t Δ_tᵀ Δ_t and C = Σ w_t Δ_t Δ_tᵀ Δ_t the gradient is 2 (M A − C).
@@ -7,8 +7,12 @@ task t's inputs, as Δ_t does. With A = Σ w_t Δ_tᵀ Δ_t and C = Σ w_t Δ_t 
 import torch
 from torch import Tensor
 
+from tsv_exp.decompositions.algebra import Algebra, sum_svd
+from tsv_exp.decompositions.exact import ExactAlgebra
 from tsv_exp.decompositions.numerics import gram
 from tsv_exp.errors import UserError
+
+_TINY = 1e-12  # of the official code: keeps the trace of a task without changes between its rows from being 0
 
 
 def moments(deltas: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
@@ -61,3 +65,62 @@ def wudi_closed(deltas: Tensor, ridge: float = 0.01, normalize: bool = True) -> 
     kept = values > rounding * values[-1]
     inverse = torch.where(kept, values + ridge * values.mean(), torch.inf).reciprocal()
     return ((target @ vectors) * inverse @ vectors.mT).to(deltas)
+
+
+def ace(
+    deltas: Tensor,
+    epsilon: float = 0.01,
+    heterogeneity: float = 0.3,
+    refined: float = 0.3,
+    *,
+    algebra: Algebra = ExactAlgebra(),  # noqa: B008
+) -> Tensor:
+    """ACE-Merging (arXiv 2603.02945), as the authors' code computes it.
+
+    With D_t = Δ_t without the mean of its rows, S_t = D_tᵀ D_t and c the row of column means of Σ S_t:
+
+        M = Σ D_t (S_t + ε I) · (Σ (S_t + ε I) + 1 c)⁻¹
+
+    A layer is heterogeneous if Var(log ‖Δ_t‖²) > heterogeneity · mean(log ‖Δ_t‖²)². There S_t and its ε are divided by
+    ‖D_t‖², c by the mean of ‖Δ_t‖², and σ̄ U_k V_kᵀ is added to M: the top k = floor(refined · min(m, n)) singular
+    components of M + Σ Δ_t (S_t − 1/T Σ (S_t + ε I)), with the mean σ̄ of their values in place of each.
+
+    ε, the mean of logarithms and the weight of c depend on the scale of the weights. A task with Δ_t = 0 is left out;
+    the official code regularizes it by ε / 10⁻¹², which undoes the merge of a heterogeneous layer.
+
+    Args:
+        deltas: (T, m, n).
+        epsilon: ε, positive.
+        heterogeneity: the least relative variance of a heterogeneous layer, from 0 up.
+        refined: share of the components that the refinement takes, in [0, 1].
+        algebra: how the singular components are computed.
+    """
+    if not (epsilon > 0 and heterogeneity >= 0 and 0 <= refined <= 1):
+        given = f"epsilon={epsilon}, heterogeneity={heterogeneity}, refined={refined}"
+        raise UserError(f"{given}: give epsilon > 0, heterogeneity >= 0, and refined as a share in [0, 1]")
+    changed = deltas[deltas.flatten(1).any(1)].double()
+    if not len(changed):
+        return torch.zeros_like(deltas[0])
+    m, n = deltas.shape[1:]
+    traces = changed.square().sum((1, 2))
+    logs = traces.log()
+    spread = logs.var() if len(changed) > 1 else logs.new_zeros(())
+    uneven = bool(spread > heterogeneity * logs.mean().square())
+    identity = torch.eye(n, dtype=changed.dtype, device=changed.device)
+    covariances, total, target = [], changed.new_zeros(n, n), changed.new_zeros(m, n)
+    for delta in changed:
+        centred = delta - delta.mean(0)
+        own = gram(centred)
+        scale = own.trace() + _TINY if uneven else own.new_ones(())
+        covariances.append(own / scale)
+        total += covariances[-1] + epsilon / scale * identity
+        target += centred @ (covariances[-1] + epsilon / scale * identity)
+    prior = torch.stack(covariances).sum(0).mean(0) / (traces.mean() if uneven else 1)
+    merged = torch.linalg.solve(total + prior, target, left=False)
+    if uneven:
+        middle = total / len(changed)
+        rest = sum(delta @ (own - middle) for delta, own in zip(changed, covariances, strict=True))
+        u, s, vh = sum_svd((merged + rest).to(deltas).unsqueeze(0), int(refined * min(m, n) + 1e-9), algebra)
+        if s.numel():
+            merged = merged + (s.mean() * u @ vh)
+    return merged.to(deltas)

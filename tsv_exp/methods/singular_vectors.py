@@ -104,3 +104,25 @@ def gram_polar(x: Tensor) -> Tensor:
 def truncated_sum(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
     """TSV-M without orthogonalization (arXiv 2412.00081, section 6.1): Σ_i of the top k singular components of Δ_i."""
     return tsv_c(deltas, rank_fraction, algebra=algebra).dense().sum(0)
+
+
+def cart(
+    deltas: Tensor,
+    rank_fraction: float = 0.12,
+    lambda_: float = 2.0,
+    *,
+    algebra: Algebra = ExactAlgebra(),  # noqa: B008
+) -> Tensor:
+    """CART (arXiv 2412.12153): the mean of the models, plus task arithmetic of low rank around it.
+
+    With the mean Δ̄ of the Δ_i: Δ̄ + λ Σ_i SVD_k(Δ_i − Δ̄), where SVD_k keeps the top k = max(1, floor(rank_fraction ·
+    min(m, n))) singular components. Of all components the sum would be 0.
+
+    Args:
+        deltas: (T, m, n).
+        rank_fraction: k as a share of min(m, n).
+        lambda_: λ.
+        algebra: how the decompositions are computed.
+    """
+    mean = deltas.mean(0)
+    return mean + lambda_ * tsv_c(deltas - mean, rank_fraction, algebra=algebra).dense().sum(0)

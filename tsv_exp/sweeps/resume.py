@@ -80,8 +80,8 @@ def remember(key: str, outputs: Path, folder: Path) -> None:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        value = list(value.values())
+    if isinstance(value, dict):  # a key with dots is a function that a step of a method names
+        value = [*value.values(), *(key for key in value if DOTTED.fullmatch(str(key)))]
     if isinstance(value, list | tuple):
         for item in value:
             yield from _texts(item)

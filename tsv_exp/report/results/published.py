@@ -28,7 +28,8 @@ def published(
 ) -> dict[str, float]:
     """Published accuracies (percent) by task, and "average" if published; unpublished values are absent."""
     data = _data()
-    if any(params.get(name, value) != value for name, value in data["params"].get(method, {}).items()):
+    theirs = {"before": None, "after": None} | data["params"].get(method, {})
+    if any((params.get(name, value) or None) != value for name, value in theirs.items()):
         return {}
     source = data["families"].get(family, {})
     everywhere = source.get("every_set", {}).get(model, {}).get(method, {})

@@ -1,0 +1,105 @@
+"""A method bound to a stream: its function of one layer, with steps, parameters and global statistics filled in."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from tsv_exp.decompositions.algebra import Algebra
+from tsv_exp.errors import UserError
+from tsv_exp.layers import Representation, join_blocks, stack
+from tsv_exp.merging.changed import Changed
+from tsv_exp.merging.check_result import check_result
+from tsv_exp.merging.layer import Layer
+from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.methods.specification.functions import accepts
+from tsv_exp.methods.specification.steps import change_deltas, change_merged
+
+if TYPE_CHECKING:
+    from tsv_exp.methods.specification.method import Method
+
+log = logging.getLogger(__name__)
+
+Bound = Callable[[Layer], Representation]
+
+
+def bind(method: "Method", stream: TaskVectors, algebra: Algebra) -> Bound:
+    """The function of one layer of a stream; it decomposes by `algebra`."""
+    arguments = _arguments(method, stream, algebra)
+    decomposes = accepts(method.function, "algebra")
+    _name_empty_layers(method, stream)
+    devices = {"cpu", stream.compute_device.type}
+
+    def merged(layer: Layer) -> Representation:
+        if 0 in layer.shape:  # nothing to merge
+            return layer.deltas[0]
+        if layer.slices is not None and method.others is not method.function:
+            return stack([merged(matrix) for matrix in layer.slices()])
+        found = by_function(change_deltas(method.before, layer, algebra))
+        return change_merged(method.after, method.name, found, layer, algebra)
+
+    def by_function(layer: Layer) -> Representation:
+        mine = method.merges(layer)
+        function, given = (method.function, arguments) if mine else (method.others, {})
+
+        def checked(deltas: Tensor, **more: Any) -> Representation:
+            return check_result(function(deltas, **given, **more), deltas.shape, devices, method.name, layer.name)
+
+        if getattr(function, "entrywise", False):
+            return join_blocks([checked(block) for block in layer.blocks()], layer.shape[1:])
+        if not (mine and decomposes):
+            return checked(layer.deltas)
+        if getattr(function, "factors_suffice", False):
+            deltas, known = layer.to_decompose(algebra)
+            return checked(deltas, algebra=known)
+        return checked(layer.deltas, algebra=algebra)
+
+    return merged
+
+
+def bind_products(method: "Method", stream: TaskVectors, algebra: Algebra) -> Bound:
+    """As `bind`; of layers whose deltas are products the merge is given as a product where the method has one."""
+    bound = bind(method, stream, algebra)
+    if method.before or method.after:
+        return bound
+
+    def merged(layer: Layer) -> Representation:
+        mine = method.merges(layer)
+        product = getattr(method.function if mine else method.others, "product", None)
+        if product is None or layer.factors is None:
+            return bound(layer)
+        deltas, known = layer.to_decompose(algebra)
+        return product(deltas, **(method.own_params if mine else {}), algebra=known)
+
+    return merged
+
+
+def _arguments(method: "Method", stream: TaskVectors, algebra: Algebra) -> dict[str, Any]:
+    """What the function takes beside the deltas: the parameters, or what `prepare` made of them."""
+    if method.prepare is None:
+        return method.own_params
+    if method.before:
+        fields = stream.fields()
+        stream = Changed(**fields, change=lambda layer: change_deltas(method.before, layer, algebra))
+    found = method.prepare(stream, **method.own_params)
+    if not isinstance(found, Mapping):
+        came = f"its prepare returned {type(found).__name__}"
+        raise UserError(f"method {method.name}: {came}; it may return a mapping of keyword arguments of the function")
+    return dict(found)
+
+
+def _name_empty_layers(method: "Method", stream: TaskVectors) -> None:
+    """Log which layers keep no singular component: those with fewer rows or columns than there are tasks."""
+    if method.params.get("rank_fraction", 1) is not None:
+        return
+    matrices = [name for name in stream.names if stream.is_matrix(name) or stream.is_stack(name)]
+    small = [name for name in matrices if 0 < min(stream.base[name].shape[-2:]) < len(stream.tasks)]
+    if small:
+        log.warning(
+            "%d layers have fewer rows or columns than the %d tasks, so that each task keeps 0 components (k = 0) "
+            "and they stay the base's: %s; set rank_fraction, or average them with exclude",
+            len(small),
+            len(stream.tasks),
+            ", ".join(small[:3]) + (", ..." if len(small) > 3 else ""),
+        )

@@ -1,0 +1,87 @@
+"""Steps before a method's function: each changes the deltas (T, *shape) of a layer."""
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from tsv_exp.decompositions.algebra import Algebra
+from tsv_exp.decompositions.exact import ExactAlgebra
+from tsv_exp.errors import UserError
+from tsv_exp.merging.layer import matrices_only
+from tsv_exp.methods.singular_vectors import tsv_c
+
+__all__ = ["drop", "marchenko_pastur", "truncate"]
+
+_POINTS = 20_000  # of the integration of a density
+
+
+def drop(deltas: Tensor, drop_rate: float = 0.9, seed: int = 0) -> Tensor:
+    """Drop And REscale (DARE, arXiv 2311.03099): zero entries with probability p, divide the rest by 1 − p.
+
+    The masks depend on the seed and on the layer's content, not on its place in the model: they are the same in every
+    order of the layers, in every thread and on every device.
+
+    Args:
+        deltas: (T, *shape).
+        drop_rate: p, in [0, 1).
+        seed: of the masks.
+    """
+    if not 0 <= drop_rate < 1:
+        raise UserError(f"drop_rate={drop_rate}: it is the probability of dropping an entry; give a number in [0, 1)")
+    bits = deltas.view(torch.int64 if deltas.dtype == torch.float64 else torch.int32)
+    generator = torch.Generator().manual_seed((int(bits.sum()) + seed) % 2**63)
+    kept = torch.rand(deltas.shape, generator=generator) >= drop_rate
+    return deltas * kept.to(deltas.device) / (1 - drop_rate)
+
+
+@matrices_only
+def truncate(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
+    """The top k singular components of each Δ_i, as in TSV-Compress (arXiv 2412.00081, section 4.1).
+
+    Args:
+        deltas: (T, m, n).
+        rank_fraction: k as a share of min(m, n); None is k = floor(min(m, n) / T).
+        algebra: how the decomposition is computed.
+    """
+    return tsv_c(deltas, rank_fraction, algebra=algebra).dense()
+
+
+@matrices_only
+def marchenko_pastur(deltas: Tensor, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
+    """The singular components of each Δ_i above the spectrum of noise, whose level its median singular value tells.
+
+    The singular values of an m × n matrix of independent entries of variance s² end at s (√m + √n), the edge of the
+    Marchenko-Pastur distribution, and their median is s √(max(m, n) μ_β) with β = min(m, n) / max(m, n) and μ_β the
+    median of that distribution (Gavish and Donoho, arXiv 1305.5870, section III.E). Kept are the components above
+    the edge that belongs to the measured median: σ_j > median · (1 + √β) / √μ_β.
+
+    Args:
+        deltas: (T, m, n).
+        algebra: how the decomposition is computed.
+    """
+    m, n = deltas.shape[-2:]
+    u, s, vh = algebra.truncated_svd(deltas, min(m, n))
+    beta = min(m, n) / max(m, n)
+    full = torch.nn.functional.pad(s, (0, min(m, n) - s.shape[-1]))
+    edge = full.quantile(0.5, dim=-1, keepdim=True) * ((1 + math.sqrt(beta)) / math.sqrt(marchenko_pastur_median(beta)))
+    return (u * (s * (s > edge)).unsqueeze(-2)) @ vh
+
+
+@cache
+def marchenko_pastur_median(beta: float) -> float:
+    """The median of the Marchenko-Pastur distribution of variance 1 and ratio 0 < β ≤ 1.
+
+    Its density is √((b − t)(t − a)) / (2π β t) between a, b = (1 ∓ √β)²; with t = a + (b − a) sin² φ it is smooth in φ.
+    """
+    low, width = (1 - math.sqrt(beta)) ** 2, 4 * math.sqrt(beta)
+    step = math.pi / 2 / _POINTS
+    angles = (torch.arange(_POINTS, dtype=torch.float64) + 0.5) * step
+    squares = angles.sin().square()
+    mass = squares * (1 - squares) / (low + width * squares)
+    total = mass.cumsum(0) / mass.sum()
+    i = int(torch.searchsorted(total, 0.5))
+    before = float(total[i - 1])
+    angle = (i + (0.5 - before) / (float(total[i]) - before)) * step
+    return low + width * math.sin(angle) ** 2
