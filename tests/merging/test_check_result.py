@@ -32,8 +32,8 @@ def mine_by_entry(deltas: Tensor) -> Any:
 
 def named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths in a configuration are names of functions in this file, which is no importable module."""
-    monkeypatch.setattr("tsv_exp.methods.specification.method.resolve_name", lambda path: globals()[path])
-    monkeypatch.setattr("tsv_exp.methods.specification.method._check_permitted", lambda *_: None)
+    monkeypatch.setattr("tsv_exp.methods.specification.functions.resolve_name", lambda path: globals()[path])
+    monkeypatch.setattr("tsv_exp.methods.specification.functions._check_permitted", lambda *_: None)
 
 
 def no_state(stream: object) -> None:

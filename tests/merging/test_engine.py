@@ -88,7 +88,7 @@ def test_a_method_from_anywhere():
     [
         (lambda b, f: merge(b, f, "tsv"), "unknown method 'tsv'; choose from: .*tsv_m"),
         (lambda b, f: merge(b, f, "tsv_m", density=0.2), "no parameter 'density'; it has: rank_fraction"),
-        (lambda b, f: merge(b, f, "zero_shot", a=1), "has: none"),
+        (lambda b, f: merge(b, f, "zero_shot", a=1), "has: before, after"),
         (lambda b, f: merge(b, {}), "no fine-tuned model"),
         (lambda b, f: apply(b, merge(b, f, "tsv_c")), "needs a task; choose from: task0, task1"),
         (lambda b, f: apply(b, merge(b, f), task="x"), "has no task 'x'"),
@@ -103,8 +103,8 @@ def test_a_method_from_anywhere():
             "x: .*'rank'",
         ),
         (
-            lambda b, f: Method.from_config({"name": "x", "_target_": "tsv_exp.methods.steps.before.drop"}),
-            "drop_rate",
+            lambda b, f: Method.from_config({"name": "x", "_target_": "tsv_exp.methods.sign_election.ties"}),
+            "thresholds",
         ),
         (lambda b, f: Method.from_config({"name": "x", "_target_": "torch.amax", "layers": "some"}), "layers=some"),
         (lambda b, f: Method.from_config({"name": "x", "_target_": "torch.amax", "alpha": {"stp": 1}}), "alpha"),
