@@ -78,7 +78,7 @@ def test_the_families_differ_and_one_may_be_asked_for(tmp_path: Path) -> None:
     (paper,) = comparison_sheets(groups, "paper")
     assert texts(paper)[1][2] == "85.21"
     assert comparison_sheets(measured(tmp_path / "own", "tsv_m", family="my_folder")) == []
-    assert families() == ("paper", "hub")
+    assert families() == ("paper", "hub", "mass", "dc_merge")
 
 
 def test_only_the_published_task_sets_and_parameters_compare() -> None:
@@ -91,6 +91,13 @@ def test_only_the_published_task_sets_and_parameters_compare() -> None:
     # zero-shot and fine-tuned accuracies do not depend on the other tasks
     assert published("hub", "vit_l_14", ["KMNIST", "DTD"], "zero_shot", {}) == {"KMNIST": 9.71, "DTD": 55.53}
     assert published("paper", "vit_b_32", ["EMNIST"], "individual", {}) == {"EMNIST": 99.78}
+
+
+def test_averages_of_other_families() -> None:
+    assert published("hub", "vit_b_32", EIGHT, "iso_cts", {"common_fraction": 0.8}) == {"average": 82.7}
+    assert published("mass", "vit_b_32", EIGHT, "iso_cts", {}) == {"average": 82.0}
+    assert published("dc_merge", "vit_l_14", EIGHT, "dc_merge", {"density": 0.001}) == {"average": 94.3}
+    assert published("paper", "vit_b_32", EIGHT, "dc_merge", {}) == {}
 
 
 def test_published_averages_agree_with_their_tasks() -> None:
