@@ -3,9 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/methods_table.py --results methods_table.jsonl          measure what is missing
     python benchmarks/methods_table.py --results methods_table.jsonl --table                  print what was measured
 
-The zoo is the default one: the package's base, fine-tuning seed 0. α is chosen on validation images (`alpha=search`), and
-λ of CART likewise; beside it stands the α of `alpha=data_free`. Methods were designed on other seeds, on this one or
-elsewhere; differences below two standard errors say nothing.
+The zoo is the default one: the package's base, fine-tuning seed 0. α is chosen on validation images (`alpha=search`),
+and λ of CART likewise; beside it stands the α of `alpha=data_free`. Differences below two standard errors say nothing.
 """
 
 import math
