@@ -82,7 +82,7 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
         "finetuned": finetuned_accuracy,
         "metrics": {name: task.metric for name, task in evaluator.tasks.items()},
         "test": tested(accuracy, finetuned_accuracy["test"], evaluator.variances(accuracy, "test")),
-        "saved": save_merged(model, merged, choice.alpha, folder) if cfg.save_merged else [],
+        "saved": save_merged(model, evaluator.tasks, merged, choice.alpha, folder) if cfg.save_merged else [],
         "provenance": {
             **machine(evaluator.device),
             "precision": str(evaluator.dtype).removeprefix("torch."),

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from commands import SMALL, results, tsv_exp
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
 
 from tsv_exp.commands.app.guard import task_key, text_paths
+from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.failures import error_message, unexpected_message
 
@@ -95,6 +98,17 @@ def test_memory_that_runs_out_is_no_bug(tmp_path: Path) -> None:
     full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. GPU 0 has a total capacity of 8 GiB")
     assert unexpected_message(full, tmp_path) == "CUDA out of memory; choose a device= with more memory, or device=cpu"
     assert unexpected_message(KeyError("x"), tmp_path) == f"unexpected KeyError: 'x' (see {tmp_path}/tsv-exp.log)"
+
+
+def test_a_folder_of_the_user_that_hides_tasks_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mine.yaml").write_text("data: pictures")
+    with (
+        initialize_config_dir(str(conf_dir()), version_base="1.3"),
+        pytest.raises(ConfigCompositionException) as raised,
+    ):
+        compose("config", overrides=[f"hydra.searchpath=['file://{tmp_path}']", "tasks=my_set"])
+    assert error_message(raised.value).startswith("tasks: a folder of this name in --config-dir")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
+import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -12,7 +13,7 @@ from tsv_exp.finetuning.training import finetune
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.console import bar
 from tsv_exp.runtime.parallel.threads import map_in_threads
-from tsv_exp.storage.weight_cache import Weights, cached_weights
+from tsv_exp.storage.weight_cache import Weights, cached_weights, read_verified
 from tsv_exp.tasks.task import Task
 
 SAVE_EVERY = 100  # steps between two saved states, from which an interrupted training resumes
@@ -37,36 +38,38 @@ def train_missing(
         folder: the folder of the cached files.
         key: task -> digest of everything that its weights depend on.
     """
+    keys = {task.name: key(task) for task in tasks}
+    files = {name: folder / f"{name}-{wanted[:20]}.safetensors" for name, wanted in keys.items()}
+    found = {name: read_verified(files[name], wanted) for name, wanted in keys.items()}
+    missing = [task for task in tasks if found[task.name] is None]
+    splits = {task.name: model.split(task, "train") for task in missing}  # sequential: models cache their examples
     stop, recipe = Event(), model.finetune
 
-    def train(task: Task, advance: Callable[[], object], state: Path) -> Weights:
-        def advance_or_stop() -> None:
-            if stop.is_set():
-                raise _StoppedError
-            advance()
+    def advance_or_stop() -> None:
+        if stop.is_set():
+            raise _StoppedError
+        progress.advance(stage)
 
-        encoder, split = model.trainee(task), model.split(task, "train")
-        loss = partial(model.loss, task=task)
-        finetune(
-            encoder, loss, model.prepare, split, recipe, seed, model.identity(task), advance_or_stop, state, SAVE_EVERY
-        )
+    def train(task: Task) -> Weights:
+        torch.set_flush_denormal(True)  # of this thread: denormal numbers are slow
+        encoder, loss = model.trainee(task), partial(model.loss, task=task)
+        state, identity = files[task.name].with_suffix(".training"), model.identity(task)
+        split, prepare = splits[task.name], model.prepare
+        finetune(encoder, loss, prepare, split, recipe, seed, identity, advance_or_stop, state, SAVE_EVERY)
         state.unlink(missing_ok=True)
         return encoder.state_dict()
 
-    with bar("fine-tuned checkpoints", len(tasks) * recipe.steps) as (progress, stage):
-        advance = partial(progress.advance, stage)
+    def trained(task: Task) -> Mapping[str, Tensor]:
+        return cached_weights(files[task.name], keys[task.name], lambda: train(task))
 
-        def load_or_train(task: Task) -> Mapping[str, Tensor]:
-            wanted = key(task)
-            name = f"{task.name}-{wanted[:20]}"
-            path, state = folder / f"{name}.safetensors", folder / f"{name}.training"
-            return cached_weights(path, wanted, lambda: train(task, advance, state))
-
-        for task in tasks:
-            model.split(task, "train")  # sequential: models cache their examples
-        names = [task.name for task in tasks]
-        with sdpa_kernel([SDPBackend.MATH]):  # a process-wide setting
-            return dict(zip(names, map_in_threads(load_or_train, tasks, lambda _: 0, cancel=stop.set), strict=True))
+    if missing:
+        with (
+            bar("fine-tuned checkpoints", len(missing) * recipe.steps) as (progress, stage),
+            sdpa_kernel([SDPBackend.MATH]),  # a process-wide setting
+        ):
+            weights = map_in_threads(trained, missing, lambda _: 0, cancel=stop.set)
+            found |= dict(zip([task.name for task in missing], weights, strict=True))
+    return {name: weights for name, weights in found.items() if weights is not None}
 
 
 def without_dropout(module: nn.Module) -> nn.Module:

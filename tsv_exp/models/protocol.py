@@ -35,6 +35,7 @@ class Model(ABC):
         task_set: the task set from which `tasks=N` takes the first N.
         family: the family of its checkpoints (published results belong to one family).
         holdout: how validation examples are drawn from train if a task's data have none.
+        own_heads: each checkpoint comes with the head of its task, which is saved with the merged encoder.
         exclude: name patterns of 2-D parameters that methods do not treat as matrices, unless engine.exclude is given.
         finetune: the recipe of tsv-finetune, unless finetune.* is given.
     """
@@ -45,6 +46,7 @@ class Model(ABC):
     templates: Sequence[str] = ("{}",)
     task_set: str | None = None
     holdout: Holdout = Holdout()
+    own_heads: bool = False
     exclude: Sequence[str] = ()
     finetune: Recipe = Recipe(lr=1e-5, steps=2000)
 
@@ -118,12 +120,21 @@ class Model(ABC):
         """The loss of fine-tuning, averaged over the batch: by default cross-entropy with labels (B,)."""
         return cross_entropy(self.logits(encoder, batch, task), labels)
 
-    def configuration(self) -> Configuration | None:
-        """Configuration files next to merged weights, if the library loads a folder; None if it loads one file."""
+    def configuration(self, task: Task | None = None) -> Configuration | None:
+        """Configuration files next to merged weights, if the library loads a folder; None if it loads one file.
+
+        Args:
+            task: the task whose head is saved with the weights, if `own_heads`.
+        """
         return None
 
-    def complete(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Convert weights with the keys of `base()` to a state dict that the model's own library loads."""
+    def complete(self, weights: Mapping[str, Tensor], task: Task | None = None) -> dict[str, Tensor]:
+        """Convert weights with the keys of `base()` to a state dict that the model's own library loads.
+
+        Args:
+            weights: the merged encoder.
+            task: the task whose head is added, if `own_heads`.
+        """
         return dict(weights)
 
     def _placed_head(self, task: Task, device: torch.device) -> Tensor:

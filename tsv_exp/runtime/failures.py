@@ -11,6 +11,8 @@ EXTRAS = ("joblib", "submitit", "ray", "optuna")  # of pyproject.toml
 
 # Hydra's messages for a missing plugin, with its class or its group's option
 MISSING = re.compile(r"(?:Unknown plugin class : 'hydra_plugins\.hydra_|Could not find 'hydra/sweeper/)([a-z]+)")
+# Hydra's message for a key that is also the name of a folder on the search path: a natural one for a user's tasks
+HIDDEN = "Could not override 'tasks'. No match in the defaults list"
 _CONFIGURATION = {"HydraException", "OmegaConfBaseException"}  # compared by name: not every command imports Hydra
 
 
@@ -31,6 +33,11 @@ def error_message(error: BaseException) -> str:
     text = str(error).split("\nConfig search path")[0].split("\n    full_key")[0]
     if (missing := MISSING.search(text)) and missing[1] in EXTRAS:
         return f"the Hydra plugin for {missing[1]} is not installed; pip install 'tsv_exp[{missing[1]}]'"
+    if text.startswith(HIDDEN):
+        return (
+            "tasks: a folder of this name in --config-dir or hydra.searchpath hides the key tasks; rename it: "
+            "a task is task/NAME.yaml, a set of tasks is task_set/NAME.yaml"
+        )
     if not _of_configuration(error) and (system := cause(error)):
         where = f"{system.filename}: " if system.filename else ""
         return f"{where}{explain(system)}"

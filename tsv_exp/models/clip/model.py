@@ -131,7 +131,7 @@ class ClipModel(Model):
         other = [] if (own.mean, own.std) == (usual.mean, usual.std) else [own.mean, own.std]
         return digest(self._data.identity(task), self.head(task), *other)
 
-    def complete(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def complete(self, weights: Mapping[str, Tensor], task: Task | None = None) -> dict[str, Tensor]:
         """These weights with the base's text encoder: the state dict of a whole CLIP, as open_clip loads it."""
         return {**self._clip, **weights}
 

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Split, SplitName, Task
 
 TOKENIZER = ("tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
+RECIPE = Recipe(lr=5e-5, steps=250, batch_size=32)
 
 
+@dataclass(eq=False, repr=False)
 class TransformersModel(Model):
     """A transformers network.
 
@@ -47,33 +50,21 @@ class TransformersModel(Model):
 
     kind = "text"
 
-    def __init__(
-        self,
-        name: str,
-        pretrained: str,
-        checkpoints: str | Mapping[str, str] | None,
-        length: int = 128,
-        family: str | None = None,
-        device: str = "auto",
-        holdout: Holdout | None = None,
-        task_set: str | None = None,
-        exclude: Sequence[str] = (),
-        finetune: Recipe | None = None,
-        sha256: str | None = None,
-        validation: int | None = None,
-    ):
-        self.name = name
-        self.pretrained = pretrained
-        self.checkpoints = checkpoints
-        self.length = length
-        self.family = family or name
-        self.device = device
-        self.holdout = holdout or Holdout()
-        self.task_set = task_set
-        self.exclude = exclude
-        self.finetune = finetune or Recipe(lr=5e-5, steps=250, batch_size=32)
-        self.sha256 = sha256
-        self.validation = validation
+    name: str
+    pretrained: str
+    checkpoints: str | Mapping[str, str] | None
+    length: int = 128
+    family: str | None = None
+    device: str = "auto"
+    holdout: Holdout = field(default_factory=Holdout)
+    task_set: str | None = None
+    exclude: Sequence[str] = ()
+    finetune: Recipe = RECIPE
+    sha256: str | None = None
+    validation: int | None = None
+
+    def __post_init__(self) -> None:
+        self.family = self.family or self.name
         self._splits: dict[tuple[str, SplitName], Split] = {}
 
     @abstractmethod
@@ -112,12 +103,12 @@ class TransformersModel(Model):
             self._splits[task.name, split] = Split(tokens, labels)
         return self._splits[task.name, split]
 
-    def configuration(self) -> Configuration:
+    def configuration(self, task: Task | None = None) -> Configuration:
         """The base's configuration and tokenizer, with which transformers can load the folder."""
         return Configuration(self._folder, "float32", {"architectures": [type(self._new()).__name__]})
 
     def _input(self, task: Task, text: Text) -> Text:
-        """The part of an example that the model reads."""
+        """The text that the model reads for an example."""
         return text
 
     @cached_property

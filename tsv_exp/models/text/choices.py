@@ -1,49 +1,28 @@
 """model=causal_lm: language models that choose the most likely of a task's answers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tsv_exp.data.splits import Holdout
 from tsv_exp.errors import UserError
-from tsv_exp.finetuning.training import Recipe
 from tsv_exp.models.text import network
-from tsv_exp.models.text.base import TransformersModel
-from tsv_exp.models.text.tokens import Text
+from tsv_exp.models.text.prompted import IGNORED, Prompted
 from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Task
 
-IGNORED = -100  # a position that the loss ignores
 
+@dataclass(eq=False, repr=False)
+class CausalLM(Prompted):
+    """A language model whose logits are the log-likelihoods of the classes' names after the prompt.
 
-class CausalLM(TransformersModel):
-    """A language model that reads the task's prompt; logits are the log-likelihoods of the classes' names after it.
-
-    A task's first template is the prompt; {} is replaced by its texts, in order. The log-likelihood of an answer is
-    the sum over its tokens.
-
-    Args:
-        name, pretrained, checkpoints, length, family, device, holdout, task_set, exclude, finetune: see
-            `TransformersModel`.
+    The log-likelihood of an answer is the sum over its tokens. Arguments: see `TransformersModel`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        pretrained: str,
-        checkpoints: str | Mapping[str, str],
-        length: int = 512,
-        family: str | None = None,
-        device: str = "auto",
-        holdout: Holdout | None = None,
-        task_set: str | None = None,
-        exclude: Sequence[str] = ("*embed_tokens.*", "*wte.*", "*wpe.*", "*embed_in.*", "*word_embeddings.*"),
-        finetune: Recipe | None = None,
-    ):
-        super().__init__(name, pretrained, checkpoints, length, family, device, holdout, task_set, exclude, finetune)
+    exclude: Sequence[str] = ("*embed_tokens.*", "*wte.*", "*wpe.*", "*embed_in.*", "*word_embeddings.*")
 
     def identity(self, task: Task) -> str:
         """Digest of the task's data, prompt and answers, and of the tokenization."""
@@ -64,9 +43,6 @@ class CausalLM(TransformersModel):
 
     def _new(self) -> Any:
         return network.new_causal(self._config)
-
-    def _input(self, task: Task, text: Text) -> Text:
-        return task.templates[0].format(*([text] if isinstance(text, str) else text))
 
     def _answers(self, task: Task) -> list[list[int]]:
         """The tokens of each class name after a prompt."""

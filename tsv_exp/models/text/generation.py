@@ -1,52 +1,33 @@
 """model=text2text: encoder-decoders such as T5 that generate the answer as text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from tsv_exp.data.splits import Holdout
-from tsv_exp.finetuning.training import Recipe
 from tsv_exp.models.text import network
-from tsv_exp.models.text.base import TransformersModel
-from tsv_exp.models.text.tokens import Text
+from tsv_exp.models.text.prompted import IGNORED, Prompted
 from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Split, SplitName, Task
 
-IGNORED = -100  # a label that transformers' losses ignore
 NONE = -1  # prediction that is not a class
 
 
-class TextToText(TransformersModel):
-    """A network that generates the name of the class, or a value with one decimal, after the task's prompt.
+@dataclass(eq=False, repr=False)
+class TextToText(Prompted):
+    """A network that generates the name of the class, or a value with one decimal, after the prompt.
 
-    A task's first template is the prompt; {} is replaced by its texts, in order. An answer is correct if it equals the
-    class's name exactly; for values, an answer that is not a number counts as 0.
+    An answer is correct if it equals the class's name exactly; for values, an answer that is not a number counts as 0.
 
     Args:
-        name, pretrained, checkpoints, length, family, device, holdout, task_set, exclude, finetune: see
-            `TransformersModel`.
-        answer: the maximum number of generated tokens.
+        answer: the maximum number of generated tokens; the others: see `TransformersModel`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        pretrained: str,
-        checkpoints: str | Mapping[str, str],
-        length: int = 512,
-        answer: int = 10,
-        family: str | None = None,
-        device: str = "auto",
-        holdout: Holdout | None = None,
-        task_set: str | None = None,
-        exclude: Sequence[str] = ("shared.*", "*embed_tokens.*", "*relative_attention_bias.*"),
-        finetune: Recipe | None = None,
-    ):
-        super().__init__(name, pretrained, checkpoints, length, family, device, holdout, task_set, exclude, finetune)
-        self.answer = answer
+    exclude: Sequence[str] = ("shared.*", "*embed_tokens.*", "*relative_attention_bias.*")
+    answer: int = 10
 
     def split(self, task: Task, split: SplitName) -> Split:
         """The tokens of prompts and texts; values are rounded to the precision of an answer."""
@@ -80,9 +61,6 @@ class TextToText(TransformersModel):
 
     def _new(self) -> Any:
         return network.new_seq2seq(self._config)
-
-    def _input(self, task: Task, text: Text) -> Text:
-        return task.templates[0].format(*([text] if isinstance(text, str) else text))
 
 
 def _value(answer: str) -> float:

@@ -1,7 +1,7 @@
 """A BERT-like transformers encoder as a model of the framework."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from tsv_exp.checkpoints.adapters.lora import Adapter
+from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.data.splits import Holdout
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe
 from tsv_exp.models.heads import frozen_head_logits, zero_shot_head
 from tsv_exp.models.local_training import train_missing, without_dropout
 from tsv_exp.models.text import network
-from tsv_exp.models.text.base import TransformersModel
+from tsv_exp.models.text.base import RECIPE, TransformersModel
 from tsv_exp.models.text.names import head_weights
 from tsv_exp.models.text.trained_heads import class_order
 from tsv_exp.runtime.devices import device_of, resolve
@@ -57,7 +58,7 @@ class TextEncoder(TransformersModel):
         holdout: Holdout | None = None,
         task_set: str | None = None,
         exclude: Sequence[str] = ("*embeddings.*",),
-        finetune: Recipe | None = None,
+        finetune: Recipe = RECIPE,
         sha256: str | None = None,
         seed: int = 0,
         validation: int | None = None,
@@ -74,7 +75,7 @@ class TextEncoder(TransformersModel):
             length,
             family,
             device,
-            holdout,
+            holdout or Holdout(),
             task_set,
             exclude,
             finetune,
@@ -82,7 +83,7 @@ class TextEncoder(TransformersModel):
             validation,
         )
         self.seed = seed
-        self.trained = head == "classifier"
+        self.own_heads = head == "classifier"
         self.pooling = pooling
         self.scale = scale
         self._trained_heads: dict[str, network.TrainedHead] = {}
@@ -95,7 +96,7 @@ class TextEncoder(TransformersModel):
 
     def identity(self, task: Task) -> str:
         """Digest of the task's data and head, and of the tokenization."""
-        head = self._checkpoint(task)[0].digest if self.trained else self.head(task)
+        head = self._checkpoint(task)[0].digest if self.own_heads else self.head(task)
         return digest(self.data_identity(task), head, self.pooling, self.scale, self._reading, self.validation)
 
     def _key(self, task: Task) -> str:
@@ -115,7 +116,7 @@ class TextEncoder(TransformersModel):
     def logits(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
         """Outputs (B, C), float32, by the frozen or the trained head of the task."""
         outputs = encoder(**batch)
-        if self.trained:
+        if self.own_heads:
             return self._trained_head(task, outputs.last_hidden_state.device)(outputs, batch)
         features = network.pooled(outputs.last_hidden_state.float(), batch["attention_mask"], self.pooling)
         return frozen_head_logits(features, self._placed_head(task, features.device))
@@ -129,7 +130,7 @@ class TextEncoder(TransformersModel):
         """The encoder; with head=classifier followed by a new head with random weights."""
         if self.checkpoints is None:
             return without_dropout(self.encoder())
-        if not self.trained:
+        if not self.own_heads:
             return self.encoder()
         fresh = network.new_classifier(self._config, len(task.classes) or 1)
         getattr(fresh, self._prefix).load_state_dict(dict(self.base()))
@@ -137,11 +138,27 @@ class TextEncoder(TransformersModel):
 
     def loss(self, encoder: nn.Module, batch: Any, labels: Tensor, task: Task) -> Tensor:
         """Cross-entropy, or the mean squared error if labels are values."""
-        logits = encoder(**batch).logits.float() if self.trained else self.logits(encoder, batch, task)
+        logits = encoder(**batch).logits.float() if self.own_heads else self.logits(encoder, batch, task)
         return cross_entropy(logits, labels) if task.classes else mse_loss(logits[:, 0], labels)
 
+    def configuration(self, task: Task | None = None) -> Configuration:
+        """The base's configuration and tokenizer; with a task, those of a classifier of its classes."""
+        found = super().configuration()
+        if task is None:
+            return found
+        source, where = self._checkpoint(task)
+        fresh = network.new_classifier(self._config, len(task.classes) or 1)
+        text = network.classifier_configuration(fresh, task.classes, class_order(source.path, task, where).tolist())
+        return replace(found, replaced={"config.json": text.encode()})
+
+    def complete(self, weights: Mapping[str, Tensor], task: Task | None = None) -> dict[str, Tensor]:
+        """The encoder; with a task, followed by the head of its checkpoint."""
+        if task is None:
+            return dict(weights)
+        return {f"{self._prefix}.{name}": value for name, value in weights.items()} | self._head_weights(task)
+
     def _new(self) -> Any:
-        if not self.trained:
+        if not self.own_heads:
             return network.new_encoder(self._config)
         whole = network.new_classifier(self._config, 2)
         return getattr(whole, whole.base_model_prefix)
@@ -166,10 +183,14 @@ class TextEncoder(TransformersModel):
     def _trained_head(self, task: Task, device: torch.device) -> network.TrainedHead:
         if task.name not in self._trained_heads:
             source, where = self._checkpoint(task)
-            if isinstance(source, Adapter):
-                raise UserError(f"{where}: an adapter has no classifier that is known; give the merged model")
-            weights = head_weights(source, self._prefix)
+            weights = self._head_weights(task)
             fresh = network.new_classifier(self._config, len(task.classes) or 1)
             order = class_order(source.path, task, where)
             self._trained_heads[task.name] = network.TrainedHead(fresh, weights, order, where)
         return self._trained_heads[task.name].to(device)
+
+    def _head_weights(self, task: Task) -> dict[str, Tensor]:
+        source, where = self._checkpoint(task)
+        if isinstance(source, Adapter):
+            raise UserError(f"{where}: an adapter has no classifier that is known; give the merged model")
+        return head_weights(source, self._prefix)

@@ -1,7 +1,7 @@
 """transformers' encoders: built from a folder's config.json, pooled to features, or followed by a trained head."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +62,23 @@ def new_classifier(config: Any, outputs: int) -> Any:
     kept = {name: value for name, value in config.to_dict().items() if name not in ("id2label", "label2id")}
     config = type(config).from_dict(kept | {"num_labels": outputs})
     return AutoModelForSequenceClassification.from_config(config)
+
+
+def classifier_configuration(network: Any, classes: Sequence[str], order: Sequence[int]) -> str:
+    """config.json of a network with a head.
+
+    Args:
+        network: from `new_classifier`.
+        classes: the names of the task's classes; none if its labels are values.
+        order: the output of each class.
+    """
+    config = network.config
+    if classes:
+        config.id2label = dict(sorted(zip(order, classes, strict=True)))
+        config.label2id = {name: output for output, name in config.id2label.items()}
+    config.architectures = [type(network).__name__]
+    config.dtype = torch.float32
+    return str(config.to_json_string())
 
 
 def new_seq2seq(config: Any) -> Any:

@@ -1,8 +1,8 @@
 """The embedded benchmark as a model of the framework."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,16 @@ from tsv_exp.data.examples import Source, check_names
 from tsv_exp.data.splits import Holdout, split_examples
 from tsv_exp.data.tasks import source_of
 from tsv_exp.errors import UserError
-from tsv_exp.finetuning.training import Recipe, finetune
+from tsv_exp.finetuning.training import Recipe
 from tsv_exp.models.heads import zero_shot_head
 from tsv_exp.models.images import CHUNK, Pictures
+from tsv_exp.models.local_training import train_missing
 from tsv_exp.models.locate import locate
 from tsv_exp.models.protocol import Model
 from tsv_exp.models.tiny import network
 from tsv_exp.models.tiny.catalogue import TEMPLATES
 from tsv_exp.models.tiny.data import DRAWING_PACKAGES, Data, Drawn
 from tsv_exp.models.tiny.drawing.render import IMAGE
-from tsv_exp.models.tiny.zoo import cached
-from tsv_exp.runtime.console import bar
 from tsv_exp.runtime.devices import resolve
 from tsv_exp.runtime.parallel.threads import one_thread
 from tsv_exp.storage.digests import digest
@@ -138,25 +137,11 @@ class TinyModel(Model):
         if self.checkpoints is not None:
             located, base = locate(self.checkpoints, self.name), self.base()
             return {task.name: open_weights(located.place(task, self.name), base) for task in tasks}
-        found: dict[str, Mapping[str, Tensor]] = {}
-        with bar("fine-tuned checkpoints", len(tasks) * self.finetune.steps) as (progress, done):
-            for number, task in enumerate(tasks, start=1):
-                progress.update(done, description=f"fine-tuned checkpoints: {task.name}")
-                train = partial(self._train, task, partial(progress.advance, done))
-                found[task.name] = cached(task.name, self._key(task), train)
-                progress.update(done, completed=number * self.finetune.steps)
-        return found
+        return train_missing(self, tasks, self.seed, cache_dir() / "tiny", self._key)
 
-    def complete(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def complete(self, weights: Mapping[str, Tensor], task: Task | None = None) -> dict[str, Tensor]:
         """The state dict of a whole small CLIP with this image encoder."""
         return {**network.base_weights(self.file), **{f"visual.{name}": weight for name, weight in weights.items()}}
-
-    def _train(self, task: Task, advance: Callable[[], object]) -> Mapping[str, Tensor]:
-        encoder, loss = self.encoder(), partial(self.loss, task=task)
-        torch.set_flush_denormal(True)
-        with one_thread():
-            finetune(encoder, loss, self.prepare, self.split(task, "train"), self.finetune, self.seed, advance=advance)
-        return encoder.state_dict()
 
     def _key(self, task: Task) -> str:
         recipe = asdict(self.finetune) | {

@@ -1,6 +1,7 @@
 import multiprocessing
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tsv_exp.errors import UserError
-from tsv_exp.models.tiny.zoo import cached
+from tsv_exp.storage.files import cache_dir
+from tsv_exp.storage.weight_cache import Weights, cached_weights
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path))
     return tmp_path
+
+
+def cached(name: str, key: str, make: Callable[[], Weights]) -> Weights:
+    return cached_weights(cache_dir() / f"{name}-{key[:20]}.safetensors", key, make)
 
 
 class Trainer:
