@@ -62,18 +62,18 @@ def merges(kind: str, change: Callable[[int], list[str]], words: list[str], roun
 
 def experiments(draw: random.Random) -> Any:
     """tsv-exp with one empty cache: how often each model was trained."""
-    from tsv_exp.models.tiny import model
+    from tsv_exp.models import local_training
 
     done: dict[str, Any] = {"kind": "tsv-exp, one cache", "rounds": 1, "failures": []}
     with tempfile.TemporaryDirectory(prefix="writers") as place:
-        log, true = Path(place) / "trained", model.finetune
+        log, true = Path(place) / "trained", local_training.finetune
 
         def counted(*arguments: Any, **options: Any) -> Any:
             with log.open("a") as file:
                 file.write("trained\n")
             return true(*arguments, **options)
 
-        model.finetune = counted
+        local_training.finetune = counted
         words = [
             "method=tsv_m",
             "tasks=2",
@@ -83,7 +83,7 @@ def experiments(draw: random.Random) -> Any:
             f"paths.cache={place}/cache",
         ]
         ends = together("tsv-exp", [[*words, f"paths.outputs={place}/{i}"] for i in range(WRITERS)], Path(place), draw)
-        model.finetune = true
+        local_training.finetune = true
         results = [json.loads(path.read_text())["test"] for path in Path(place).glob("*/runs/*/*/results.json")]
         done |= {"ended_well": sum(code == 0 for code, _ in ends), "trained": len(log.read_text().splitlines())}
         if done["ended_well"] != WRITERS or done["trained"] != 2:
