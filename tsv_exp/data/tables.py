@@ -1,5 +1,6 @@
 """Data sets on the hub, folders that `datasets` reads, and single tables; only the requested split is read."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,8 @@ from tsv_exp.data.examples import EMPTY, Examples, Kind
 from tsv_exp.data.folders import files_identity
 from tsv_exp.errors import UserError
 from tsv_exp.storage.digests import digest
+from tsv_exp.storage.files import atomic, cache_dir
+from tsv_exp.storage.json_files import read_object
 from tsv_exp.tasks.task import SplitName, Task
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
@@ -85,12 +88,26 @@ class Tables:
 
     @cached_property
     def _builder(self) -> tuple[str, Mapping[str, list[str]]]:
-        """The name of the builder of `datasets`, and the files of each split."""
+        """The name of the builder of `datasets`, and the files of each split.
+
+        Those of the hub are recorded in the user's cache, and read from there if the hub cannot be reached.
+        """
         import datasets
 
-        with hub.failures(self._where("test")):
-            found = datasets.load_dataset_builder(str(self.place), name=self.config)
-        return found.name, {str(name): list(files) for name, files in (found.config.data_files or {}).items()}
+        record = cache_dir() / "data" / f"{digest([str(self.place), self.config])[:20]}.json"
+        try:
+            with hub.failures(self._where("test")):
+                found = datasets.load_dataset_builder(str(self.place), name=self.config)
+        except UserError as error:
+            if not hub.broken(error.__cause__ or error) or not record.is_file():
+                raise
+            known = read_object(record)
+            return known["builder"], known["files"]
+        files = {str(name): list(files) for name, files in (found.config.data_files or {}).items()}
+        if isinstance(self.place, str):
+            with atomic(record) as path:
+                path.write_text(json.dumps({"builder": found.name, "files": files}), encoding="utf-8")
+        return found.name, files
 
     def _table(self, split: SplitName, where: str) -> Any:
         import datasets
@@ -127,8 +144,7 @@ class Tables:
         name = self._name(split)
         if name not in found:
             raise UserError(f"{where}: there is no such split; it has: {', '.join(found) or 'none'}")
-        downloads.data(found[name])
-        return builder, found[name], {}
+        return builder, downloads.data(found[name]), {}
 
 
 def is_file(name: object) -> bool:

@@ -59,15 +59,25 @@ def file(repo: str, revision: str, name: str) -> Path:
     return Path(hf_hub_download(repo, name, revision=revision))
 
 
-def data(files: Iterable[str]) -> None:
-    """Download files of data sets (hf://datasets/owner/name@revision/path); ignores other addresses.
+def data(files: Iterable[str]) -> list[str]:
+    """Local paths of files of data sets (hf://datasets/owner/name@revision/path), downloaded if they are not cached.
+
+    Other addresses are returned unchanged.
 
     Raises:
         As `model`.
     """
+    from huggingface_hub import hf_hub_download
+
+    places = []
     for file in files:
         if found := DATA.fullmatch(file):
-            _bring(found["repo"], found["name"], "dataset", found["revision"])
+            repo, name, revision = found["repo"], found["name"], found["revision"]
+            _bring(repo, name, "dataset", revision)
+            places.append(hf_hub_download(repo, name, repo_type="dataset", revision=revision))
+        else:
+            places.append(file)
+    return places
 
 
 def _bring(repo: str, name: str, kind: str, revision: str) -> None:
