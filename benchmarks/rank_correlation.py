@@ -43,3 +43,10 @@ def interval(statistic: Callable[[np.ndarray], float], count: int, groups: np.nd
 def shown(value: Interval) -> str:
     """A statistic with its interval, as text for tables."""
     return f"{value[0]:+.2f} [{value[1]:+.2f}, {value[2]:+.2f}]"
+
+
+def correlation(x: np.ndarray, y: np.ndarray, sizes: np.ndarray, within: bool) -> Interval:
+    """Rank correlation of a predictor with a loss, over all subsets or within sizes."""
+    if within:
+        return interval(lambda i: within_sizes(x[i], y[i], sizes[i]), len(x), sizes)
+    return interval(lambda i: spearman(x[i], y[i]), len(x), np.zeros(len(x)))

@@ -1,7 +1,8 @@
-"""Does Singular Task Interference predict which tasks merge well? Random task subsets of the embedded benchmark.
+"""Does Singular Task Interference predict which tasks merge well? Random subsets of a benchmark's tasks.
 
     python benchmarks/sti_study.py                      # measures what is missing, then writes docs/sti.md
     python benchmarks/sti_study.py --per-size 20        # more subsets
+    python benchmarks/sti_study.py --model minilm --tasks 14 --sizes 2 4 8 --out docs/sti_text.md
 
 Measurements are stored in outputs/sti_study.jsonl, so that an interrupted study resumes.
 """
@@ -19,11 +20,11 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from rank_correlation import Interval, interval, shown, spearman, within_sizes
+from rank_correlation import correlation, shown
 
 from tsv_exp import Method, merge
 from tsv_exp.analyze.analysis import analyze, propose
-from tsv_exp.config import conf_dir
+from tsv_exp.config import Engine, conf_dir
 from tsv_exp.evaluation.alpha import mean, normalized
 from tsv_exp.evaluation.evaluator import Evaluator, weights_digest
 from tsv_exp.models.protocol import Model
@@ -31,12 +32,8 @@ from tsv_exp.runtime.console import track
 from tsv_exp.tasks.task import Split, SplitName
 
 METHODS = ("task_arithmetic", "ties", "tsv_m")
-SIZES = range(2, 9)
 STEPS = 10  # values of α: every third of the method's own grid
-EXAMPLES: dict[SplitName, int] = {
-    "validation": 50,
-    "test": 200,
-}  # per task; the benchmark has more, and the study merges many subsets
+EXAMPLES: dict[SplitName, int] = {"validation": 50, "test": 200}  # per task; there are more, but many subsets
 START = {"task_arithmetic": 4, "ties": 4, "tsv_m": 4}  # start of the search for the best value
 ROOT = Path(__file__).parents[1]
 
@@ -53,7 +50,7 @@ class Measurement:
     loss: dict[str, float]
 
 
-class FewImages:
+class FewExamples:
     """A model whose splits are limited to EXAMPLES examples."""
 
     def __init__(self, model: Any) -> None:
@@ -69,17 +66,21 @@ class FewImages:
 
 
 class Bench:
-    """The embedded benchmark, loaded once."""
+    """A benchmark, loaded once: the first tasks of a model."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str, count: int) -> None:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = compose("analyze", overrides=["model=tiny"])
-        self.model = FewImages(instantiate(cfg.model))
-        self.tasks = list(self.model.catalogue().values())
+            cfg = compose("analyze", overrides=[f"model={model}"])
+        self.model = FewExamples(instantiate(cfg.model))
+        self.engine = Engine(exclude=list(self.model.exclude))
+        self.tasks = list(self.model.catalogue().values())[:count]
         self.base, self.finetuned = self.model.base(), self.model.finetuned(self.tasks)
         self.identity = {"base": weights_digest(self.base), "images": EXAMPLES}
         self.identity |= {name: weights_digest(weights) for name, weights in self.finetuned.items()}
-        evaluator, individual = self._evaluator(self.tasks), merge(self.base, self.finetuned, "individual")
+        evaluator, individual = (
+            self._evaluator(self.tasks),
+            merge(self.base, self.finetuned, "individual", engine=self.engine),
+        )
         self.best = {split: evaluator.accuracies(individual, 1.0, split) for split in EXAMPLES}
 
     def _evaluator(self, tasks: Sequence[Any]) -> Evaluator:
@@ -88,7 +89,7 @@ class Bench:
     def measure(self, names: tuple[str, ...], kind: str) -> Measurement:
         """Analyze and merge one subset by every method, α chosen on validation."""
         models = {name: self.finetuned[name] for name in names}
-        analysis = analyze(self.base, models)
+        analysis = analyze(self.base, models, engine=self.engine)
         cosines = analysis.cosines[~torch.eye(len(names), dtype=torch.bool)]
         losses = {method: self._loss(models, Method.load(method)) for method in METHODS}
         score = propose(analysis, len(names))[0].score
@@ -96,7 +97,7 @@ class Bench:
 
     def _loss(self, models: dict[str, Any], method: Method) -> float:
         evaluator = self._evaluator([task for task in self.tasks if task.name in models])
-        merged = merge(self.base, models, method)
+        merged = merge(self.base, models, method, engine=self.engine)
         best = {split: {name: self.best[split][name] for name in models} for split in self.best}
         step = method.alpha.stop / STEPS
 
@@ -117,11 +118,11 @@ def climb(score: Callable[[int], float], index: int) -> int:
         index = best
 
 
-def subsets(pool: Sequence[str], per_size: int) -> Iterator[tuple[str, ...]]:
+def subsets(pool: Sequence[str], per_size: int, sizes: Sequence[int]) -> Iterator[tuple[str, ...]]:
     """Distinct random subsets, the same ones every time; one of each size in turn."""
     rng, seen = random.Random(2412), set()
     for _ in range(per_size):
-        for size in SIZES:
+        for size in sizes:
             while (chosen := tuple(sorted(rng.sample(pool, size), key=pool.index))) in seen:
                 pass
             seen.add(chosen)
@@ -132,7 +133,7 @@ def correlations(found: Sequence[Measurement]) -> list[list[str]]:
     """Rows: the sizes, all pooled, all pooled within sizes; columns: predictors by method."""
     sizes = np.array([len(m.tasks) for m in found])
     rows = []
-    for label in (*map(str, SIZES), "pooled", "pooled, within sizes"):
+    for label in (*map(str, np.unique(sizes)), "pooled", "pooled, within sizes"):
         chosen = [i for i, size in enumerate(sizes) if str(size) == label or not label.isdigit()]
         row = [label, str(len(chosen))]
         for method in METHODS:
@@ -141,13 +142,6 @@ def correlations(found: Sequence[Measurement]) -> list[list[str]]:
             row.append(shown(correlation(x, y, sizes[chosen], label == "pooled, within sizes")))
         rows.append(row)
     return rows
-
-
-def correlation(x: np.ndarray, y: np.ndarray, sizes: np.ndarray, within: bool) -> Interval:
-    """Rank correlation of a predictor with a loss, over all subsets or within sizes."""
-    if within:
-        return interval(lambda i: within_sizes(x[i], y[i], sizes[i]), len(x), sizes)
-    return interval(lambda i: spearman(x[i], y[i]), len(x), np.zeros(len(x)))
 
 
 def predictors(found: Sequence[Measurement]) -> list[list[str]]:
@@ -205,15 +199,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def main() -> None:
     """Measure what is missing, then write docs/sti.md."""
     parser = argparse.ArgumentParser(description="Does STI tell which tasks merge well?")
-    parser.add_argument("--per-size", type=int, default=10, help="random subsets of each size from 2 to 8")
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--tasks", type=int, default=20, help="the first tasks of the model")
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(range(2, 9)))
+    parser.add_argument("--per-size", type=int, default=10, help="random subsets of each size")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "sti.md")
     parser.add_argument("--kept", type=Path, default=ROOT / "outputs" / "sti_study.jsonl")
     options = parser.parse_args()
-    bench = Bench()
+    bench = Bench(options.model, options.tasks)
     pool = [task.name for task in bench.tasks]
-    wanted = [(chosen, "random") for chosen in subsets(pool, options.per_size)]
-    for size in SIZES:
-        wanted.append((propose(analyze(bench.base, bench.finetuned, together=size), size)[0].tasks, "selected"))
+    wanted = [(chosen, "random") for chosen in subsets(pool, options.per_size, options.sizes)]
+    for size in options.sizes:
+        analysis = analyze(bench.base, bench.finetuned, together=size, engine=bench.engine)
+        wanted.append((propose(analysis, size)[0].tasks, "selected"))
     options.kept.parent.mkdir(parents=True, exist_ok=True)
     lines = options.kept.read_text().splitlines() if options.kept.exists() else []
     known = {
@@ -229,19 +227,16 @@ def main() -> None:
                 file.write(json.dumps(entry) + "\n")
                 file.flush()
             found.append(Measurement(**known[names, kind] | {"tasks": names}))
-    options.out.write_text(report(found, options.per_size))
+    options.out.write_text(report(found, options))
 
 
-def report(found: Sequence[Measurement], per_size: int) -> str:
-    """The study as Markdown, but for its conclusions."""
-    random_ones = [m for m in found if m.kind == "random"]
-    methods = list(METHODS)
+def report(found: Sequence[Measurement], options: argparse.Namespace) -> str:
+    """The study as Markdown."""
+    random_ones, methods = [m for m in found if m.kind == "random"], list(METHODS)
     return TEMPLATE.format(
+        **vars(options) | {"sizes": " ".join(map(str, options.sizes))} | EXAMPLES,
         count=len(random_ones),
-        per_size=per_size,
         steps=STEPS,
-        validation=EXAMPLES["validation"],
-        test=EXAMPLES["test"],
         correlations=table(["tasks", "subsets", *methods], correlations(random_ones)),
         predictors=table(["predictor", *methods], predictors(random_ones)),
         conclusions=conclusions(found),
