@@ -22,7 +22,7 @@ from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.console import track
 
 SEEDS = {"0": (0, 0), "11": (11, 2412), "12": (12, 2412), "13": (13, 2412)}  # pre-training = fine-tuning, data
-METHODS, SIZES = ("tsv_m", "iso_reg"), (8, 14, 20)
+METHODS, SIZES = ("tsv_m", "iso_c", "iso_reg"), (8, 14, 20)
 VALIDATED = "validated"
 
 

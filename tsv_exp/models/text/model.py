@@ -96,8 +96,11 @@ class TextEncoder(TransformersModel):
 
     def identity(self, task: Task) -> str:
         """Digest of the task's data and head, and of the tokenization."""
+        return digest(self._trained_on(task), self.validation)
+
+    def _trained_on(self, task: Task) -> str:
         head = self._checkpoint(task)[0].digest if self.own_heads else self.head(task)
-        return digest(self.data_identity(task), head, self.pooling, self.scale, self._reading, self.validation)
+        return digest(self.data_identity(task), head, self.pooling, self.scale, self._reading)
 
     def _key(self, task: Task) -> str:
         """Digest of everything that the weights of a locally trained checkpoint depend on."""
@@ -105,7 +108,7 @@ class TextEncoder(TransformersModel):
             "trainable": list(self.finetune.trainable),
             "precision": str(resolve(self.finetune.precision, torch.device("cpu"))),
         }
-        return digest(self.identity(task), self._base_digest, recipe, self.seed, FINETUNING)
+        return digest(self._trained_on(task), self._base_digest, recipe, self.seed, FINETUNING)
 
     def head(self, task: Task) -> Tensor:
         """Class weights (C, d) from the prompts through the frozen base; cached by prompts and base."""
