@@ -63,7 +63,7 @@ def log_likelihoods(inputs: Tensor, weights: Tensor, gaussians: Gaussians) -> Te
         weights: (B, L), w_l of each token, with sum 1 per example; 0 for padding.
         gaussians: of the T tasks, in float32.
     """
-    count, _, n = inputs.shape
+    n = inputs.shape[2]
     explained = [_explained(inputs[part].float(), weights[part], gaussians) for part in _parts(inputs, gaussians)]
     quadratic = n / gaussians.epsilon - torch.cat([*explained, gaussians.logdet.new_zeros(0, len(gaussians.logdet))])
     found = -(quadratic + gaussians.logdet + n * math.log(2 * math.pi)) / (2 * n)
