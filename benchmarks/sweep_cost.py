@@ -62,7 +62,7 @@ def validation_pass(options: Sequence[str], times: int = 7) -> float:
         start = time.perf_counter()
         evaluator._set_alpha(1 + i / times)
         for name in evaluator.tasks:
-            evaluator._forward(evaluator.tasks[name], evaluator._split(name, "validation"))
+            evaluator._forward(evaluator._predictor(name), evaluator._split(name, "validation"), name)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])  # the first draws the images
 

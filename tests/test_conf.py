@@ -63,7 +63,7 @@ def test_models_and_methods(model: str, method: str) -> None:
         inspect.signature(resolve_name(node["_target_"])).bind(**arguments)
 
 
-@pytest.mark.parametrize("group", ["alpha", "tracking"])
+@pytest.mark.parametrize("group", ["alpha", "router", "tracking"])
 def test_other_groups(group: str) -> None:
     for option in options(group):
         for node in targets(OmegaConf.to_container(composed(f"{group}={option}"), resolve=True)[group]):  # type: ignore[index,call-overload]

@@ -1,9 +1,10 @@
-"""The whole flow: checkpoints -> task vectors -> merge -> α on validation -> test."""
+"""The whole flow: checkpoints -> task vectors -> merge -> α on validation -> test, with the tasks told or routed."""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from tsv_exp.evaluation.alpha import Candidate, Point, Policy, mean, normalized,
 from tsv_exp.evaluation.data_free import data_free_scale
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.evaluation.inputs import load_inputs
+from tsv_exp.evaluation.routing import route_tasks
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.layer import Weights
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.method import Method
 from tsv_exp.models.export import save_merged
+from tsv_exp.routing.router import Router
 from tsv_exp.runtime.provenance import machine, working_copy
 from tsv_exp.storage.correct_examples import write_correct
 from tsv_exp.tracking.protocol import OpenRun
@@ -45,24 +48,27 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
         settings: Any = OmegaConf.to_container(cfg.engine, resolve=True)
         engine = Engine(**settings)
         policy: Policy = instantiate(cfg.alpha)
+        router: Router | None = instantiate(cfg.router, _convert_="all") if cfg.router else None
         model, base, finetuned, digests, evaluator, reference = load_inputs(cfg)
         engine = engine.of(model.exclude)
     with clock("select"):
         method, chosen = choose_per_task(method, base, finetuned, evaluator, engine)
+    vectors = partial(TaskVectors.of, base, finetuned, engine, evaluator.device)
     with clock("merge"):
         merged = merge(base, finetuned, method, engine=engine, device=evaluator.device)
     with clock("select"):
         choice = policy.choose(
             Candidate(
                 lambda alpha: scored(alpha, merged, evaluator, reference, tracked),
-                lambda: data_free_scale(merged, TaskVectors.of(base, finetuned, engine)),
+                lambda: data_free_scale(merged, vectors()),
             )
         )
     with clock("test"):
-        correct = {task: evaluator.correct(merged, choice.alpha, task, "test") for task in evaluator.tasks}
-        if classified := {task: right for task, right in correct.items() if right is not None}:
-            write_correct(folder, classified)
-        accuracy = evaluator.accuracies(merged, choice.alpha, "test")
+        routed = None if router is None else route_tasks(router, evaluator, merged, choice.alpha, vectors(), engine)
+        correct = routed.correct if routed else evaluator.all_correct(merged, choice.alpha, "test")
+        accuracy = routed.accuracy if routed else evaluator.accuracies(merged, choice.alpha, "test")
+        if correct:
+            write_correct(folder, correct)
         finetuned_accuracy = {
             "validation": reference("validation") if choice.tried or chosen else {},
             "test": reference("test"),
@@ -82,6 +88,7 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
         "finetuned": finetuned_accuracy,
         "metrics": {name: task.metric for name, task in evaluator.tasks.items()},
         "test": tested(accuracy, finetuned_accuracy["test"], evaluator.variances(accuracy, "test")),
+        "routing": routed.plain() if routed else None,
         "saved": save_merged(model, evaluator.tasks, merged, choice.alpha, folder) if cfg.save_merged else [],
         "provenance": {
             **machine(evaluator.device),
@@ -90,8 +97,8 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
             **working_copy(),
         },
         "seconds": clock.seconds,
-        "stored_bytes": merged.stored_bytes,
-        "stored_bytes_without_base": merged.stored_bytes_without_base,
+        "stored_bytes": merged.stored_bytes + (routed.stored_bytes if routed else 0),
+        "stored_bytes_without_base": merged.stored_bytes_without_base + (routed.stored_bytes if routed else 0),
     }
 
 

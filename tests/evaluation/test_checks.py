@@ -41,6 +41,7 @@ def check(*overrides: str, here: bool = True) -> None:
         ("alpha.steps=x", "alpha.steps='x' does not fit; give int"),
         ("tasks=99", "tasks=99: this model has 20 tasks"),
         ("method.rank_fraction=2", "rank_fraction=2: it is a share of the singular components"),
+        ("router=likelihood", "router=likelihood: method=tsv_m gives one model for all tasks; choose a method"),
         ("model._target_=nope.Model", "model._target_=nope.Model: it cannot be imported"),
     ],
 )
@@ -54,6 +55,28 @@ def test_what_is_right_passes_and_nothing_is_trained_or_read(monkeypatch: pytest
     monkeypatch.setattr("tsv_exp.models.tiny.model.TinyModel.base", lambda self: pytest.fail("it is read"))
     check()
     check("model=vit_b_32", "tasks=20", "alpha=search", "tracking=none")
+    for method in ("tsv_c", "tall_mask", "emr", "individual", "magnitude_mask"):
+        check(f"method={method}", "router=likelihood")
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (["router=likelihood", "router.epsilon=0"], "router.epsilon=0: give a positive number"),
+        (["router=likelihood", "router.epsilon=x"], "router.epsilon='x' does not fit; give float"),
+        (["router=mass", "router.token=last"], "router.token='last' does not fit; give first or mean"),
+        (["router=likelihood", "router.rank_fraction=0"], "rank_fraction=0"),
+        (["router=oracle", "method=ties"], "router=oracle: method=ties gives one model for all tasks"),
+        (
+            ["router=mass", "model=text2text", "tasks=[glue_cola,glue_stsb]"],
+            "router=mass: the answers of task glue_stsb",
+        ),
+    ],
+)
+def test_a_wrong_router_is_named(typed: list[str], line: str) -> None:
+    with pytest.raises((UserError, HydraException)) as raised:
+        check("method=tsv_c", *typed)
+    assert re.match(line, error_message(raised.value))
 
 
 def test_devices_of_other_machines_are_not_looked_for() -> None:

@@ -148,7 +148,7 @@ def test_no_room_for_a_single_image() -> None:
 def test_the_encoder_computes_in_the_format_that_is_asked_for(precision: str) -> None:
     model, found = Linear(), []
     evaluator = Evaluator(model, TASKS, CPU, precision)
-    evaluator._encoder.register_forward_hook(lambda *call: found.append(call[-1].dtype))
+    evaluator.encoder.register_forward_hook(lambda *call: found.append(call[-1].dtype))
     merged = merge(model.base(), model.finetuned(TASKS), "weight_average")
     accuracy = evaluator.accuracy(merged, 1.0, "a", "test")
     assert found == [getattr(torch, precision)]

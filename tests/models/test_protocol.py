@@ -162,7 +162,7 @@ def test_other_inputs_heads_and_metrics_are_scored_alike() -> None:
 def test_which_are_right_costs_no_second_pass() -> None:
     model, calls = Linear(), []
     evaluator = Evaluator(model, list(model.catalogue().values()), CPU, "float32", batch_size=40)
-    evaluator._encoder.register_forward_hook(lambda *_: calls.append(1))
+    evaluator.encoder.register_forward_hook(lambda *_: calls.append(1))
     merged = merge(model.base(), model.finetuned(list(model.catalogue().values())), "tsv_c")
     accuracy = evaluator.accuracies(merged, 1.0, "test")
     for task in accuracy:

@@ -10,6 +10,7 @@ from tsv_exp.config import Engine, Evaluate
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.dry_run import dry_run
 from tsv_exp.evaluation.inputs import model_of
+from tsv_exp.evaluation.routing import check_router
 from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.devices import check_precision, device_of
 from tsv_exp.tasks.definitions import selected
@@ -31,7 +32,7 @@ def check_configuration(cfg: DictConfig, here: bool = True) -> None:
     plain: Any = OmegaConf.to_container(own, resolve=True)
     if not -SEEDS <= cfg.seed < SEEDS:
         raise UserError(f"seed={cfg.seed}: give a number of at most 63 bits")
-    for group in ("model", "alpha", "tracking"):
+    for group in ("model", "alpha", "router", "tracking"):
         check_nodes(group, plain[group])
     Engine(**plain["engine"])
     Evaluate(**plain["evaluate"])
@@ -41,4 +42,8 @@ def check_configuration(cfg: DictConfig, here: bool = True) -> None:
     instantiate(cfg.alpha)
     instantiate(cfg.tracking)
     model_of(plain)
-    dry_run(Method.from_config(plain["method"]), len(selected(cfg)))
+    method, tasks = Method.from_config(plain["method"]), selected(cfg)
+    per_task = dry_run(method, len(tasks))
+    if plain["router"]:
+        metrics = {name: str(definition.get("metric") or "accuracy") for name, definition in tasks}
+        check_router(instantiate(plain["router"]), per_task, method.name, metrics)

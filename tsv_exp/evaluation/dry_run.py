@@ -11,12 +11,15 @@ from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.console import silent
 
 
-def dry_run(method: Method, tasks: int) -> None:
+def dry_run(method: Method, tasks: int) -> bool:
     """Merge random task vectors of a matrix and a vector, also with every candidate value of a per-task parameter.
 
     Args:
         method: the method with its parameters.
         tasks: T; the matrix is (2T + 2, 2T + 4), large enough for distinct singular components of every task.
+
+    Returns:
+        Whether the method gives a model per task.
 
     Raises:
         UserError: a parameter is outside its domain, or the method's function fails or returns an invalid layer.
@@ -29,6 +32,7 @@ def dry_run(method: Method, tasks: int) -> None:
         for task in range(tasks)
     }
     stream, engine = TaskVectors(base, models), Engine(svd="exact")
+    per_task = False
     tuned = [method.tuner(value) for value in method.tune.values] if method.tune else []
     for one in [method, *tuned]:
         try:
@@ -36,6 +40,7 @@ def dry_run(method: Method, tasks: int) -> None:
                 merged = merge_layers(stream, one, engine)
                 for name, layer in merged.layers.items():
                     layers.delta(layer, base[name].shape, 0)
+            per_task = per_task or (one is method and merged.per_task)
         except UserError:
             raise
         except Exception as error:
@@ -44,3 +49,4 @@ def dry_run(method: Method, tasks: int) -> None:
                 f"{shapes['matrix'][0]}, {shapes['matrix'][1]}) and ({tasks}, {shapes['vector'][0]}): "
                 f"{type(error).__name__}: {error}"
             ) from error
+    return per_task

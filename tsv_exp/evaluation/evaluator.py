@@ -1,8 +1,9 @@
 """Scores merged models: one encoder stays on the device and is scored many times, on splits that are prepared once."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from tsv_exp.tasks.task import Split, SplitName, Task
 from tsv_exp.versions import EVALUATION
 
 log = logging.getLogger(__name__)
+
+Forward = Callable[[nn.Module, Any], Tensor]  # an encoder, a prepared batch of B examples -> (B, ...)
 
 
 def weights_digest(weights: Weights) -> str:
@@ -64,13 +67,14 @@ class Evaluator:
         self._alpha: float | None = None
 
     @cached_property
-    def _encoder(self) -> nn.Module:
+    def encoder(self) -> nn.Module:
+        """The encoder that all models are evaluated with, one after the other."""
         return self.model.encoder().to(self.device).eval().requires_grad_(False)
 
     @cached_property
     def _base(self) -> dict[str, Tensor]:
         merged = self.model.base()  # of parameters that are tied the encoder's state dict has more names
-        state = self._encoder.state_dict()
+        state = self.encoder.state_dict()
         return {name: weight.detach().clone() for name, weight in state.items() if name in merged}
 
     @cached_property
@@ -111,6 +115,38 @@ class Evaluator:
         known = self._scores.correct(key, len(labels))
         return self._measure(key, alpha, task, split)[1] if known is None else known
 
+    def all_correct(self, merged: Merged, alpha: float, split: SplitName) -> dict[str, NDArray[np.bool_]]:
+        """`correct` of every task that has classes."""
+        found = {task: self.correct(merged, alpha, task, split) for task in self.tasks}
+        return {task: right for task, right in found.items() if right is not None}
+
+    def predictions(
+        self, merged: Merged, alpha: float, model_of: str, task: str, split: SplitName, rows: Tensor
+    ) -> Tensor:
+        """Predictions (R,) with a task's head for some of its examples (R,), by the model of any task at α."""
+        self._load_vector(merged, model_of)
+        self._set_alpha(alpha)
+        return self._forward(self._predictor(task), self._split(task, split).take(rows), task)
+
+    def by_base(self, function: Forward, task: str, split: SplitName, count: int | None = None) -> Tensor:
+        """What a function of the base encoder and a prepared batch (B examples) gives for a split: (N, ...).
+
+        Args:
+            function: returns (B, ...).
+            task: whose examples.
+            split: which of them.
+            count: the first so many of them; None: all.
+        """
+        self._set_alpha(0.0)
+        found = self._split(task, split)
+        return self._forward(
+            function, found if count is None else found.take(torch.arange(min(count, len(found)))), task
+        )
+
+    def labels(self, task: str, split: SplitName) -> Tensor:
+        """The labels (N,) of a split."""
+        return self._split(task, split).labels
+
     def _key(self, merged: Merged, alpha: float, task: str, split: SplitName) -> str:
         """Digest of everything that a score depends on; loads the task vector τ."""
         self._load_vector(merged, task)
@@ -119,7 +155,7 @@ class Evaluator:
     def _measure(self, key: str, alpha: float, task: str, split: SplitName) -> tuple[float, NDArray[np.bool_] | None]:
         self._set_alpha(alpha)
         labels = self._split(task, split).labels
-        predictions = self._forward(self.tasks[task], self._split(task, split))
+        predictions = self._forward(self._predictor(task), self._split(task, split), task)
         value = metric(self.tasks[task].metric).measure(predictions, labels)
         correct = None if labels.is_floating_point() else (predictions == labels).numpy()
         self._scores.put(key, value, correct)
@@ -150,30 +186,33 @@ class Evaluator:
         """Set the encoder to θ_pre + α · τ in place."""
         if alpha == self._alpha:
             return
-        state = self._encoder.state_dict()
+        state = self.encoder.state_dict()
         for name, base in self._base.items():
             tau, weight = self._vector.get(name), state[name]
             weight.copy_(base if tau is None else torch.add(base.to(tau.dtype), tau, alpha=alpha))
         self._alpha = alpha
 
-    def _forward(self, task: Task, split: Split) -> Tensor:
+    def _predictor(self, task: str) -> Forward:
+        return lambda encoder, batch: self.model.predict(encoder, batch, self.tasks[task])
+
+    def _forward(self, function: Forward, split: Split, task: str) -> Tensor:
         while True:
             try:
-                return self._pass(task, split)
+                return self._pass(function, split)
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise UserError(
-                        f"{self.device} has no room for one example of {task.name}; choose another device="
+                        f"{self.device} has no room for one example of {task}; choose another device="
                     ) from None
                 self.batch_size //= 2
                 torch.cuda.empty_cache()
                 log.warning("out of memory on %s: continuing with batches of %d", self.device, self.batch_size)
 
     @torch.inference_mode()
-    def _pass(self, task: Task, split: Split) -> Tensor:
+    def _pass(self, function: Forward, split: Split) -> Tensor:
         found = []
         for inputs, _ in split.batches(self.batch_size):
             batch = self.model.prepare(inputs, self.device)
             with mixed(self.dtype, self.device):
-                found.append(self.model.predict(self._encoder, batch, task))
+                found.append(function(self.encoder, batch))
         return torch.cat(found).cpu()

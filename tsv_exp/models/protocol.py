@@ -108,6 +108,13 @@ class Model(ABC):
         features = encoder(batch)
         return frozen_head_logits(features, self._placed_head(task, features.device))
 
+    def first_pass(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
+        """Run the base encoder once, for a router that reads its layers: outputs (B, ...) by which tasks are solved.
+
+        Any task will do: the outputs tell on which tokens a prediction depends, not what is predicted.
+        """
+        return self.logits(encoder, batch, task)
+
     def predict(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
         """Predictions (B,) that the task's metric compares with the labels: by default the argmax."""
         return self.logits(encoder, batch, task).argmax(1)

@@ -12,6 +12,7 @@ from tsv_exp.report.tables.formats import data
 from tsv_exp.report.tables.formats import markup as formats
 from tsv_exp.report.tables.groups import Group
 from tsv_exp.report.tables.paired import paired_sheets
+from tsv_exp.report.tables.routing import routing_sheets
 from tsv_exp.report.tables.sheets import Sheet, group_sheet, overview_sheets
 from tsv_exp.storage.files import atomic
 
@@ -63,7 +64,7 @@ def write_report(
             runs = replace(runs, problems=(*runs.problems, unreadable))
     differences = paired_sheets(groups, paired) if paired is not None else ()
     compared = (*differences, *comparison_sheets(groups, published), *overview_sheets(groups))
-    sheets = (*map(group_sheet, groups), *compared)
+    sheets = (*map(group_sheet, groups), *routing_sheets(groups), *compared)
     sheets = (*sheets, *(sheet for shown in analyses for sheet in shown.sheets))
     texts = {
         "table.md": formats.markdown(sheets),

@@ -81,7 +81,8 @@ class FittedRouter:
 
     def decided(self, layer: str) -> "FittedRouter":
         """The router that scores one layer only."""
-        return replace(self, router=self.router.decided(layer), layers={layer: self.layers[layer]})
+        kinds = {name: kind for name, kind in self.supports.items() if name == layer}
+        return replace(self, router=self.router.decided(layer), layers={layer: self.layers[layer]}, supports=kinds)
 
     def prepare(self, network: nn.Module, run: Run, mask: Tensor | None) -> None:
         """Find which tokens count, by one pass of a few examples; done once per network.

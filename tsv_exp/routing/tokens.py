@@ -16,6 +16,15 @@ from tsv_exp.routing.capture import as_tokens, first_input, is_batch_first, line
 Support = Literal["all", "first", "last"]
 
 
+def padding_mask(batch: Any) -> Tensor | None:
+    """The mask (B, L) of a prepared batch, nonzero where a token is no padding; None if nothing is padded.
+
+    It is what transformers' networks take as `attention_mask`.
+    """
+    found = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    return found if isinstance(found, Tensor) and found.dim() == 2 else None
+
+
 def token_weights(shape: tuple[int, int], mask: Tensor | None, support: Support, device: torch.device) -> Tensor:
     """Weights (B, L), float32, equal over the tokens of an example that count, with sum 1.
 

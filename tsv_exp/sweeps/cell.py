@@ -29,7 +29,7 @@ from tsv_exp.tracking.protocol import Description, Harmless, OpenRun, Tracker
 
 log = logging.getLogger(__name__)
 
-SETTINGS = ("model", "device", "engine", "evaluate", "save_merged")  # beside tasks, method, α and seed
+SETTINGS = ("model", "router", "device", "engine", "evaluate", "save_merged")  # beside tasks, method, α and seed
 VERSIONS = ("tsv_exp", "torch", "open_clip_torch", "hydra-core")
 
 
@@ -107,6 +107,7 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
         "model": HydraConfig.get().runtime.choices["model"],
         "tasks": members(cfg.tasks) if isinstance(cfg.tasks, str) else plain["tasks"],
         "method": method.get("name"),
+        "router": HydraConfig.get().runtime.choices.get("router"),
         "params": parameters(method),
         "settings": {name: plain[name] for name in SETTINGS if name in plain},
         "versions": _versions(),

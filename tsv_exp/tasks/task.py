@@ -29,6 +29,17 @@ class Indexed(Protocol):
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Some of the inputs, by their row indices (R,)."""
+
+    inputs: "Tensor | Indexed"
+    rows: Tensor
+
+    def __getitem__(self, index: slice | Tensor) -> Any:
+        return self.inputs[self.rows[index]]
+
+
+@dataclass(frozen=True)
 class Split:
     """Inputs of N examples, in memory, memory-mapped or computed on access, and labels (N,).
 
@@ -40,6 +51,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, rows: Tensor) -> "Split":
+        """The examples at these row indices (R,)."""
+        return Split(Rows(self.inputs, rows), self.labels[rows])
 
     def batches(self, size: int) -> Iterator[tuple[Any, Tensor]]:
         """Consecutive batches of at most `size` inputs and labels."""

@@ -9,8 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tsv_exp.report.results.cells import from_results
+from tsv_exp.report.results.routing import PARTS
 from tsv_exp.report.tables.assemble import single
 from tsv_exp.report.tables.groups import Group, columns
+from tsv_exp.report.tables.routing import routing_sheets
 from tsv_exp.report.tables.sheets import Sheet, alpha
 from tsv_exp.report.write import Report
 
@@ -48,7 +50,8 @@ def summary(results: Mapping[str, Any]) -> dict[str, Any]:
         found |= flat("validation", {name: value for name, value in point.items() if name != "alpha"})
     for part in ("test", "seconds"):
         found |= flat(part, results.get(part) or {})
-    return found
+    routing = results.get("routing") or {}
+    return found | flat("routing", {part: routing[part] for part in PARTS if part in routing})
 
 
 def group_tables(groups: Sequence[Group]) -> list[Table]:
@@ -68,7 +71,9 @@ def group_tables(groups: Sequence[Group]) -> list[Table]:
 
 def report_tables(report: Report, reused: Sequence[Mapping[str, Any]] = ()) -> list[Table]:
     """The tables of a report: its tables of methods, else its sheets (as in an analysis), and the reused cells."""
-    found = group_tables(report.groups) or [_sheet(sheet) for sheet in report.sheets]
+    found = [*group_tables(report.groups), *map(_sheet, routing_sheets(report.groups))] or [
+        _sheet(sheet) for sheet in report.sheets
+    ]
     rows = tuple((one.get("method"), one.get("tracked"), one.get("reused_from")) for one in reused)
     return [*found, Table("reused", REUSED, rows)] if rows else found
 
@@ -84,7 +89,8 @@ def single_run(results: Mapping[str, Any], folder: Path) -> Iterator[tuple[list[
     groups = [single(from_results(results, folder))]
     with TemporaryDirectory() as drawn:
         pictures = draw_pictures(groups, Path(drawn), kinds=("png",))
-        yield group_tables(groups), [path for picture in pictures for path in picture.paths]
+        tables = [*group_tables(groups), *map(_sheet, routing_sheets(groups))]
+        yield tables, [path for picture in pictures for path in picture.paths]
 
 
 def _percent(estimate: Any) -> float | None:

@@ -35,6 +35,12 @@ class CausalLM(Prompted):
             [-_surprise(encoder, batch, [answer] * count).sum(1) for answer in self._answers(task)], dim=1
         )
 
+    def first_pass(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
+        """Logits (B, V) of the token after the prompt."""
+        rows = torch.arange(len(batch["input_ids"]), device=batch["input_ids"].device)
+        found: Tensor = encoder(**batch).logits[rows, batch["attention_mask"].sum(1) - 1]
+        return found
+
     def loss(self, encoder: nn.Module, batch: Any, labels: Tensor, task: Task) -> Tensor:
         """The cross-entropy of the correct answer's tokens after the prompt, averaged over the tokens."""
         answers = self._answers(task)

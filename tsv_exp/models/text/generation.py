@@ -39,6 +39,12 @@ class TextToText(Prompted):
         """Digest of the task's data and prompt, and of the tokenization."""
         return digest(self.data_identity(task), task.templates[:1], self.answer, self._reading)
 
+    def first_pass(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
+        """The states (B, L, d) of the encoder, which reads the prompt; the decoder has nothing to read yet."""
+        read: Any = encoder.get_encoder()  # type: ignore[operator]
+        states: Tensor = read(**batch).last_hidden_state
+        return states
+
     def predict(self, encoder: nn.Module, batch: Any, task: Task) -> Tensor:
         """Class indices (B,), -1 if the generated text is not a class; or values (B,)."""
         special = ("decoder_start_token_id", "eos_token_id", "pad_token_id")

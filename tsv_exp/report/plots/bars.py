@@ -15,8 +15,9 @@ from tsv_exp.report.tables.groups import Estimate, Group, Row
 Looks = Mapping[str, Mapping[str, Any]]
 
 MERGED, PER_TASK, REFERENCE = "one merged model", "weights per task", "base model"
+ROUTED = "weights per task, not told the task"
 DOT: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 7, "markerfacecoloralt": "none"}
-FILLS: dict[str, Any] = {MERGED: "full", PER_TASK: "none", REFERENCE: "left"}
+FILLS: dict[str, Any] = {MERGED: "full", PER_TASK: "none", ROUTED: "bottom", REFERENCE: "left"}
 LEAST = 4.0  # smallest range of an axis in points of accuracy
 
 
@@ -82,6 +83,8 @@ def _dots(axes: Axes, rows: Sequence[Row], values: Sequence[Estimate | None], lo
 
 
 def _kind(row: Row) -> str:
+    if row.routed:
+        return ROUTED
     return MERGED if row.merged else PER_TASK if row.per_task else REFERENCE
 
 

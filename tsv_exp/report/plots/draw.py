@@ -45,6 +45,9 @@ def _of_group(
     families = curves.ranks(rows)
     if families:
         yield f"rank-{name}", curves.against_rank(group, families, looks, narrow)
+    for row in rows:
+        if row.routed and len(group.tasks) > 1:
+            yield f"confusion-{name}-{_slug(row.label)}", maps.confusion_map(group, row, narrow)
     for family, members in curves.ranks(curved).items():
         yield f"alpha-rank-{name}-{_slug(family)}", maps.alpha_rank_map(group, family, members, narrow)
 

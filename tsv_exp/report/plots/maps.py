@@ -1,14 +1,15 @@
-"""The map of accuracy over α and rank fraction."""
+"""Maps: accuracy over α and rank fraction, and which task a router chooses."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
+from matplotlib import colormaps
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from tsv_exp.report.plots.curves import ON_VALIDATION, RANK, curve
 from tsv_exp.report.plots.hover import note
-from tsv_exp.report.plots.style import NARROW, entitle, figure, locator
+from tsv_exp.report.plots.style import NARROW, entitle, figure, locator, readable_on
 from tsv_exp.report.tables.groups import Group, Row
 
 SPAN = 10.0  # smallest range of a colour map in points
@@ -40,6 +41,28 @@ def alpha_rank_map(group: Group, name: str, rows: Sequence[Row], narrow: bool = 
     axes.set_ylabel("rank fraction")
     fig.colorbar(mesh, label=ON_VALIDATION)
     entitle(fig, f"{name}: {group.title} (★ best on validation)")
+    return fig
+
+
+def confusion_map(group: Group, row: Row, narrow: bool = False) -> Figure:
+    """The share of each task's examples (rows) that a router sends to each task (columns), in percent."""
+    count = len(group.tasks)
+    shares = [[100 * row.chosen(task, other) for other in group.tasks] for task in group.tasks]
+    fig = figure(NARROW if narrow else 2.6 + 0.42 * count, 1.9 + (0.22 if narrow else 0.4) * count)
+    axes = fig.subplots()
+    image = axes.imshow(shares, vmin=0, vmax=100, cmap="viridis", aspect="auto")
+    for y, x in ((y, x) for y in range(count) for x in range(count)):
+        value = shares[y][x]
+        if value >= 0.5 and not narrow:
+            ink = readable_on(colormaps["viridis"](value / 100))
+            axes.text(x, y, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=8)
+        note(axes, [(x, y, f"{group.tasks[y]} sent to {group.tasks[x]}: {value:.2f} %")])
+    axes.set_xticks(range(count), group.tasks, rotation=90, fontsize=8)
+    axes.set_yticks(range(count), group.tasks, fontsize=8)
+    axes.set_xlabel("chosen task")
+    axes.set_ylabel("task")
+    fig.colorbar(image, label="test examples (%)")
+    entitle(fig, f"Chosen tasks of {row.label}: {group.title}")
     return fig
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tsv_exp.report.results.checks import line_of, name_of, number, read_yaml, values_of, whole
+from tsv_exp.report.results.routing import NO_ROUTER, read_routing, routed_name
 from tsv_exp.storage.json_files import read_object
 
 RESULTS = "results.json"
@@ -20,8 +21,9 @@ NOT_PARAMETERS = {"_target_", "name", "prepare", "layers", "others", "alpha", "t
 class Cell:
     """One run of one setting on one task set with one seed; accuracies are fractions.
 
-    `alpha` was given if `validation` has fewer than two points; `size` is the storage for all tasks relative to one
-    full checkpoint per task. Fields that older results lack are empty.
+    `method` includes the router if there is one: tsv_c + likelihood. `alpha` was given if `validation` has fewer than
+    two points; `size` is the storage for all tasks relative to one full checkpoint per task. Fields that older results
+    lack are empty.
     """
 
     folder: Path
@@ -46,6 +48,7 @@ class Cell:
     precision: str = ""  # number format of the evaluation
     protocol: Mapping[str, Any] = field(default_factory=dict)  # how α was found
     settings: Mapping[str, Any] = field(default_factory=dict)  # the rest of the configuration: model.*, engine.*, ...
+    routing: Mapping[str, Any] = field(default_factory=dict)  # what a router chose, where the task was not told
 
     @property
     def chosen(self) -> bool:
@@ -76,7 +79,7 @@ class Cell:
     @property
     def conditions(self) -> dict[str, Any]:
         """The configuration without model, tasks, method, α and seed; precision belongs to the table."""
-        apart = ("model.", "evaluate.precision")
+        apart = ("model.", "evaluate.precision", "router._target_")
         return {name: value for name, value in self.settings.items() if not name.startswith(apart)}
 
     @property
@@ -127,7 +130,10 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
         "model": name_of("model", results.get("model") or "unknown model"),
         "tasks": _names(tasks),
         "count": _count(tasks),
-        "method": name_of("method", results.get("method") or "unknown method"),
+        "method": routed_name(
+            name_of("method", results.get("method") or "unknown method"),
+            name_of("router", results.get("router") or NO_ROUTER),
+        ),
         "seed": whole("seed", results.get("seed") or 0, -_LARGEST_SEED, _LARGEST_SEED),
         "family": name_of("checkpoints.family", checkpoints.get("family") or ""),
         "params": values_of("params", results.get("params") or {}),
@@ -161,6 +167,7 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
         data=_digests("data", results.get("data") or {}),
         precision=name_of("precision", results.get("precision") or ""),
         protocol=_protocol(results.get("alpha_protocol")),
+        routing=read_routing(results.get("routing"), common["tasks"]),
         size=results["stored_bytes"] / (common["count"] * whole("checkpoint_bytes", full, 1)) if full else None,
     )
 
@@ -198,7 +205,7 @@ def _unfinished(folder: Path) -> Cell:
         model=name_of("model", choices["model"]),
         tasks=_names(config.get("tasks")),
         count=_count(config.get("tasks")),
-        method=name_of("method", choices["method"]),
+        method=routed_name(name_of("method", choices["method"]), name_of("router", choices.get("router") or NO_ROUTER)),
         params=parameters(values_of("method", config["method"])),
         seed=whole("seed", config.get("seed") or 0, -_LARGEST_SEED, _LARGEST_SEED),
         error="no results yet: still running, or killed",

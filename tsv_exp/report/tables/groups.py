@@ -67,6 +67,23 @@ class Row:
         """Test accuracy relative to the fine-tuned model of each task, averaged over the tasks."""
         return self._over_seeds(lambda cell: cell.test["mean_normalized"], "standard_error_normalized")
 
+    @property
+    def routed(self) -> bool:
+        """Whether a router chose the task of every example."""
+        return any(cell.routing for cell in self.cells)
+
+    def routing(self, part: str, task: str | None = None) -> Estimate | None:
+        """A figure of the router on one task, or averaged over tasks; `part` is routed, own_head or told."""
+        if not self.routed:
+            return None
+        if task is None:
+            return self._over_seeds(lambda cell: cell.routing[part]["mean_accuracy"])
+        return self._over_seeds(lambda cell: cell.routing[part]["accuracy"][task])
+
+    def chosen(self, task: str, other: str) -> float:
+        """The share of a task's examples that went to another task (or to itself)."""
+        return fmean(cell.routing["confusion"][task][other] for cell in self.cells)
+
     def _over_seeds(self, figure: Callable[[Cell], float], error: str = "") -> Estimate | None:
         values = [figure(cell) for cell in self.cells]
         if len(values) > 1:

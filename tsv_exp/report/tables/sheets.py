@@ -10,6 +10,7 @@ from tsv_exp.report.tables.groups import Estimate, Group, Row, columns
 MISSING = "–"
 EDGE = "†"  # marks an α at an end of its grid
 AT_EDGE = f"{EDGE}: the end of the grid of α, beyond which a better value may lie (alpha.stop=, alpha.steps=)."
+ROUTED = "A method followed by + and a router is not told the task of an example: the router chooses model and head."
 AVERAGES = 4  # the columns of a group after its tasks: average, normalized, α, size
 
 
@@ -97,7 +98,8 @@ def group_sheet(group: Group) -> Sheet:
         lines.append(Line(row.label, (*entries, *last), note(row) if row.error or len(counts) > 1 else ""))
     headings = (*(heading for heading, _ in figures), "α", "size")
     remarks = alpha_remark(group.family), AT_EDGE if any(row.at_edge for row in group.rows) else ""
-    explanation = " ".join(filter(None, [legend(counts, _usual_policy(group)), *remarks]))
+    routed = ROUTED if any(row.routed for row in group.rows) else ""
+    explanation = " ".join(filter(None, [legend(counts, _usual_policy(group)), *remarks, routed]))
     return Sheet(group.title, group.title, headings, tuple(lines), explanation, least=AVERAGES)
 
 

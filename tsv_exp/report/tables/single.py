@@ -35,4 +35,10 @@ def run_table(results: Mapping[str, Any]) -> str:
         f"- stored size {sheets.size(row)} of one full checkpoint per task",
         f"- parameters: {params}; seed {cell.seed}",
     ]
+    if row.routed:
+        found, own, told = (sheets.percent(row.routing(part)) for part in ("routed", "own_head", "told"))
+        facts.append(
+            f"- the task is not told: the router finds it for {found} % of the examples; with each task's own head the "
+            f"accuracy is {own}, told the task {told}"
+        )
     return title + "\n".join([*lines, "", *facts]) + "\n"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tsv_exp.report.results.routing import PARTS
 from tsv_exp.report.results.runs import Runs
 from tsv_exp.report.tables.formats.csv_text import csv_text
 from tsv_exp.report.tables.groups import Group, Row, columns
@@ -77,5 +78,6 @@ def _plain_row(group: Group, row: Row) -> dict[str, Any]:
         "alpha_protocol": dict(row.cells[0].protocol) if row.cells else {},
         "per_task": row.per_task,
         "size": row.size,
+        "routing": {part: e.mean for part in PARTS if (e := row.routing(part))},
         "figures": {name: e and {"mean": e.mean, "spread": e.spread} for name, e in figures.items()},
     }
