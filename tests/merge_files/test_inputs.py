@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from models import zoo
+from models import same, zoo
 from safetensors.torch import save_file
 
 from tsv_exp import UserError, apply, merge
@@ -31,13 +31,6 @@ def words(tmp_path):
         return [f"base={tmp_path / f'base.{suffix}'}", f"models=[{models}]", f"out={tmp_path / 'out'}"]
 
     return saved
-
-
-def same(folder, expected):
-    found = read(folder)
-    assert set(found) == set(expected)
-    for name, weight in expected.items():
-        assert torch.equal(found[name], weight), name
 
 
 def test_wrappers_heads_and_tied_weights(tmp_path, words, monkeypatch, capsys):

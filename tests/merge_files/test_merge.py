@@ -1,21 +1,14 @@
 import json
 import logging
-import os
 import re
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import torch
-from models import close, matrix, zoo
+from models import close, same
 from safetensors.torch import load_file, save_file
 
 from tsv_exp import UserError, apply, merge
-from tsv_exp.checkpoints.readers import read
 from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.commands.merge import main, run
 from tsv_exp.decompositions import fast
@@ -23,31 +16,6 @@ from tsv_exp.merge_files import one_model
 from tsv_exp.merge_files.options.options import parse
 
 PER_TASK = ["individual", "tsv_c", "tall_mask", "emr"]
-
-
-@pytest.fixture
-def files(tmp_path):
-    """base, finetuned and the words that name their files: one per format."""
-    base, finetuned = zoo(3, torch.float32)
-    g = torch.Generator().manual_seed(1)
-    for model in (base, *finetuned.values()):  # large enough for the fast decompositions
-        model["large.weight"] = matrix(128, 96, g, dtype=torch.float32)
-    (tmp_path / "base").mkdir()
-    save_file(base, tmp_path / "base" / "model.safetensors")
-    (tmp_path / "base" / "config.json").write_text("{}")
-    save_file(finetuned["task0"], tmp_path / "task0.safetensors")
-    for task in ("task1", "task2"):
-        torch.save(finetuned[task], tmp_path / f"{task}.pt")
-    models = ",".join(str(tmp_path / name) for name in ("task0.safetensors", "task1.pt", "task2.pt"))
-    return base, finetuned, [f"base={tmp_path / 'base'}", f"models=[{models}]", f"out={tmp_path / 'out'}"]
-
-
-def same(folder, expected, dtype=torch.float32):
-    weights = read(folder)
-    assert set(weights) == set(expected)
-    for name, tensor in expected.items():
-        wanted = tensor.to(dtype) if tensor.is_floating_point() else tensor
-        assert torch.equal(weights[name], wanted), name
 
 
 @pytest.mark.parametrize("method", ["tsv_m", "ties", "consensus_ta"])
@@ -119,24 +87,6 @@ def test_finished_files_are_kept_and_damaged_ones_made_again(files, tmp_path):
         run(parse([*words, "alpha=0.3"]))
 
 
-def test_killed_and_run_again(files, tmp_path):
-    words = [*files[2], "shard_mb=0.002"]
-    process = subprocess.Popen([sys.executable, "-m", "tsv_exp.merge_files", *words], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list((tmp_path / "out").glob("model-*")):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    halves = [
-        tmp_path / "out" / place / ".model-00001-of-00002.safetensors.host-1.abc.partial"
-        for place in (".", ".tsv-merge")
-    ]
-    for half in halves:  # it may have been killed between two files
-        half.write_bytes(b"half a file")
-    run(parse(words))
-    same(tmp_path / "out", apply(files[0], merge(files[0], files[1]), 1.0))
-    assert not list((tmp_path / "out").rglob(".model*"))
-
-
 def test_what_another_version_began_is_not_gone_on_with(files, monkeypatch):
     run(parse(files[2]))
     monkeypatch.setattr(one_model, "program", lambda: "another version")
@@ -162,34 +112,6 @@ def test_an_index_stands_for_its_folder(files, tmp_path):
     save_file({name: base[name] + 1 for name in sorted(base)[:5]}, tmp_path / "base" / "0.safetensors")
     with pytest.raises(UserError, match="holds something else"):
         run(parse(words))
-
-
-def torchrun(words, ranks):
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([*command, "-m", "tsv_exp.merge_files", *words], env=environment, **quiet)
-
-
-@pytest.mark.parametrize(("ranks", "shard_mb", "method"), [(2, 512, "tsv_m"), (2, 512, "tsv_c"), (3, 0.002, "tsv_m")])
-def test_ranks_share_the_work_and_change_nothing(files, tmp_path, ranks, shard_mb, method):
-    words = [*files[2], f"shard_mb={shard_mb}", f"method={method}"]
-    with patch.object(fast, "leading", wraps=fast.leading) as fast_way:
-        run(parse(words))
-    assert fast_way.called
-    shared = [word.replace("/out", "/shared") for word in words]
-    process = torchrun(shared, ranks)
-    if ranks == 3:  # one of them is killed at work: the others stop, and the same command ends as if nothing had been
-        while process.poll() is None and not (tmp_path / "shared" / ".tsv-merge" / "recipe").exists():
-            time.sleep(0.002)
-        victim = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[-1]
-        os.kill(int(victim), signal.SIGKILL)
-        assert process.wait() != 0
-        process = torchrun(shared, ranks)
-    assert process.wait() == 0
-    alone = {file.name: file.read_bytes() for file in (tmp_path / "out").glob("*.safetensors")}
-    assert alone == {file.name: file.read_bytes() for file in (tmp_path / "shared").glob("*.safetensors")}
-    assert not list((tmp_path / "shared" / ".tsv-merge").glob("*.safetensors")), "pieces are cleared away"
 
 
 @pytest.mark.parametrize(
@@ -227,13 +149,6 @@ def test_what_the_dtype_cannot_hold_is_an_error_and_the_folder_is_free_again(fil
         run(parse([*words, "dtype=float16"]))
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == [".tsv-merge"]
     run(parse([*words, "dtype=bfloat16"]))
-
-
-def test_killed_before_there_was_a_recipe(files, tmp_path):
-    (tmp_path / "out" / ".tsv-merge").mkdir(parents=True)
-    (tmp_path / "out" / ".tsv-merge" / ".recipe.abc").touch()
-    run(parse(files[2]))
-    same(tmp_path / "out", apply(files[0], merge(files[0], files[1]), 1.0))
 
 
 def test_parts_that_another_command_has_finished_are_not_overwritten(files, tmp_path):

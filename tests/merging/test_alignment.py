@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from models import close, zoo
+from models import close, same, zoo
 from torch import nn
 
 from tsv_exp import UserError, apply, merge
@@ -20,12 +20,6 @@ def tied(dtype=torch.float32):
 
 def without(weights, *names):
     return {name: weight for name, weight in weights.items() if name not in names}
-
-
-def same(got, expected):
-    assert got.keys() == expected.keys()
-    for name, weight in expected.items():
-        assert torch.equal(got[name], weight), name
 
 
 def test_prefixes():

@@ -1,6 +1,10 @@
 """Small models to merge: every kind of parameter, with task vectors of a decaying spectrum."""
 
+from pathlib import Path
+
 import torch
+
+from tsv_exp.checkpoints.readers import read
 
 
 def matrix(m, n, generator, power=0.7, rank=None, dtype=torch.float64):
@@ -52,6 +56,15 @@ def close(got, expected, tolerance):
     for name, tensor in expected.items():
         error = float((got[name].double() - tensor).norm())
         assert error <= tolerance * max(float(tensor.norm()), 1e-30), f"{name}: {error / float(tensor.norm())}"
+
+
+def same(got, expected, dtype=None):
+    """Equal to the bit; `got` is a model or a folder with one, floats of `expected` are first cast to `dtype`."""
+    weights = read(got) if isinstance(got, Path) else got
+    assert weights.keys() == expected.keys()
+    for name, tensor in expected.items():
+        wanted = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+        assert torch.equal(weights[name], wanted), name
 
 
 def model_of(deltas, dtype):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.lora_config import FILE, LoraConfig
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.errors import UserError
@@ -56,22 +57,18 @@ class Adapter:
         return cls(path, config, modules)
 
 
-class FactoredModel(Mapping[str, Tensor]):
+class FactoredModel(ChangedModel):
     """An adapter in the form of a model: zeros of the shapes of `base` plus the adapter's products."""
 
     def __init__(self, adapter: Adapter, base: Mapping[str, Tensor]) -> None:
-        self.adapter, self._base = adapter, base
-
-    def file_of(self, name: str) -> Path:
-        """The adapter's folder, for error messages."""
-        return self.adapter.path
+        super().__init__(adapter.path, base)
+        self.adapter = adapter
 
     def factors(self, name: str, dtype: torch.dtype) -> LowRank:
         """The change of a weight as u (m, r), s (r,), vh (r, n), not orthonormal; r = 0 if there is none."""
         found = self.adapter.modules.get(name.removesuffix(".weight"))
         if found is None:
-            m, n = self._base[name].shape
-            return LowRank(*(torch.zeros(shape, dtype=dtype) for shape in ((m, 0), (0,), (0, n))))
+            return self._no_change(name, dtype)
         b, a, scale = found
         return LowRank(b.to(dtype), torch.full((b.shape[1],), scale, dtype=dtype), a.to(dtype))
 
@@ -81,15 +78,6 @@ class FactoredModel(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         return self.factors(name, torch.float32).dense()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._base)
-
-    def __len__(self) -> int:
-        return len(self._base)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._base
 
 
 def stand_in(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.lora_config import LoraConfig
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
@@ -25,7 +26,7 @@ _CONV1D = re.compile(r"(.*\.)?(c_attn|q_attn|c_proj|c_fc)")  # modules that stor
 CONV1D_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder"}
 
 
-class Adapter(Mapping[str, Tensor]):
+class Adapter(ChangedModel):
     """The weights θ_pre + Δ of an adapter on its base; `delta` returns Δ without rounding to the base's dtype.
 
     Δ = s · B A, minus what the adapter's initialization subtracted from the base (PiSSA, OLoRA). Weights that the
@@ -36,7 +37,7 @@ class Adapter(Mapping[str, Tensor]):
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
-        self.path, self._base = path, base
+        super().__init__(path, base)
         self._config = LoraConfig.load(path)
         modules: dict[str, dict[str, Tensor]] = {}
         embeddings, whole = set(), {}
@@ -114,10 +115,6 @@ class Adapter(Mapping[str, Tensor]):
         weight = self._base[name]
         return self._config.initial(weight.mT if name in self._transposed else weight, scale, a.shape[0])
 
-    def file_of(self, name: str) -> Path:
-        """The adapter's folder, for error messages."""
-        return self.path
-
     def delta(self, name: str, dtype: torch.dtype) -> Tensor | None:
         """The change in `dtype`, or None if the adapter does not change the weight."""
         product = self._product(name, dtype)
@@ -137,14 +134,14 @@ class Adapter(Mapping[str, Tensor]):
 
     def factors(self, name: str, dtype: torch.dtype) -> LowRank:
         """The delta as factors u (m, r), s (r,), vh (r, n), not orthonormal; r = 0 if there is no change."""
-        m, n = self._base[name].shape
         if name in self._whole:  # full rank: the matrix times the identity
+            m, n = self._base[name].shape
             change = self.delta(name, dtype)
             assert change is not None
             one, ones = torch.eye(min(m, n), dtype=dtype), torch.ones(min(m, n), dtype=dtype)
             return LowRank(change, ones, one) if m >= n else LowRank(one, ones, change)
         if name not in self._factors:
-            return LowRank(*(torch.zeros(shape, dtype=dtype) for shape in ((m, 0), (0,), (0, n))))
+            return self._no_change(name, dtype)
         b, a, scale = self._factors[name]
         found = LowRank(b.to(dtype), torch.full((b.shape[1],), scale, dtype=dtype), a.to(dtype))
         if (taken := self._initial(name)) is not None:
@@ -156,15 +153,6 @@ class Adapter(Mapping[str, Tensor]):
         weight = self._base[name]
         delta = self.delta(name, torch.promote_types(weight.dtype, torch.float32))
         return weight if delta is None else weight.to(delta.dtype) + delta
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._base)
-
-    def __len__(self) -> int:
-        return len(self._base)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._base
 
 
 def model_types(path: Path | None) -> set[str]:
