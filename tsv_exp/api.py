@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tsv_exp.config import Engine
 from tsv_exp.merging.engine import Merged, merge_layers
-from tsv_exp.merging.layer import Weights
+from tsv_exp.merging.layer import Moments, Weights
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.method import Method
 
@@ -19,6 +19,7 @@ def merge(
     *,
     engine: Engine | None = None,
     device: torch.device | str | None = None,
+    moments: Mapping[str, Tensor] | Moments | None = None,
     **params: object,
 ) -> Merged:
     """Merge fine-tuned models of one base. Holds one layer of T models besides the result; inputs are not changed.
@@ -31,6 +32,8 @@ def merge(
         method: a name in conf/method, or a Method.
         engine: how decompositions are computed, and which 2-D layers are not matrices.
         device: where to compute; None: the base's device. The result is on the base's device.
+        moments: for methods that need inputs, such as regmean: layer -> (T, n, n), the mean of x xᵀ over inputs x of
+            each task's layer. Layers without are averaged.
         params: override parameters of the method's YAML, such as rank_fraction, density, lambda_.
 
     Raises:
@@ -38,4 +41,5 @@ def merge(
     """
     engine = engine or Engine()
     chosen = (method if isinstance(method, Method) else Method.load(method)).with_params(**params)
-    return merge_layers(TaskVectors.of(base, finetuned, engine, device), chosen, engine)
+    known = moments.get if isinstance(moments, Mapping) else moments
+    return merge_layers(TaskVectors.of(base, finetuned, engine, device), chosen, engine, known)

@@ -1,4 +1,4 @@
-"""The typed root of the configuration; the plugin groups (model, method, alpha, router, tracking) stay plain YAML."""
+"""The typed root of the configuration; the plugin groups (model, method, alpha, ...) stay plain YAML."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -106,6 +106,7 @@ class Config(Common):
     save_merged: bool = False
     method: dict[str, Any] = field(default_factory=dict)
     alpha: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
     router: dict[str, Any] = field(default_factory=dict)
     tracking: dict[str, Any] = field(default_factory=dict)
     engine: Engine = field(default_factory=Engine)

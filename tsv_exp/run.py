@@ -18,6 +18,8 @@ from tsv_exp.evaluation.alpha import Candidate, Point, Policy, mean, normalized,
 from tsv_exp.evaluation.data_free import data_free_scale
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.evaluation.inputs import load_inputs
+from tsv_exp.evaluation.layer_inputs import Inputs
+from tsv_exp.evaluation.moments import second_moments
 from tsv_exp.evaluation.routing import route_tasks
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.engine import Merged
@@ -49,13 +51,15 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
         engine = Engine(**settings)
         policy: Policy = instantiate(cfg.alpha)
         router: Router | None = instantiate(cfg.router, _convert_="all") if cfg.router else None
+        inputs: Inputs | None = instantiate(cfg.inputs) if cfg.inputs else None
         model, base, finetuned, digests, evaluator, reference = load_inputs(cfg)
         engine = engine.of(model.exclude)
     with clock("select"):
         method, chosen = choose_per_task(method, base, finetuned, evaluator, engine)
     vectors = partial(TaskVectors.of, base, finetuned, engine, evaluator.device)
     with clock("merge"):
-        merged = merge(base, finetuned, method, engine=engine, device=evaluator.device)
+        moments = second_moments(inputs, evaluator, finetuned) if inputs and method.takes_moments else None
+        merged = merge(base, finetuned, method, engine=engine, device=evaluator.device, moments=moments)
     with clock("select"):
         choice = policy.choose(
             Candidate(

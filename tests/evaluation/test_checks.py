@@ -79,6 +79,12 @@ def test_a_wrong_router_is_named(typed: list[str], line: str) -> None:
     assert re.match(line, error_message(raised.value))
 
 
+def test_a_method_that_needs_inputs_says_so() -> None:
+    with pytest.raises(UserError, match="method regmean needs inputs; give inputs=validation, noise or other_tasks"):
+        check("method=regmean")
+    check("method=regmean", "inputs=noise")
+
+
 def test_devices_of_other_machines_are_not_looked_for() -> None:
     check("device=cuda:99", here=False)
 

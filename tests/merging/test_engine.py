@@ -3,7 +3,7 @@ import sys
 
 import pytest
 import torch
-from models import close, zoo
+from models import close, moments, zoo
 
 from tsv_exp import Method, UserError, apply, interference, merge
 from tsv_exp.config import Engine, conf_dir
@@ -17,7 +17,7 @@ METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("[!_]*.yaml"
 def test_any_method_on_plain_state_dicts(method, dtype):
     base, finetuned = zoo(3, dtype)
     before = [{k: v.clone() for k, v in model.items()} for model in (base, *finetuned.values())]
-    merged = merge(base, finetuned, method)
+    merged = merge(base, finetuned, method, moments=moments(base, 3))
     weights = apply(base, merged, 0.7, "task1")
     assert list(weights) == list(base)
     for name, weight in weights.items():
@@ -47,7 +47,7 @@ def test_stored_sizes():
     base, finetuned = zoo(4)
     base_bytes = sum(v.numel() * v.element_size() for v in base.values())
     learned = sum(v.numel() for k, v in base.items() if k not in ("frozen.weight", "position_ids"))
-    sizes = {m: merge(base, finetuned, m) for m in METHODS}
+    sizes = {m: merge(base, finetuned, m, moments=moments(base, len(finetuned))) for m in METHODS}
     assert (sizes["zero_shot"].stored_bytes, sizes["zero_shot"].stored_bytes_without_base) == (base_bytes, 0)
     assert (sizes["ties"].stored_bytes, sizes["ties"].stored_bytes_without_base) == (base_bytes, 8 * learned)
     assert sizes["individual"].stored_bytes == 4 * base_bytes

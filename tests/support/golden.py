@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from models import matrix, zoo
+from models import matrix, moments, zoo
 from PIL import Image
 from torch import Tensor
 
@@ -50,7 +50,7 @@ def methods() -> dict[str, float]:
     base, finetuned = zoo(3)
     found = {}
     for path in sorted((conf_dir() / "method").glob("[!_]*.yaml")):
-        merged = merge(base, finetuned, path.stem)
+        merged = merge(base, finetuned, path.stem, moments=moments(base, 3))
         found[path.stem] = projections(merged.vector("task1" if merged.per_task else None))
     return found
 

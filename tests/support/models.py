@@ -69,3 +69,12 @@ def same(got, expected, dtype=None):
 
 def model_of(deltas, dtype):
     return {"w": torch.zeros(deltas[0].shape, dtype=dtype)}, {f"t{i}": {"w": d.to(dtype)} for i, d in enumerate(deltas)}
+
+
+def moments(base, tasks, seed=0):
+    """Second moments (T, n, n) of random inputs for every matrix: what methods with inputs get."""
+    g = torch.Generator().manual_seed(seed)
+    rows = {
+        name: torch.randn(tasks, 2 * w.shape[1], w.shape[1], generator=g) for name, w in base.items() if w.dim() == 2
+    }
+    return {name: x.mT @ x / x.shape[1] for name, x in rows.items()}

@@ -91,6 +91,10 @@ def test_a_changed_function_is_another_cell(tmp_path: Path, monkeypatch: pytest.
     assert key("+method.before=[{one_of_mine.half: {}}]") != step
 
 
+def test_inputs_are_part_of_the_key_where_there_are_any() -> None:
+    assert len({key(), key("inputs=noise"), key("inputs=validation"), key("inputs=noise", "inputs.examples=3")}) == 4
+
+
 def test_a_raised_version_constant_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     first = key()
     monkeypatch.setitem(versions.ALL, "METHODS", versions.METHODS + 1)

@@ -32,7 +32,7 @@ def check_configuration(cfg: DictConfig, here: bool = True) -> None:
     plain: Any = OmegaConf.to_container(own, resolve=True)
     if not -SEEDS <= cfg.seed < SEEDS:
         raise UserError(f"seed={cfg.seed}: give a number of at most 63 bits")
-    for group in ("model", "alpha", "router", "tracking"):
+    for group in ("model", "alpha", "inputs", "router", "tracking"):
         check_nodes(group, plain[group])
     Engine(**plain["engine"])
     Evaluate(**plain["evaluate"])
@@ -43,6 +43,10 @@ def check_configuration(cfg: DictConfig, here: bool = True) -> None:
     instantiate(cfg.tracking)
     model_of(plain)
     method, tasks = Method.from_config(plain["method"]), selected(cfg)
+    if method.needs_moments and not plain["inputs"]:
+        raise UserError(f"method {method.name} needs inputs; give inputs=validation, noise or other_tasks")
+    if plain["inputs"]:
+        instantiate(plain["inputs"])
     per_task = dry_run(method, len(tasks))
     if plain["router"]:
         metrics = {name: str(definition.get("metric") or "accuracy") for name, definition in tasks}

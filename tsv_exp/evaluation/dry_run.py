@@ -33,11 +33,12 @@ def dry_run(method: Method, tasks: int) -> bool:
     }
     stream, engine = TaskVectors(base, models), Engine(svd="exact")
     per_task = False
+    moments = torch.eye(shapes["matrix"][1]).expand(tasks, -1, -1)
     tuned = [method.tuner(value) for value in method.tune.values] if method.tune else []
     for one in [method, *tuned]:
         try:
             with silent():
-                merged = merge_layers(stream, one, engine)
+                merged = merge_layers(stream, one, engine, {"matrix": moments}.get)
                 for name, layer in merged.layers.items():
                     layers.delta(layer, base[name].shape, 0)
             per_task = per_task or (one is method and merged.per_task)

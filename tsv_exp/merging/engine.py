@@ -15,7 +15,7 @@ from tsv_exp.decompositions.build import build_algebra, log_fallbacks
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
 from tsv_exp.merging.inputs.weights import as_weights
-from tsv_exp.merging.layer import Layer, Weights
+from tsv_exp.merging.layer import Layer, Moments, Weights
 from tsv_exp.merging.layer_map import map_layers
 from tsv_exp.merging.result import check_alpha, kept_variances, merged_weight
 from tsv_exp.merging.task_vectors import TaskVectors
@@ -36,7 +36,9 @@ class MergingMethod(Protocol):
         """Its parameters."""
         ...
 
-    def bind(self, stream: TaskVectors, algebra: Algebra, /) -> Callable[[Layer], Representation]:
+    def bind(
+        self, stream: TaskVectors, algebra: Algebra, moments: Moments | None = None, /
+    ) -> Callable[[Layer], Representation]:
         """The function of one layer, after passes over the whole stream where the method needs them."""
         ...
 
@@ -107,14 +109,14 @@ class Merged:
         )
 
 
-def merge_layers(stream: TaskVectors, method: MergingMethod, engine: Engine) -> Merged:
+def merge_layers(stream: TaskVectors, method: MergingMethod, engine: Engine, moments: Moments | None = None) -> Merged:
     """Merge every layer of a stream; holds one layer × T at a time; the result is on the device of the base.
 
     Raises:
         UserError: a parameter outside its domain, or models that do not fit the base.
     """
     decompositions = build_algebra(engine, stream.compute_device)
-    function = method.bind(stream, decompositions)
+    function = method.bind(stream, decompositions, moments)
     base = stream.base
 
     def merged(layer: Layer) -> Representation:

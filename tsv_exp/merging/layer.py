@@ -13,6 +13,7 @@ from tsv_exp.decompositions.algebra import Algebra, FactoredAlgebra, TaskwiseAlg
 from tsv_exp.layers import LowRank
 
 Weights = Mapping[str, Tensor]
+Moments = Callable[[str], Tensor | None]  # layer -> second moments (T, n, n) of its inputs; None where there are none
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -15,6 +15,7 @@ from tsv_exp.methods.entrywise import (
     weight_average,
     zero_shot,
 )
+from tsv_exp.methods.input_moments import regmean
 from tsv_exp.methods.input_regression import ace, wudi, wudi_closed
 from tsv_exp.methods.isotropic import iso_c, iso_cts
 from tsv_exp.methods.knots import knots_ties, knots_ties_statistics
@@ -27,7 +28,7 @@ from tsv_exp.methods.specification.method import Method
 __all__ = [
     "Method", "ace", "breadcrumbs", "cart", "consensus_ta", "dare", "dare_ties", "dare_ties_statistics",
     "dc_merge", "emr", "emr_rescalers", "individual", "iso_c", "iso_cts", "iso_reg", "knots_ties",
-    "knots_ties_statistics", "magnitude_mask", "magnitude_thresholds", "tall_mask", "task_arithmetic", "ties",
-    "ties_statistics", "truncated_sum", "tsv_c", "tsv_m", "tsv_m_eigen", "weight_average", "wudi",
-    "wudi_closed", "zero_shot",
+    "knots_ties_statistics", "magnitude_mask", "magnitude_thresholds", "regmean", "tall_mask",
+    "task_arithmetic", "ties", "ties_statistics", "truncated_sum", "tsv_c", "tsv_m", "tsv_m_eigen",
+    "weight_average", "wudi", "wudi_closed", "zero_shot",
 ]  # fmt: skip

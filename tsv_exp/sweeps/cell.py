@@ -109,10 +109,17 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
         "method": method.get("name"),
         "router": HydraConfig.get().runtime.choices.get("router"),
         "params": parameters(method),
-        "settings": {name: plain[name] for name in SETTINGS if name in plain},
+        "settings": {name: plain[name] for name in SETTINGS if name in plain} | _inputs(plain),
         "versions": _versions(),
         **{name: value for name in ("name", "tags", "notes") if (value := plain.get(name))},
     }
+
+
+def _inputs(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs that a method may use, for the labels of rows; nothing if there are none."""
+    if not plain.get("inputs"):
+        return {}
+    return {"inputs": HydraConfig.get().runtime.choices["inputs"], "inputs.examples": plain["inputs"].get("examples")}
 
 
 def _versions() -> dict[str, str]:

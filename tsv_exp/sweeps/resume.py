@@ -36,6 +36,9 @@ def cell_key(cfg: DictConfig) -> str:
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     kept = {name: value for name, value in plain.items() if name not in IRRELEVANT}
+    for group in ("inputs", "router"):  # without one, the key is that of a cell from before these groups
+        if not kept.get(group):
+            kept.pop(group, None)
     kept["tasks"] = selected(cfg)
     named = [[task.get("data"), task.get("checkpoint")] for _, task in kept["tasks"]]
     texts = sorted(set(_texts([kept.get("model"), kept.get("method"), kept.get("alpha"), named])))

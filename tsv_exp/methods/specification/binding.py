@@ -11,7 +11,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation, join_blocks, stack
 from tsv_exp.merging.changed import Changed
 from tsv_exp.merging.check_result import check_result
-from tsv_exp.merging.layer import Layer
+from tsv_exp.merging.layer import Layer, Moments
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.functions import accepts
 from tsv_exp.methods.specification.steps import change_deltas, change_merged
@@ -24,8 +24,17 @@ log = logging.getLogger(__name__)
 Bound = Callable[[Layer], Representation]
 
 
-def bind(method: "Method", stream: TaskVectors, algebra: Algebra) -> Bound:
-    """The function of one layer of a stream; it decomposes by `algebra`."""
+def bind(method: "Method", stream: TaskVectors, algebra: Algebra, moments: Moments | None = None) -> Bound:
+    """The function of one layer of a stream; it decomposes by `algebra`, and takes the `moments` of its inputs.
+
+    Raises:
+        UserError: the method needs moments, and there are none.
+    """
+    if method.needs_moments and moments is None:
+        raise UserError(
+            f"method {method.name} needs second moments of the layers' inputs: tsv-exp computes them with "
+            "inputs=validation, noise or other_tasks; tsv_exp.merge takes them as moments="
+        )
     arguments = _arguments(method, stream, algebra)
     decomposes = accepts(method.function, "algebra")
     _name_empty_layers(method, stream)
@@ -40,8 +49,11 @@ def bind(method: "Method", stream: TaskVectors, algebra: Algebra) -> Bound:
         return change_merged(method.after, method.name, found, layer, algebra)
 
     def by_function(layer: Layer) -> Representation:
-        mine = method.merges(layer)
-        function, given = (method.function, arguments) if mine else (method.others, {})
+        mine, given = method.merges(layer), arguments
+        if mine and method.takes_moments and moments is not None:
+            found = moments(layer.name)
+            mine, given = found is not None or not method.needs_moments, {**arguments, "moments": found}
+        function, given = (method.function, given) if mine else (method.others, {})
 
         def checked(deltas: Tensor, **more: Any) -> Representation:
             return check_result(function(deltas, **given, **more), deltas.shape, devices, method.name, layer.name)

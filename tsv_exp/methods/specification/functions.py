@@ -31,6 +31,13 @@ def accepts(function: Function, parameter: str) -> bool:
     return parameter in parameters_of(function)
 
 
+def required(function: Function, parameter: str) -> bool:
+    """Whether a function has a parameter of this name without a default."""
+    if not accepts(function, parameter):
+        return False
+    return inspect.signature(function).parameters[parameter].default is inspect.Parameter.empty
+
+
 def parameters_of(function: Function) -> tuple[str, ...]:
     """The names of a function's parameters, in order."""
     try:

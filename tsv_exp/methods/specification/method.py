@@ -11,15 +11,16 @@ from omegaconf import OmegaConf
 from tsv_exp.arguments import check_arguments, check_types
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
-from tsv_exp.merging.layer import Layer
+from tsv_exp.merging.layer import Layer, Moments
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.binding import Bound, bind, bind_products
 from tsv_exp.methods.specification.files import method_files
-from tsv_exp.methods.specification.functions import Function, accepts, function_of, parameters_of
+from tsv_exp.methods.specification.functions import Function, accepts, function_of, parameters_of, required
 from tsv_exp.methods.specification.scaling import Alpha, Tune
 from tsv_exp.methods.specification.steps import PLACES, Step, read_steps
 
 # keys of a method's YAML that are no parameters of its function
+GIVEN = ("algebra", "moments")  # parameters of a function that the engine fills in
 RESERVED = {"name", "layers", "others", "prepare", "alpha", "tune", *PLACES}
 
 
@@ -100,7 +101,9 @@ class Method:
             tune=tuned,
             params=keys,
         )
-        known = {"algebra": None} if accepts(taker, "algebra") else {}
+        known = {key: None for key in GIVEN if accepts(taker, key)}
+        if given := sorted(known.keys() & keys):
+            raise UserError(f"method {name}: {given[0]} is no parameter; the engine gives it to the function")
         check_arguments(f"method {name}: ", taker, method.own_params | known, 1)
         return method._with_known_steps()
 
@@ -164,13 +167,23 @@ class Method:
         return self.name if self.merges(layer) else getattr(self.others, "__name__", "others")
 
     @property
+    def takes_moments(self) -> bool:
+        """Whether it can use second moments of the layers' inputs."""
+        return accepts(self.function, "moments")
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether it needs them: its function has no default for `moments`."""
+        return required(self.function, "moments")
+
+    @property
     def merges_products(self) -> bool:
         """Whether its merge of task matrices that are products of thin factors is such a product."""
         return self.prepare is None and not self.before and not self.after and hasattr(self.function, "product")
 
-    def bind(self, stream: TaskVectors, algebra: Algebra) -> Bound:
+    def bind(self, stream: TaskVectors, algebra: Algebra, moments: Moments | None = None) -> Bound:
         """The function of one layer, with parameters and global statistics filled in; it decomposes by `algebra`."""
-        return bind(self, stream, algebra)
+        return bind(self, stream, algebra, moments)
 
     def bind_products(self, stream: TaskVectors, algebra: Algebra) -> Bound:
         """As `bind`; of layers whose deltas are products the merge is given as a product where the method has one."""

@@ -1,0 +1,147 @@
+"""Second moments of layers' inputs: those of explicit forward passes, from the examples that `inputs` names."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from tsv_exp import UserError
+from tsv_exp.evaluation.layer_inputs import Noise, OtherTasks, Validation
+from tsv_exp.evaluation.moments import captured_attention, second_moments
+from tsv_exp.tasks.task import Split
+
+TASKS = ("a", "b", "c")
+
+
+class Encoder(nn.Module):
+    """A linear layer, an attention and a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.attn = nn.Linear(5, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, x):
+        hidden = self.first(x).tanh()
+        return self.last(self.attn(hidden, hidden, hidden, need_weights=False)[0].mean(1))
+
+
+def weights(seed):
+    torch.manual_seed(seed)
+    return {name: 0.5 * torch.randn_like(value) for name, value in Encoder().state_dict().items()}
+
+
+class Model:
+    """Three tasks with inputs (N, 3, 5) of different scale; counts what runs."""
+
+    name, runs = "small", 0
+
+    def encoder(self):
+        return Encoder()
+
+    def split(self, task, split):
+        assert split == "validation"
+        g = torch.Generator().manual_seed(TASKS.index(task.name))
+        return Split(10.0 ** TASKS.index(task.name) * torch.randn(7, 3, 5, generator=g), torch.zeros(7).long())
+
+    def prepare(self, inputs, device):
+        return inputs.to(device)
+
+    def predict(self, encoder, batch, task):
+        self.runs += 1
+        return encoder(batch).argmax(1)
+
+    def identity(self, task):
+        return task.name
+
+
+@pytest.fixture
+def evaluator(tmp_path, monkeypatch):
+    monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path))
+    tasks = {name: SimpleNamespace(name=name) for name in TASKS}
+    return SimpleNamespace(model=Model(), tasks=tasks, device=torch.device("cpu"), batch_size=3)
+
+
+MODELS = {name: weights(seed) for seed, name in enumerate(TASKS)}
+
+
+def expected(model, x):
+    """The mean of x xᵀ of every layer, in float64, with the attention written out."""
+    w = {name: value.double() for name, value in model.items()}
+    hidden = (x.double() @ w["first.weight"].mT + w["first.bias"]).tanh()
+    q, k, v = (hidden @ w["attn.in_proj_weight"].mT + w["attn.in_proj_bias"]).chunk(3, -1)
+    heads = []
+    for part in (slice(0, 4), slice(4, 8)):
+        weight = (q[..., part] @ k[..., part].mT / 2).softmax(-1)
+        heads.append(weight @ v[..., part])
+    inner = torch.cat(heads, -1)
+    outer = (inner @ w["attn.out_proj.weight"].mT + w["attn.out_proj.bias"]).mean(1)
+    rows = {"first.weight": x.double(), "attn.in_proj_weight": hidden, "attn.out_proj.weight": inner}
+    rows["last.weight"] = outer
+    flat = {name: value.flatten(0, -2) for name, value in rows.items()}
+    return {name: value.mT @ value / len(value) for name, value in flat.items()}
+
+
+def check(moments, position, model, x):
+    for name, wanted in expected(model, x).items():
+        found = moments(name)
+        assert found.shape == (3, *wanted.shape)
+        torch.testing.assert_close(found[position].double(), wanted, rtol=1e-4, atol=1e-5 * float(wanted.norm()))
+    assert moments("first.bias") is None
+
+
+def test_they_are_those_of_the_tasks_own_examples(evaluator):
+    moments = second_moments(Validation(), evaluator, MODELS)
+    for position, name in enumerate(TASKS):
+        check(moments, position, MODELS[name], evaluator.model.split(evaluator.tasks[name], "validation").inputs)
+    runs = evaluator.model.runs
+    assert torch.equal(second_moments(Validation(), evaluator, MODELS)("last.weight"), moments("last.weight"))
+    assert evaluator.model.runs == runs, "they are cached"
+    second_moments(Validation(examples=2), evaluator, MODELS)
+    assert evaluator.model.runs == runs + 3, "another number of examples is another statistic"
+
+
+def test_other_tasks_are_all_but_ones_own(evaluator):
+    moments = second_moments(OtherTasks(examples=100), evaluator, MODELS)
+    others = [evaluator.model.split(evaluator.tasks[name], "validation").inputs for name in ("a", "c")]
+    check(moments, 1, MODELS["b"], torch.cat(others))
+    few = list(OtherTasks(examples=3).batches(evaluator, "a"))
+    assert sum(len(batch) for batch in few) == 3
+    assert sum(float(batch.abs().max()) > 50 for batch in few) == 1, "one of c, two of b"
+
+
+def test_noise_needs_nothing_of_a_task_but_the_shape(evaluator):
+    noise = torch.cat(list(Noise(examples=8).batches(evaluator, "c")))
+    assert noise.shape == (8, 3, 5)
+    assert float(noise.abs().max()) < 6
+    check(second_moments(Noise(examples=8), evaluator, MODELS), 2, MODELS["c"], noise)
+    evaluator.model.prepare = lambda inputs, device: {"tokens": torch.zeros(1, 3).long()}
+    with pytest.raises(UserError, match="inputs=noise: the inputs of model=small are no images"):
+        list(Noise().batches(evaluator, "c"))
+
+
+def test_what_cannot_be_is_one_line(evaluator):
+    with pytest.raises(UserError, match=r"inputs\.examples=0"):
+        Validation(examples=0)
+    del evaluator.tasks["b"], evaluator.tasks["c"]
+    with pytest.raises(UserError, match="inputs=other_tasks: there is one task only"):
+        list(OtherTasks().batches(evaluator, "a"))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_attention_is_as_before_while_it_is_captured(batch_first):
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=batch_first).eval()
+    nn.init.normal_(attention.out_proj.bias)
+    x, found = torch.randn(2, 3, 8), []
+    before = {name: value.clone() for name, value in attention.state_dict().items()}
+    with torch.no_grad():
+        wanted = attention(x, x, x)[0]
+        with captured_attention(attention, before, lambda name, rows: found.append((name, rows))):
+            torch.testing.assert_close(attention(x, x, x)[0], wanted)
+    ((name, rows),) = found
+    assert name == "out_proj.weight"
+    outputs = attention.out_proj(rows)
+    torch.testing.assert_close(outputs if batch_first else outputs.transpose(0, 1), wanted)
+    assert all(torch.equal(value, before[name]) for name, value in attention.state_dict().items())
