@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tsv_exp.merging.engine import Merged, apply
     from tsv_exp.merging.layer import entrywise, matrices_only
     from tsv_exp.methods.specification.method import Method
+    from tsv_exp.routing.served import load
 
     __version__: str
 
@@ -28,6 +29,7 @@ _MODULES = {
     "entrywise": "merging.layer",
     "factors_suffice": "decompositions.algebra",
     "interference": "analyze.interference",
+    "load": "routing.served",
     "matrices_only": "merging.layer",
     "merge": "api",
 }
@@ -43,6 +45,7 @@ __all__ = [
     "entrywise",
     "factors_suffice",
     "interference",
+    "load",
     "matrices_only",
     "merge",
 ]

@@ -54,7 +54,7 @@ def predictions(model: Linear, merged: Any, images: Tensor, model_of: str, head:
 
 @pytest.mark.parametrize("method", ["tsv_c", "individual"])
 @pytest.mark.parametrize(
-    "router", [Likelihood(), Likelihood(standardize=False, rank_fraction=0.4), Mass(layer="1.weight")]
+    "router", [Likelihood(rank_fraction=1.0), Likelihood(standardize=False, rank_fraction=0.4), Mass(layer="1.weight")]
 )
 def test_every_figure_is_that_of_the_chosen_models(router: Router, method: str) -> None:
     model, merged, found = routed(router, method)

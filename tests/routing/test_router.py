@@ -42,7 +42,7 @@ def scores(fitted: FittedRouter, network: torch.nn.Module, x: Tensor) -> Tensor:
 def test_likelihoods_are_summed_over_the_layers_and_over_the_tokens_that_count(standardize: bool) -> None:
     network, x = Block(True), torch.randn(5, 4, WIDTH, generator=torch.Generator().manual_seed(1))
     vectors = stream(network)
-    fitted = fit(Likelihood(epsilon=0.2, standardize=standardize), vectors, ExactAlgebra(), network)
+    fitted = fit(Likelihood(epsilon=0.2, rank_fraction=1.0, standardize=standardize), vectors, ExactAlgebra(), network)
     wanted = torch.zeros(5, 3)
     seen = {}
     with captured(network, vectors.names, lambda name, inputs: seen.__setitem__(name, inputs)):
@@ -86,11 +86,15 @@ def test_products_of_thin_factors_are_not_formed() -> None:
 
     thin = TaskVectors(base, {f"t{i}": Adapter(i) for i in range(3)})
     dense = TaskVectors(base, {f"t{i}": {**Adapter(i)} for i in range(3)})
-    for router in (Likelihood(), Mass(layer=FIRST, rank_fraction=0.2)):
+    for router in (Likelihood(rank_fraction=1.0), Mass(layer=FIRST, rank_fraction=0.2)):
         found, wanted = (fit(router, vectors, ExactAlgebra(), network) for vectors in (thin, dense))
         assert list(found.layers) == list(wanted.layers) == [FIRST]
         torch.testing.assert_close(scores(found, network, x), scores(wanted, network, x), rtol=1e-3, atol=1e-3)
-    assert fit(Likelihood(), thin, ExactAlgebra(), network).layers[FIRST]["factors"].shape == (3, 2, WIDTH)
+    assert fit(Likelihood(rank_fraction=1.0), thin, ExactAlgebra(), network).layers[FIRST]["factors"].shape == (
+        3,
+        2,
+        WIDTH,
+    )
 
 
 def test_mass_is_the_residual_of_the_class_token_at_one_layer() -> None:

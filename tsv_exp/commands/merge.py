@@ -8,6 +8,8 @@ out            the folder to write: sharded safetensors with an index, and the b
                with a model per task (tsv_c, tall_mask, ...) write their factors and masks, for tsv_exp.apply; with
                task=NAME the whole model of that task instead.
 method, alpha  a name in conf/method; alpha defaults to what its file says. Its parameters are given by name.
+router         likelihood: write a router too, for methods with a model per task; tsv_exp.load then serves them
+               without being told the task. Or mass, with router.layer=NAME. Parameters: router.epsilon=0.3.
 dtype          dtype of the result: float32, bfloat16, float16; default: the base's.
 shard_mb       largest size of a file, default 512; methods with a model per task hold one file in memory. With an
                open_clip_config.json a whole model is always one file, since open_clip cannot load several.

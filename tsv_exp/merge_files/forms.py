@@ -17,6 +17,8 @@ from tsv_exp.layers import Representation
 from tsv_exp.merge_files.records.measures import Measured, square
 from tsv_exp.merge_files.work import Advance, Content, Work, checked
 from tsv_exp.merging.result import merged_weight
+from tsv_exp.routing.files import write_router
+from tsv_exp.routing.router import fit
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.tensor_files import Kinds, kinds
 
@@ -112,8 +114,10 @@ class ByTask:
         return _announced(parts)
 
     def describe(self, folder: Path, digests: Mapping[str, str]) -> None:
-        """Write method, tasks and shapes, for `store.load_merged`."""
+        """Write method, tasks and shapes, for `store.load_merged`, and the router for `tsv_exp.load`."""
         rest, stream = self.work.plan.rules[-1], self.work.stream
+        if self.work.options.router is not None:
+            write_router(folder, fit(self.work.options.router, stream, self.work.algebra))
         with atomic(folder / DESCRIPTION) as path:
             path.write_text(describe(rest.method, stream.tasks, stream.base, rest.alpha, digests))
 

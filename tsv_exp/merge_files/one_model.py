@@ -16,6 +16,7 @@ from tsv_exp.merge_files.options.rules import Plan
 from tsv_exp.merge_files.records.measures import Measured, Record
 from tsv_exp.merge_files.records.metadata import short_form
 from tsv_exp.merge_files.work import Work
+from tsv_exp.routing.files import parameters_of
 from tsv_exp.runtime.console import bar
 from tsv_exp.runtime.parallel.distributed import assigned, process_group, split_work
 from tsv_exp.storage.digests import digest
@@ -53,6 +54,7 @@ def merge_model(options: Options) -> Finished | None:
         engine.svd,
         [list(engine.excluded), engine.stacks, engine.keep, engine.ignore],
         [options.vocabulary, options.tokenizer],
+        *([] if options.router is None else [[options.router.name, parameters_of(options.router)]]),
     ]
     recipe = digest(program(), plan.description, settings, inputs.fingerprints())
     with process_group() as (rank, world, wait), ExitStack() as held:
@@ -94,6 +96,11 @@ def merge_model(options: Options) -> Finished | None:
 def _form(work: Work) -> Form:
     """The output form: an adapter if configured, else one model or the parts of one model per task."""
     by_task = work.options.task is None and work.plan.per_task(work.stream, work.bound)
+    if work.options.router is not None and not by_task:
+        raise UserError(
+            f"router={work.options.router.name}: the result is one model for all tasks; choose a method with a model "
+            "per task (tsv_c, tall_mask, emr, individual), and neither task= nor form=lora"
+        )
     if work.options.form != "lora":
         return ByTask(work) if by_task else WholeModel(work)
     if by_task or work.options.task is not None:

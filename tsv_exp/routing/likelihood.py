@@ -31,7 +31,7 @@ class Likelihood(Router):
     name: ClassVar[str] = "likelihood"
 
     epsilon: float = 0.1
-    rank_fraction: float = 1.0
+    rank_fraction: float = 0.25
     standardize: bool = True
     layers: Sequence[str] = ("*",)
 

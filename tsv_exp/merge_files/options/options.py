@@ -13,6 +13,8 @@ from yaml import YAMLError
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options.paths import named, paths, text
 from tsv_exp.merge_files.options.values import check_layers, check_weights, is_number
+from tsv_exp.routing.files import router_of
+from tsv_exp.routing.router import Router
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 VOCABULARIES = ("base", "union")
@@ -21,6 +23,7 @@ TEXTS = (  # taken as text, not as YAML
     "base",
     "out",
     "method",
+    "router",
     "task",
     "dtype",
     "svd",
@@ -32,6 +35,8 @@ TEXTS = (  # taken as text, not as YAML
 )
 _SWITCHES = ("wait",)
 _NUMBERS = ("alpha", "shard_mb", "rank")
+_ROUTER_PARAMETERS = "router_parameters"  # key of those that are typed as router.epsilon=0.3
+_DOTTED = "router.", f"{_ROUTER_PARAMETERS}."
 _PATTERNS = ("exclude", "stacks", "keep", "ignore")
 
 
@@ -39,8 +44,9 @@ _PATTERNS = ("exclude", "stacks", "keep", "ignore")
 class Options:
     """The options; unknown names are parameters of the method.
 
-    `component` is true for one of several models in a folder, where patterns may belong to another component;
-    `beside` names the other components in its folder.
+    `router` chooses the task of an input, for methods with a model per task. `component` is true for one of several
+    models in a folder, where patterns may belong to another component; `beside` names the other components in its
+    folder.
     """
 
     base: str | None
@@ -67,6 +73,7 @@ class Options:
     weights: dict[str, float] = field(default_factory=dict)
     search: tuple[Path, ...] = ()
     command: str = ""
+    router: Router | None = None
     component: bool = False
     beside: tuple[str, ...] = ()
     params: dict[str, Any] = field(default_factory=dict)
@@ -114,10 +121,26 @@ def parse(arguments: Sequence[str], preset: Mapping[str, Any] | None = None) -> 
     for name in _PATTERNS:
         if name in known:
             known[name] = _patterns(name, known[name])
+    parameters = given.pop(_ROUTER_PARAMETERS, None) or {}
+    if parameters and "router" not in known:
+        raise UserError(f"router.{next(iter(parameters))}: give router=likelihood too")
+    if "router" in known:
+        known["router"] = _router(known["router"], parameters)
     known.setdefault("base", None)
     return Options(
         **known | {"out": Path(known["out"])}, models=dict(models), layers=layers, weights=weights, params=given
     )
+
+
+def _router(name: str, parameters: Any) -> Router | None:
+    if not isinstance(parameters, Mapping):
+        raise UserError(f"{_ROUTER_PARAMETERS}={parameters}: give names and values, as in {{epsilon: 0.3}}")
+    if name == "none":
+        return None
+    router = router_of(name, parameters)
+    if router.undecided:
+        raise UserError(f"router={name}: without data no layer can be chosen; give router.layer=NAME")
+    return router
 
 
 def _read(arguments: Sequence[str]) -> dict[str, Any]:
@@ -134,7 +157,7 @@ def _read(arguments: Sequence[str]) -> dict[str, Any]:
             texts[name] = paths(value)
             continue
         try:
-            config.merge_with_dotlist([word])
+            config.merge_with_dotlist([word.replace(*_DOTTED, 1) if word.startswith("router.") else word])
         except (OmegaConfBaseException, ValueError, YAMLError) as error:
             remedy = "put quotes around the value inside the shell's, as in \"exclude='*emb*'\""
             raise UserError(f"cannot read {word} ({str(error).splitlines()[0]}); {remedy}") from error

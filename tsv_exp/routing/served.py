@@ -1,0 +1,184 @@
+"""A folder of tsv-merge with a model per task and a router, as one object that answers inputs of any of the tasks."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tsv_exp.checkpoints.store import load_merged
+from tsv_exp.errors import UserError
+from tsv_exp.merging.engine import Merged, apply
+from tsv_exp.routing.files import read_router
+from tsv_exp.routing.router import FittedRouter
+from tsv_exp.routing.tokens import padding_mask
+
+PROBES = 4  # examples of the first batch that tell which tokens count
+
+Head = Callable[[Tensor], Tensor]
+
+
+class Routes(NamedTuple):
+    """The task of each of B inputs, by name, and the scores (B, T), float32, from which it was chosen."""
+
+    tasks: list[str]
+    scores: Tensor
+
+
+class Prediction(NamedTuple):
+    """The task of each of B inputs, by name, and the outputs of that task's model, through its head if it has one."""
+
+    tasks: list[str]
+    outputs: list[Tensor]
+
+
+class ServedModel:
+    """A model per task behind a router; made by `load`."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        merged: Merged,
+        fitted: FittedRouter,
+        heads: Mapping[str, Head],
+        features: Callable[[Any], Tensor],
+    ) -> None:
+        self._base = module.eval()
+        self._merged = merged
+        self._fitted = fitted
+        self._heads = heads
+        self._features = features
+        self._loaded: tuple[str, nn.Module] | None = None
+        own = module.state_dict()
+        for name, shape in merged.shapes.items():
+            if name not in own or own[name].shape != shape:
+                raise UserError(
+                    f"the module has no tensor {name!r} of shape {tuple(shape)}; give the base model of the merge"
+                )
+        self._state = {name: own[name] for name in merged.shapes}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks, in the order of the scores."""
+        return self._fitted.tasks
+
+    def route(self, inputs: Any, together: bool = False) -> Routes:
+        """The task of every input, by one pass of the base model.
+
+        Args:
+            inputs: what the module takes: B inputs as a tensor, or a mapping of its keyword arguments. An entry
+                `attention_mask` (B, L) tells which tokens are padding.
+            together: whether all inputs are of one task, which is then chosen by the sum of their scores.
+        """
+        if not self._fitted.supports:
+            few = _first(inputs, PROBES)
+            self._fitted.prepare(self._base, lambda: self._features(_call(self._base, few)), padding_mask(few))
+            self._fitted = self._fitted.to(next(iter(self._state.values())).device)
+        with torch.inference_mode():
+            scores = self._fitted.scores(self._base, lambda: _call(self._base, inputs), padding_mask(inputs))
+        if together:
+            scores = scores.sum(0, keepdim=True).expand_as(scores)
+        return Routes([self.tasks[index] for index in scores.argmax(1).tolist()], scores)
+
+    def predict(self, inputs: Any, together: bool = False) -> Prediction:
+        """The outputs of the model of every input's task: a pass of the base for `route`, then one by task.
+
+        Args:
+            inputs: as in `route`.
+            together: as in `route`.
+        """
+        tasks = self.route(inputs, together).tasks
+        outputs: list[Tensor] = [torch.empty(0)] * len(tasks)
+        for task in self._order(tasks):
+            rows = [row for row, own in enumerate(tasks) if own == task]
+            found = self.outputs(task, _rows(inputs, rows))
+            for row, output in zip(rows, found, strict=True):
+                outputs[row] = output
+        return Prediction(tasks, outputs)
+
+    def outputs(self, task: str, inputs: Any) -> Tensor:
+        """The outputs (B, ...) of one task's model, through its head if it has one.
+
+        Raises:
+            UserError: unknown task.
+        """
+        network = self._load(task)
+        with torch.inference_mode():
+            features = self._features(_call(network, inputs))
+            return self._heads[task](features) if task in self._heads else features
+
+    def model(self, task: str) -> nn.Module:
+        """A copy of the module with the weights of one task.
+
+        Raises:
+            UserError: unknown task.
+        """
+        return copy.deepcopy(self._load(task))
+
+    def _load(self, task: str) -> nn.Module:
+        """The working copy with the weights of one task; they stay until another task's are needed."""
+        if self._loaded is None or self._loaded[0] != task:
+            weights = apply(self._state, self._merged, task=task)
+            network = copy.deepcopy(self._base) if self._loaded is None else self._loaded[1]
+            network.load_state_dict(weights, strict=False)
+            self._loaded = task, network
+        return self._loaded[1]
+
+    def _order(self, tasks: Sequence[str]) -> list[str]:
+        """The tasks, each once; the one whose weights are loaded comes first."""
+        return sorted(set(tasks), key=lambda task: (self._loaded is None or self._loaded[0] != task, task))
+
+
+def load(
+    folder: Path | str,
+    module: nn.Module,
+    heads: Mapping[str, Head] | None = None,
+    features: Callable[[Any], Tensor] | None = None,
+) -> ServedModel:
+    """Serve what `tsv-merge method=tsv_c router=likelihood` wrote (docs/router.md).
+
+    Args:
+        folder: its output folder.
+        module: the base model with the weights of the merge's base, on any device and in any floating-point dtype; its
+            parameters have the names of the base file. It is not changed, except for being set to evaluation mode.
+        heads: task -> function from the features (B, ...) of the inputs to their outputs; a task may have none.
+        features: the part of the module's output that is wanted, as a tensor (B, ...); None: the output itself, or the
+            first entry of a tuple or mapping.
+
+    Raises:
+        UserError: the folder holds no such merge, it is damaged, or the module is another architecture.
+    """
+    place = Path(folder)
+    fitted, merged = read_router(place), load_merged(place)
+    if fitted.tasks != merged.tasks:
+        raise UserError(f"{folder}: its router is of other tasks than its models; merge again")
+    if unknown := sorted(set(heads or ()) - set(merged.tasks)):
+        raise UserError(f"heads: there is no task {unknown[0]!r}; choose from: {', '.join(merged.tasks)}")
+    return ServedModel(module, merged, fitted, heads or {}, features or _main)
+
+
+def _call(module: nn.Module, inputs: Any) -> Any:
+    return module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+
+
+def _main(output: Any) -> Tensor:
+    """The output itself, or the first entry of a tuple or mapping."""
+    if isinstance(output, Tensor):
+        return output
+    return _main(next(iter(output.values())) if isinstance(output, Mapping) else output[0])
+
+
+def _rows(inputs: Any, rows: Sequence[int]) -> Any:
+    if isinstance(inputs, Mapping):
+        return {name: value[list(rows)] for name, value in inputs.items()}
+    return inputs[list(rows)]
+
+
+def _first(inputs: Any, count: int) -> Any:
+    """The first inputs, in memory of their own: tensors of inference mode have no gradients."""
+    with torch.inference_mode(False):
+        if isinstance(inputs, Mapping):
+            return {name: value[:count].clone() for name, value in inputs.items()}
+        return inputs[:count].clone()
