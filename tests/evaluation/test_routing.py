@@ -54,7 +54,12 @@ def predictions(model: Linear, merged: Any, images: Tensor, model_of: str, head:
 
 @pytest.mark.parametrize("method", ["tsv_c", "individual"])
 @pytest.mark.parametrize(
-    "router", [Likelihood(rank_fraction=1.0), Likelihood(standardize=False, rank_fraction=0.4), Mass(layer="1.weight")]
+    "router",
+    [
+        Likelihood(rank_fraction=1.0, narrowing=True),
+        Likelihood(standardize=True, rank_fraction=0.4, narrowing=True),
+        Mass(layer="1.weight"),
+    ],
 )
 def test_every_figure_is_that_of_the_chosen_models(router: Router, method: str) -> None:
     model, merged, found = routed(router, method)
@@ -125,5 +130,5 @@ def test_an_answer_of_another_head_is_no_class_for_other_metrics() -> None:
     merged = merge(model.base(), model.finetuned(TASKS), "individual")
     engine = Engine(svd="exact")
     stream = TaskVectors.of(model.base(), model.finetuned(TASKS), engine)
-    found = route_tasks(Likelihood(), evaluator, merged, 1.0, stream, engine)
+    found = route_tasks(Likelihood(narrowing=True), evaluator, merged, 1.0, stream, engine)
     assert found.accuracy["a"] < found.own_head["a"]

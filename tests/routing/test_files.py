@@ -33,7 +33,8 @@ def test_round_trip(tmp_path: Path) -> None:
     assert parameters_of(found.router) == {
         "epsilon": 0.3,
         "rank_fraction": 0.25,
-        "standardize": True,
+        "standardize": False,
+        "narrowing": False,
         "layers": ["*mlp*"],
     }
     write_router(tmp_path, found)

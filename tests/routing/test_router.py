@@ -42,7 +42,12 @@ def scores(fitted: FittedRouter, network: torch.nn.Module, x: Tensor) -> Tensor:
 def test_likelihoods_are_summed_over_the_layers_and_over_the_tokens_that_count(standardize: bool) -> None:
     network, x = Block(True), torch.randn(5, 4, WIDTH, generator=torch.Generator().manual_seed(1))
     vectors = stream(network)
-    fitted = fit(Likelihood(epsilon=0.2, rank_fraction=1.0, standardize=standardize), vectors, ExactAlgebra(), network)
+    fitted = fit(
+        Likelihood(epsilon=0.2, rank_fraction=1.0, standardize=standardize, narrowing=True),
+        vectors,
+        ExactAlgebra(),
+        network,
+    )
     wanted = torch.zeros(5, 3)
     seen = {}
     with captured(network, vectors.names, lambda name, inputs: seen.__setitem__(name, inputs)):
@@ -57,6 +62,13 @@ def test_likelihoods_are_summed_over_the_layers_and_over_the_tokens_that_count(s
         own = log_likelihoods(inputs, weights, gaussians)
         wanted += standardized(own) if standardize else own
     torch.testing.assert_close(scores(fitted, network, x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_with_fewer_outputs_than_inputs_are_left_out() -> None:
+    network = Block(True)
+    fitted = fit(Likelihood(), stream(network), ExactAlgebra(), network)
+    kept = {f"blocks.{i}.{name}" for i in (0, 1) for name in ("attn.in_proj_weight", "mlp.0.weight")}
+    assert set(fitted.layers) == kept
 
 
 def test_products_of_thin_factors_are_not_formed() -> None:

@@ -50,7 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 f"out={root}/out",
                 "method=individual",
                 "router=likelihood",
-                "router.standardize=false",
+                "router.narrowing=true",
+                "router.rank_fraction=1",
+                "router.epsilon=0.1",
             ]
         )
     )

@@ -25,14 +25,17 @@ class Likelihood(Router):
         epsilon: ε, what is added to the second moments, above 0.
         rank_fraction: the share of min(m, n) singular components that a task keeps, in (0, 1].
         standardize: whether each layer's scores are standardized over the tasks of an input before they are summed.
+        narrowing: whether layers with fewer outputs than inputs are scored too. Their task matrices, of rank at most m,
+            leave n − m directions of the inputs without a variance.
         layers: patterns of the parameters whose inputs are scored.
     """
 
     name: ClassVar[str] = "likelihood"
 
-    epsilon: float = 0.1
+    epsilon: float = 0.3
     rank_fraction: float = 0.25
-    standardize: bool = True
+    standardize: bool = False
+    narrowing: bool = False
     layers: Sequence[str] = ("*",)
 
     def __post_init__(self) -> None:
@@ -42,11 +45,14 @@ class Likelihood(Router):
 
     def statistics(self, layer: Layer, algebra: Algebra) -> Statistics | None:
         """Factors and log determinants of T Gaussians."""
+        m, n = layer.shape[1:]
+        if m < n and not self.narrowing:
+            return None
         squares = squared_norms(layer)
         if not bool(squares.any()):
             return None
         deltas, known = layer.to_decompose(algebra)
-        _, s, vh = known.truncated_svd(deltas, components_per_task(layer.shape[1:], layer.shape[0], self.rank_fraction))
+        _, s, vh = known.truncated_svd(deltas, components_per_task((m, n), layer.shape[0], self.rank_fraction))
         return {key: value.contiguous() for key, value in fit_gaussians(s, vh, squares, self.epsilon)._asdict().items()}
 
     def layer_scores(self, inputs: Tensor, weights: Tensor, statistics: Mapping[str, Tensor]) -> Tensor:
