@@ -239,7 +239,7 @@ def main() -> int:
 
     import tsv_exp.commands.analyze
     import tsv_exp.commands.exp
-    import tsv_exp.commands.finetune
+    import tsv_exp.commands.finetuning
     import tsv_exp.commands.merge
     import tsv_exp.commands.report
     import tsv_exp.report.page

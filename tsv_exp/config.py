@@ -20,6 +20,7 @@ EXPERTS = (  # 3-D weights of a layer's experts, by the names of transformers an
     "*.output_linear.weight",
 )
 CACHE = ("off", "memory", "disk")
+PRECISIONS = ("auto", "bfloat16", "float16", "float32")
 EXCLUDE = ("*text_projection*",)  # default patterns of 2-D parameters that are not matrices
 
 
@@ -71,8 +72,19 @@ class Evaluate:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"evaluate.batch_size={self.batch_size}: give a positive number, or null")
+
+
+def check_precision(precision: str) -> None:
+    """Check the name of a number format.
+
+    Raises:
+        UserError: it is not one of PRECISIONS.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision={precision}: choose from: {', '.join(PRECISIONS)}")
 
 
 @dataclass

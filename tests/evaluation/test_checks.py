@@ -30,7 +30,7 @@ def check(*overrides: str, here: bool = True) -> None:
     [
         ("seed=99999999999999999999", "seed=9+: give a number of at most 63 bits"),
         ("device=tpu", "device=tpu: no such device; choose auto, cpu or cuda:N"),
-        ("evaluate.precision=int4", "precision=int4: choose auto, bfloat16, float16, float32"),
+        ("evaluate.precision=int4", "precision=int4: choose from: auto, bfloat16, float16, float32"),
         ("evaluate.batch_size=0", "evaluate.batch_size=0: give a positive number, or null"),
         ("engine.svd=fancy", "engine.svd=fancy: choose from: auto, exact"),
         ("model.data.train=abc", "model.data.train='abc' does not fit; give int"),
@@ -42,6 +42,8 @@ def check(*overrides: str, here: bool = True) -> None:
         ("tasks=99", "tasks=99: this model has 20 tasks"),
         ("method.rank_fraction=2", "rank_fraction=2: it is a share of the singular components"),
         ("router=likelihood", "router=likelihood: method=tsv_m gives one model for all tasks; choose a method"),
+        ("tasks.digits.data=nowhere", "tasks.digits.data=nowhere: no such folder"),
+        ("model.checkpoints=nowhere", "model.checkpoints=nowhere: no such folder"),
         ("model._target_=nope.Model", "model._target_=nope.Model: it cannot be imported"),
     ],
 )

@@ -64,6 +64,28 @@ def folder_of(path: Path) -> Path | None:
 
 def locate(source: str | Path) -> Path:
     """The path of a source: local, in a package (pkg://...), or downloaded from the hub (owner/name[@revision])."""
+    path = local(source)
+    if path is not None:
+        return path
+    if found := HUB_FILE.fullmatch(str(source)):
+        with hub.failures(f"model {source}"):
+            return downloads.file(found["repo"], found["revision"], found["file"])
+    match = HUB_ID.fullmatch(str(source))
+    assert match  # what `local` accepts
+    repo, revision = match["repo"], match["revision"]
+    with hub.failures(f"model {source}"):
+        folder = downloads.model(repo, revision, "*.safetensors", CONFIGURATION)
+        if not any(folder.glob("*.safetensors")):
+            folder = downloads.model(repo, revision, "*.bin", CONFIGURATION)
+    return folder
+
+
+def local(source: str | Path) -> Path | None:
+    """The path of a source on this machine, or None if it is one of the hub's; nothing is downloaded.
+
+    Raises:
+        UserError: it is neither.
+    """
     try:
         path = Path(source).expanduser()
         if path.exists():
@@ -71,20 +93,12 @@ def locate(source: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # name too long, unknown user, null character
         reason = explain(error) if isinstance(error, OSError) else error
         raise UserError(f"{source}: {reason}") from error
-    if str(source).startswith(PACKAGE):
-        return _in_package(str(source))
-    if found := HUB_FILE.fullmatch(str(source)):
-        with hub.failures(f"model {source}"):
-            return downloads.file(found["repo"], found["revision"], found["file"])
-    match = HUB_ID.fullmatch(str(source))
-    if not match or path.suffix in SUFFIXES:
+    text = str(source)
+    if text.startswith(PACKAGE):
+        return _in_package(text)
+    if not HUB_FILE.fullmatch(text) and (not HUB_ID.fullmatch(text) or path.suffix in SUFFIXES):
         raise UserError(f"{source}: there is no such file or folder, and it is not a hub id such as owner/name")
-    repo, revision = match["repo"], match["revision"]
-    with hub.failures(f"model {source}"):
-        folder = downloads.model(repo, revision, "*.safetensors", CONFIGURATION)
-        if not any(folder.glob("*.safetensors")):
-            folder = downloads.model(repo, revision, "*.bin", CONFIGURATION)
-    return folder
+    return None
 
 
 def _in_package(source: str) -> Path:

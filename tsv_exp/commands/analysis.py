@@ -11,9 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from tsv_exp.analyze.analysis import analyze, check_count, propose
 from tsv_exp.analyze.write import summary, write_analysis
 from tsv_exp.arguments import check_nodes
-from tsv_exp.checkpoints.sources import open_weights
+from tsv_exp.checkpoints.sources import local, open_weights
 from tsv_exp.config import EXCLUDE, Engine
 from tsv_exp.errors import UserError
+from tsv_exp.evaluation.model_checks import check_places
 from tsv_exp.merge_files.options.paths import named
 from tsv_exp.merging.layer import Weights
 from tsv_exp.methods.singular_vectors import components_per_task
@@ -65,9 +66,14 @@ def weights(cfg: DictConfig) -> tuple[str, Weights, Mapping[str, Weights], Seque
         tasks = [model.task(name, definition) for name, definition in chosen]
         return model.name, model.base(), model.finetuned(tasks), model.exclude
     base = open_weights(cfg.base)
-    several = given if isinstance(given, dict | list) else [given]
-    paths = several if isinstance(several, dict) else named([str(path) for path in several])
-    return str(cfg.base), base, {str(task): open_weights(path, base) for task, path in paths.items()}, EXCLUDE
+    return str(cfg.base), base, {task: open_weights(path, base) for task, path in _paths(given).items()}, EXCLUDE
+
+
+def _paths(given: Any) -> dict[str, str]:
+    """The paths that `models` names, by task."""
+    if isinstance(given, dict):
+        return {str(task): path for task, path in given.items()}
+    return named([str(path) for path in (given if isinstance(given, list) else [given])]) if given else {}
 
 
 def _given(cfg: DictConfig) -> Any:
@@ -91,8 +97,12 @@ def check(cfg: DictConfig, here: bool = True) -> None:
     instantiate(cfg.tracking)
     if here and cfg.device is not None:
         device_of(cfg.device)
-    given = _given(cfg)
-    count = len(selected(cfg)) if given is None else len(given) if isinstance(given, dict | list) else 1
+    paths, tasks = _paths(_given(cfg)), [] if cfg.base is not None else selected(cfg)
     if cfg.select is not None:
-        check_count(cfg.select, count)
+        check_count(cfg.select, len(paths or tasks))
+    if here and cfg.base is not None:
+        for place in (cfg.base, *paths.values()):
+            local(place)
+    elif here:
+        check_places(instantiate(cfg.model), tasks)
     components_per_task((1, 1), 1, cfg.rank_fraction)  # refuses what is no share

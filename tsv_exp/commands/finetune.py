@@ -1,34 +1,11 @@
 """tsv-finetune: fine-tune a model on one of its tasks, in one process or in several by torchrun."""
 
-import logging
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields, replace
-from functools import partial
-from pathlib import Path
-from typing import Any
+from omegaconf import DictConfig
 
-import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from torch import distributed
-
-from tsv_exp.arguments import check_nodes
 from tsv_exp.commands.app.guard import error_guard, run_command
 from tsv_exp.commands.app.hydra_app import hydra_app
-from tsv_exp.errors import UserError
-from tsv_exp.finetuning.training import Recipe, finetune
-from tsv_exp.models.protocol import Model
-from tsv_exp.runtime.console import bar, output
-from tsv_exp.runtime.parallel.distributed import rank_device
-from tsv_exp.storage.files import atomic, clear_partial_files
-from tsv_exp.storage.tensor_files import save
-from tsv_exp.tasks.definitions import chosen, options
-from tsv_exp.tasks.task import Task
-
-log = logging.getLogger(__name__)
+from tsv_exp.runtime.console import output
+from tsv_exp.runtime.imports import import_frozen
 
 
 def main() -> int:
@@ -42,104 +19,7 @@ def _resume_hint() -> str:
 
 @hydra_app("finetune")
 def _app(cfg: DictConfig) -> None:
-    with error_guard("tsv-finetune", _resume_hint), _processes() as (rank, in_turn):
-        path = run(cfg, rank, in_turn)
-    if rank == 0:
+    with error_guard("tsv-finetune", _resume_hint):
+        path = import_frozen("tsv_exp.commands.finetuning").run_in_processes(cfg)
+    if path is not None:
         output.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
-
-
-def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
-    """Train the configured model on a task; resumes an interrupted run.
-
-    Args:
-        cfg: conf/finetune.yaml; HydraConfig contains the name of the task.
-        rank: rank of this process; rank 0 prepares data and head, and writes the checkpoint.
-        in_turn: barrier, called after the preparations of rank 0, for which the other ranks wait.
-
-    Returns:
-        The checkpoint: safetensors with the keys of the model's base.
-
-    Raises:
-        UserError: the configuration or the data are invalid, or memory runs out.
-    """
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32  # convolutions use it by default
-    name = HydraConfig.get().runtime.choices["task"]
-    if name is None:
-        raise UserError(f"task is missing; give task=NAME, one of: {', '.join(options('task'))}")
-    given: Any = OmegaConf.to_container(cfg.task, resolve=True)
-    ((name, definition),) = chosen([name], {name: given})
-    check_nodes("model", OmegaConf.to_container(cfg.model, resolve=True))
-    device = rank_device(cfg.device)
-    model: Model = instantiate(cfg.model)
-    recipe = _recipe(cfg, model.finetune)
-    task = model.task(name, definition)
-    path = Path(cfg.output) / model.name / f"{task.name}.safetensors"
-    if path.exists():
-        log.info("%s already exists", path)
-        _clear(path.with_suffix(".training"))
-        return path
-    if rank > 0:
-        in_turn()
-    identity, split = model.identity(task), model.split(task, "train")
-    if rank == 0:
-        in_turn()
-    recipe = _with_steps(cfg, recipe, task, len(split))
-    encoder = model.trainee(task).to(device)
-    state = path.with_suffix(".training")
-    with bar(f"fine-tuning on {task.name}", recipe.steps) as (progress, done):
-        advance = lambda: progress.advance(done)  # noqa: E731
-        try:
-            loss = partial(model.loss, task=task)
-            finetune(encoder, loss, model.prepare, split, recipe, cfg.seed, identity, advance, state, cfg.save_every)
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"{device} has no room for its share of finetune.batch_size={recipe.batch_size} examples; share them "
-                "among more GPUs (torchrun --nproc-per-node N), or give fewer; the last saved step is kept"
-            ) from error
-    if rank == 0:
-        with atomic(path) as temporary:
-            save(temporary, encoder.state_dict())
-        _clear(state)
-    return path
-
-
-def _clear(state: Path) -> None:
-    """Remove the state of a finished training run, and temporary files of killed processes."""
-    state.unlink(missing_ok=True)
-    clear_partial_files(state.parent, f"{state.stem}.*")
-
-
-def _recipe(cfg: DictConfig, recipe: Recipe) -> Recipe:
-    """The model's recipe with what was given in its place."""
-    given = {str(key): value for key, value in cfg.finetune.items() if value is not None}
-    known = [field.name for field in fields(recipe)]
-    if unknown := sorted(given.keys() - known):
-        raise UserError(f"finetune.{unknown[0]}: not in this model's recipe, which has: {', '.join(known)}")
-    if cfg.epochs is not None and not cfg.epochs > 0:
-        raise UserError(f"epochs={cfg.epochs:g}: give a positive number")
-    return replace(recipe, **given)
-
-
-def _with_steps(cfg: DictConfig, recipe: Recipe, task: Task, examples: int) -> Recipe:
-    """The recipe with the steps of the epochs, given or published for the task."""
-    epochs = cfg.epochs if cfg.epochs is not None else task.source.get("finetune_epochs")
-    if epochs is not None:
-        recipe = replace(recipe, steps=int(epochs * (examples // min(recipe.batch_size, examples))))
-    if recipe.steps < 1:
-        raise UserError(f"epochs={epochs}: give a positive number")
-    return recipe
-
-
-@contextmanager
-def _processes() -> Iterator[tuple[int, Callable[[], object]]]:
-    """Rank of this process and a barrier, under torchrun or in a single process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield 0, lambda: None
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield distributed.get_rank(), distributed.barrier
-    finally:
-        distributed.destroy_process_group()

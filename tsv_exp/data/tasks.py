@@ -1,6 +1,6 @@
 """Builds tasks and their sources of examples from their definitions (YAML)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,19 @@ def task_of(name: str, definition: Definition, family: str, templates: Sequence[
     return Task(name, tuple(map(str, classes or ())), tuple(map(str, written)), source, metric)
 
 
+def local_place(name: str, data: Mapping[str, Any]) -> Path:
+    """The folder or table that `data.path` of a task names.
+
+    Raises:
+        UserError: there is none.
+    """
+    place = Path(str(data["path"])).expanduser()
+    if not place.is_dir() and not (place.is_file() and is_file(str(place))):
+        missing = "no such folder" if not place.is_file() else "not a table that can be read"
+        raise UserError(f"tasks.{name}.data={data['path']}: {missing}")
+    return place
+
+
 def source_of(task: Task) -> Source:
     """Where a task's examples come from.
 
@@ -65,10 +78,7 @@ def source_of(task: Task) -> Source:
         if not any(is_file(data.get(split)) for split in SPLITS):
             raise UserError(f"task {name}: data needs hub: OWNER/NAME, path: FOLDER, or a file for each split")
         return Tables(name, None, data)
-    place = Path(str(data["path"])).expanduser()
-    if not place.is_dir() and not (place.is_file() and is_file(str(place))):
-        missing = "no such folder" if not place.is_file() else "not a table that can be read"
-        raise UserError(f"tasks.{name}.data={data['path']}: {missing}")
+    place = local_place(name, data)
     wanted = [split for split in SPLITS if data.get(split, split) is not None]
     names = {split: (str(data.get(split, split)), split) for split in wanted}
     return class_folders(name, place, names, [split for split in wanted if split in data]) or Tables(name, place, data)

@@ -5,11 +5,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tsv_exp.errors import UserError
-from tsv_exp.methods.specification.method import Alpha as MethodAlpha
 from tsv_exp.runtime.console import track
+
+if TYPE_CHECKING:  # torch, which a wrong α need not wait for
+    from tsv_exp.methods.specification.scaling import Alpha as MethodAlpha
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +150,7 @@ class Search(Grid):
         return self._chosen([tried[i] for i in sorted(tried)])
 
 
-def protocol(policy: Policy, own: MethodAlpha, alpha: float) -> dict[str, Any]:
+def protocol(policy: Policy, own: "MethodAlpha", alpha: float) -> dict[str, Any]:
     """How α was chosen, as stored in results.json: the policy's name, its parameters, and the method's defaults.
 
     If the method's own grid has a single value and α equals it, there was no choice: the policy is `none`.

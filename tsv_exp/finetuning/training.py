@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from tsv_exp.config import check_precision
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.state import TrainingState
-from tsv_exp.runtime.devices import check_precision, mixed, resolve
+from tsv_exp.runtime.devices import mixed, resolve
 from tsv_exp.runtime.parallel.threads import prefetch
 from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Split

@@ -13,8 +13,10 @@ from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.data.examples import Examples, Kind
 from tsv_exp.data.splits import Holdout, split_examples
 from tsv_exp.data.tasks import source_of, task_of
+from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe
 from tsv_exp.models.heads import frozen_head_logits
+from tsv_exp.models.locate import locate
 from tsv_exp.runtime.devices import moved
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import cache_dir
@@ -36,6 +38,7 @@ class Model(ABC):
         family: the family of its checkpoints (published results belong to one family).
         holdout: how validation examples are drawn from train if a task's data have none.
         own_heads: each checkpoint comes with the head of its task, which is saved with the merged encoder.
+        checkpoints: where fine-tuned checkpoints are, as in `tsv_exp.models.locate.locate`; None: no place is given.
         exclude: name patterns of 2-D parameters that methods do not treat as matrices, unless engine.exclude is given.
         finetune: the recipe of tsv-finetune, unless finetune.* is given.
     """
@@ -47,6 +50,7 @@ class Model(ABC):
     task_set: str | None = None
     holdout: Holdout = Holdout()
     own_heads: bool = False
+    checkpoints: str | Mapping[str, str] | None = None
     exclude: Sequence[str] = ()
     finetune: Recipe = Recipe(lr=1e-5, steps=2000)
 
@@ -58,6 +62,15 @@ class Model(ABC):
         """All tasks of the model's task set by name, in order."""
         names = task_names(self.task_set, None)
         return {name: self.task(name, found) for name, found in zip(names, define(names, {}), strict=True)}
+
+    def check_checkpoints(self) -> None:
+        """Check that the folder of fine-tuned checkpoints exists, if one is named; nothing is read or downloaded.
+
+        Raises:
+            UserError: it does not exist.
+        """
+        if self.checkpoints is not None and (missing := locate(self.checkpoints, self.name).missing):
+            raise UserError(missing)
 
     @abstractmethod
     def encoder(self) -> nn.Module:

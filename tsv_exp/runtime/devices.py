@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tsv_exp.config import check_precision
 from tsv_exp.errors import UserError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -48,16 +49,6 @@ def resolve(precision: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if has_bfloat16 else torch.float32
     check_precision(precision)
     return DTYPES[precision]
-
-
-def check_precision(precision: str) -> None:
-    """Check the name of a number format.
-
-    Raises:
-        UserError: it is neither "auto" nor a name in DTYPES.
-    """
-    if precision not in ("auto", *DTYPES):
-        raise UserError(f"precision={precision}: choose auto, {', '.join(DTYPES)}")
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import worlds  # noqa: E402
 
-from tsv_exp.commands.finetune import run  # noqa: E402
+from tsv_exp.commands.finetuning import run  # noqa: E402
 from tsv_exp.config import conf_dir  # noqa: E402
 from tsv_exp.errors import UserError  # noqa: E402
 from tsv_exp.finetuning.training import PublishedRecipe  # noqa: E402

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
-from sklearn.datasets import load_digits
 from torch import Tensor, from_numpy
 from torch.nn.functional import interpolate, pad
 
@@ -48,6 +47,8 @@ class Subject:
 @cache
 def _handwriting() -> dict[tuple[int, SplitName], list[Mask]]:
     """Scikit-learn's 1,797 handwritten digits as masks; always the same 1,000 train, 250 validate and 547 test."""
+    from sklearn.datasets import load_digits  # slow import: only if digits are drawn
+
     bunch = load_digits()
     images = interpolate(from_numpy(bunch.images).float()[:, None] / 16, size=(30, 30), mode="bicubic").clamp(0, 1)
     masks = (pad(images, (5, 5, 5, 5))[:, 0] * 255).byte().numpy()

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from fontTools.ttLib import TTFont
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -30,11 +28,15 @@ TEST_FONTS = ("DejaVuSans-BoldOblique", "DejaVuSansMono-Bold", "DejaVuSerif-Ital
 
 
 def _path(font: str) -> Path:
+    import matplotlib  # slow import: only if characters are drawn
+
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
 
 
 @cache
 def _characters(font: str) -> frozenset[int]:
+    from fontTools.ttLib import TTFont
+
     with TTFont(_path(font), lazy=True) as opened:
         return frozenset(opened.getBestCmap())
 

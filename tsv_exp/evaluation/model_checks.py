@@ -1,0 +1,58 @@
+"""Checks of a configuration's model, method, device and places: the part of `checks` that needs torch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.utils import instantiate
+
+from tsv_exp.arguments import check_nodes
+from tsv_exp.data.tasks import local_place
+from tsv_exp.errors import UserError
+from tsv_exp.evaluation.dry_run import dry_run
+from tsv_exp.evaluation.inputs import model_of
+from tsv_exp.evaluation.routing import check_router
+from tsv_exp.methods.specification.method import Method
+from tsv_exp.models.protocol import Model
+from tsv_exp.runtime.devices import device_of
+from tsv_exp.tasks.definitions import Definition
+
+
+def check(plain: Mapping[str, Any], tasks: Sequence[tuple[str, Definition]], here: bool) -> None:
+    """Check model, method, device, and the places of data and checkpoints.
+
+    Args:
+        plain: the configuration as plain containers.
+        tasks: name and definition of its tasks.
+        here: whether the run executes on this machine, so that its devices and paths are checked too.
+
+    Raises:
+        UserError: a value is invalid.
+    """
+    if here:
+        device_of(plain["device"])
+    for group in ("model", "inputs", "router"):
+        check_nodes(group, plain[group])
+    model, method = model_of(plain), Method.from_config(plain["method"])
+    if method.needs_moments and not plain["inputs"]:
+        raise UserError(f"method {method.name} needs inputs; give inputs=validation, noise or other_tasks")
+    if plain["inputs"]:
+        instantiate(plain["inputs"])
+    per_task = dry_run(method, len(tasks))
+    if plain["router"]:
+        metrics = {name: str(definition.get("metric") or "accuracy") for name, definition in tasks}
+        check_router(instantiate(plain["router"]), per_task, method.name, metrics)
+    if here:
+        check_places(model, tasks)
+
+
+def check_places(model: Model, tasks: Sequence[tuple[str, Definition]]) -> None:
+    """Check that local data and checkpoints exist.
+
+    Raises:
+        UserError: a folder or a file is not there.
+    """
+    for name, definition in tasks:
+        if definition["data"].get("path"):
+            local_place(name, definition["data"])
+    if any(not definition.get("checkpoint") for _, definition in tasks):
+        model.check_checkpoints()
