@@ -49,6 +49,7 @@ class ClipModel(Model):
         finetune: see `Model`.
     """
 
+    checkpoints: str | Mapping[str, str]
     templates = ("a photo of a {}.",)
 
     def __init__(
