@@ -51,7 +51,7 @@ class Measurement:
 
 
 class FewExamples:
-    """A model whose splits are limited to EXAMPLES examples."""
+    """A model whose splits are limited to EXAMPLES examples, evenly spaced: splits of texts are sorted by length."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -60,9 +60,21 @@ class FewExamples:
         return getattr(self.model, name)
 
     def split(self, task: Any, split: SplitName) -> Split:
-        """The first examples of a split."""
-        whole = self.model.split(task, split)
-        return Split(whole.inputs[: EXAMPLES[split]], whole.labels[: EXAMPLES[split]])
+        """Some of the examples of a split."""
+        whole, count = self.model.split(task, split), EXAMPLES[split]
+        rows = torch.arange(count) * len(whole) // count
+        return Split(Chosen(whole.inputs, rows), whole.labels[rows])
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of the inputs of a split."""
+
+    inputs: Any
+    rows: torch.Tensor
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.inputs[self.rows[index]]
 
 
 class Bench:
