@@ -16,11 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from rank_correlation import correlation, shown
+from sti_report import METHODS, STEPS, Measurement, report
 
 from tsv_exp import Method, merge
 from tsv_exp.analyze.analysis import analyze, propose
@@ -31,23 +30,9 @@ from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.console import track
 from tsv_exp.tasks.task import Split, SplitName
 
-METHODS = ("task_arithmetic", "ties", "tsv_m")
-STEPS = 10  # values of α: every third of the method's own grid
 EXAMPLES: dict[SplitName, int] = {"validation": 50, "test": 200}  # per task; there are more, but many subsets
 START = {"task_arithmetic": 4, "ties": 4, "tsv_m": 4}  # start of the search for the best value
 ROOT = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One subset of tasks: predictors, and the loss of normalized test accuracy per method."""
-
-    tasks: tuple[str, ...]
-    kind: str  # random, or selected by interference
-    sti: float  # STI / Σσ
-    pairs: float  # the score of `select`
-    cosine: float  # mean cosine similarity of pairs
-    loss: dict[str, float]
 
 
 class FewExamples:
@@ -141,73 +126,6 @@ def subsets(pool: Sequence[str], per_size: int, sizes: Sequence[int]) -> Iterato
             yield chosen
 
 
-def correlations(found: Sequence[Measurement]) -> list[list[str]]:
-    """Rows: the sizes, all pooled, all pooled within sizes; columns: predictors by method."""
-    sizes = np.array([len(m.tasks) for m in found])
-    rows = []
-    for label in (*map(str, np.unique(sizes)), "pooled", "pooled, within sizes"):
-        chosen = [i for i, size in enumerate(sizes) if str(size) == label or not label.isdigit()]
-        row = [label, str(len(chosen))]
-        for method in METHODS:
-            y = np.array([found[i].loss[method] for i in chosen])
-            x = np.array([found[i].sti for i in chosen])
-            row.append(shown(correlation(x, y, sizes[chosen], label == "pooled, within sizes")))
-        rows.append(row)
-    return rows
-
-
-def predictors(found: Sequence[Measurement]) -> list[list[str]]:
-    """Rows: predictors; columns: methods; pooled within sizes."""
-    sizes = np.array([len(m.tasks) for m in found])
-    rows = []
-    for label, value in (("STI / Σσ", "sti"), ("STI / Σσ of the pairs", "pairs"), ("mean cosine similarity", "cosine")):
-        x = np.array([getattr(m, value) for m in found])
-        losses = [np.array([m.loss[method] for m in found]) for method in METHODS]
-        rows.append([label, *(shown(correlation(x, y, sizes, True)) for y in losses)])
-    return rows
-
-
-def selections(found: Sequence[Measurement]) -> list[list[str]]:
-    """Rows: the sizes; per method the loss of the selected tasks, the mean of random ones, how many it beats."""
-    rows = []
-    for chosen in (m for m in found if m.kind == "selected"):
-        others = [m for m in found if m.kind == "random" and len(m.tasks) == len(chosen.tasks)]
-        row = [str(len(chosen.tasks)), ", ".join(chosen.tasks)]
-        for method in METHODS:
-            losses = [m.loss[method] for m in others]
-            beaten = sum(loss > chosen.loss[method] for loss in losses)
-            row.append(f"{100 * chosen.loss[method]:.1f} / {100 * np.mean(losses):.1f} ({beaten} of {len(losses)})")
-        rows.append(row)
-    return rows
-
-
-def conclusions(found: Sequence[Measurement]) -> str:
-    """The conclusions, as sentences derived from the results."""
-    random_ones = [m for m in found if m.kind == "random"]
-    sizes, x = np.array([len(m.tasks) for m in random_ones]), np.array([m.sti for m in random_ones])
-    lines = []
-    for method in METHODS:
-        value = correlation(x, np.array([m.loss[method] for m in random_ones]), sizes, True)
-        says = "more interference goes with more loss" if value[1] > 0 else "more interference goes with less loss"
-        verdict = says if value[1] > 0 or value[2] < 0 else "no correlation is distinguishable from chance"
-        chosen = [m for m in found if m.kind == "selected"]
-        gains = [
-            np.mean([m.loss[method] for m in random_ones if len(m.tasks) == len(one.tasks)]) - one.loss[method]
-            for one in chosen
-        ]
-        lines.append(
-            f"- `{method}`: beyond the number of tasks, {verdict} ({shown(value)}). Tasks selected by interference "
-            f"lose {100 * np.mean(gains):.1f} percentage points less than random ones on average over the sizes, "
-            f"and less than their mean in {sum(gain > 0 for gain in gains)} of {len(gains)} sizes."
-        )
-    return "\n".join(lines)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
-
-
 def main() -> None:
     """Measure what is missing, then write docs/sti.md."""
     parser = argparse.ArgumentParser(description="Does STI tell which tasks merge well?")
@@ -239,24 +157,9 @@ def main() -> None:
                 file.write(json.dumps(entry) + "\n")
                 file.flush()
             found.append(Measurement(**known[names, kind] | {"tasks": names}))
-    options.out.write_text(report(found, options))
+    sizes = " ".join(map(str, options.sizes))
+    options.out.write_text(report(found, vars(options) | {"sizes": sizes} | EXAMPLES))
 
-
-def report(found: Sequence[Measurement], options: argparse.Namespace) -> str:
-    """The study as Markdown."""
-    random_ones, methods = [m for m in found if m.kind == "random"], list(METHODS)
-    return TEMPLATE.format(
-        **vars(options) | {"sizes": " ".join(map(str, options.sizes))} | EXAMPLES,
-        count=len(random_ones),
-        steps=STEPS,
-        correlations=table(["tasks", "subsets", *methods], correlations(random_ones)),
-        predictors=table(["predictor", *methods], predictors(random_ones)),
-        conclusions=conclusions(found),
-        selections=table(["tasks", "selected", *methods], selections(found)),
-    )
-
-
-TEMPLATE = (ROOT / "benchmarks" / "sti_study.md").read_text()
 
 if __name__ == "__main__":
     main()
