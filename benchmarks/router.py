@@ -76,15 +76,25 @@ class Study:
         return self.inputs[name][self.labels < tasks]
 
     def scores(
-        self, name: str, tasks: int, epsilon: float, fraction: float, every_token: bool = False, tail: bool = False
+        self,
+        name: str,
+        tasks: int,
+        epsilon: float,
+        fraction: float,
+        every_token: bool = False,
+        tail: bool = False,
+        of: int | None = None,
     ) -> Tensor:
-        """Log-likelihoods (N, T) of the tasks' images at one layer; `tail` spreads the dropped variance."""
+        """Log-likelihoods (N, T) of the tasks' images (or those of the first `of` tasks) at one layer.
+
+        `tail` spreads the dropped variance evenly over all other directions.
+        """
         s, vh, squares = (part[:tasks] for part in self.components[name])
         r = self.rank(name, fraction)
         gaussians = fit_gaussians(s[:, :r], vh[:, :r], squares, epsilon)
         if tail:
             gaussians = with_tail(s[:, :r], vh[:, :r], squares, epsilon)
-        inputs, support = self.images(name, tasks), "all" if every_token else self.supports[name]
+        inputs, support = self.images(name, of or tasks), "all" if every_token else self.supports[name]
         if support == "first":
             inputs = inputs[:, :1]
         found = []

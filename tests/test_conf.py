@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp import merge
 from tsv_exp.commands.app import composition as composition
-from tsv_exp.config import conf_dir
+from tsv_exp.config import conf_dir, with_router
 from tsv_exp.data.examples import VALUES, Kind
 from tsv_exp.data.tasks import source_of, task_of
 from tsv_exp.methods.specification.method import Method
@@ -85,7 +85,9 @@ def test_experiments_name_what_exists(experiment: str) -> None:
         value = override.value()
         named = value.list if isinstance(value, ChoiceSweep) else [value]
         if override.key_or_group in ("method", "model", "alpha") and not isinstance(value, Glob):
-            assert {str(option) for option in named} <= set(options(override.key_or_group))
+            typed = [with_router(f"{override.key_or_group}={option}") for option in named]
+            parts = [one.partition("=") for several in typed for one in several]
+            assert all(option in options(group) for group, _, option in parts)
 
 
 LAUNCHERS = {

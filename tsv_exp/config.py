@@ -31,6 +31,15 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
+def with_router(override: str) -> list[str]:
+    """The overrides that `method=METHOD+ROUTER` stands for, so that a sweep over methods can include a router."""
+    key, _, value = override.partition("=")
+    method, plus, router = value.partition("+")
+    if key != "method" or not plus or "," in value:
+        return [override]
+    return [f"method={method}", f"router={router}"]
+
+
 @dataclass
 class Engine:
     """Settings of merging.

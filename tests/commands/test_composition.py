@@ -42,6 +42,14 @@ def test_what_is_no_option_lists_the_options_without_parts_of_others(typed: str)
     assert "\t_" not in str(raised.value)
 
 
+def test_a_method_with_a_router_is_one_option() -> None:
+    found = composed("method=tsv_c+likelihood", "router.epsilon=0.2")
+    assert (found.method.name, found.router.epsilon) == ("tsv_c", 0.2)
+    assert found == composed("method=tsv_c", "router=likelihood", "router.epsilon=0.2")
+    with pytest.raises(MissingConfigException, match="likelihood"):
+        composed("method=tsv_c+nope")
+
+
 def test_an_experiment_names_a_number(tmp_path: Path) -> None:
     folder = tmp_path / "experiment"
     folder.mkdir()
@@ -54,6 +62,7 @@ def test_an_experiment_names_a_number(tmp_path: Path) -> None:
     [
         (["alpha=0.3,0.5"], [["alpha=0.3"], ["alpha=0.5"]]),
         (["method=glob(ts*_c)", "tasks=2"], [["method=tsv_c", "tasks=2"]]),
+        (["method=tsv_c,tsv_c+mass"], [["method=tsv_c"], ["method=tsv_c+mass"]]),
         (["alpha=glob(*)"], [[f"alpha={name}"] for name in ("data_free", "fixed", "grid", "search")]),
     ],
 )

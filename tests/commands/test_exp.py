@@ -17,11 +17,11 @@ from tsv_exp.runtime.failures import error_message, unexpected_message
 
 
 def test_a_sweep_end_to_end(tmp_path: Path) -> None:
-    methods = "method=zero_shot,individual,tsv_m,consensus_ta"
+    methods = "method=zero_shot,individual,tsv_m,consensus_ta,tsv_c+likelihood"
     done = tsv_exp("-m", methods, *SMALL, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     found = {entry["method"]: entry for entry in results(tmp_path)}
-    assert set(found) == {"zero_shot", "individual", "tsv_m", "consensus_ta"}
+    assert set(found) == {"zero_shot", "individual", "tsv_m", "consensus_ta", "tsv_c"}
     assert all(entry["status"] == "ok" for entry in found.values())
     assert found["zero_shot"]["alpha"] == 0
     assert found["individual"]["test"]["mean_normalized"] == pytest.approx(1)
@@ -41,6 +41,12 @@ def test_a_sweep_end_to_end(tmp_path: Path) -> None:
     assert found["tsv_m"]["alpha_protocol"]["policy"] == "grid"
     assert found["zero_shot"]["alpha_protocol"]["policy"] == "none"
     assert found["tsv_m"]["provenance"]["engine"]["svd"] == "auto"
+    routing = found["tsv_c"]["routing"]
+    assert found["tsv_c"]["router"] == "likelihood"
+    assert found["tsv_c"]["test"]["mean_accuracy"] <= routing["own_head"]["mean_accuracy"]
+    assert found["tsv_m"]["routing"] is None
+    assert "tsv_c + likelihood" in (sweep / "table.md").read_text(encoding="utf-8")
+    assert list(sweep.glob("plots/confusion-*.png"))
     assert len(list(sweep.glob("*/test_correct.npz"))) == len(found)
     assert all((sweep / name).is_file() for name in ("table.md", "table.csv", "table.tex"))
     assert list(sweep.glob("plots/*.png"))

@@ -87,6 +87,16 @@ def test_a_sweep_over_every_option_of_a_group(tmp_path: Path) -> None:
     assert not any("method=tsv_m tasks=8" in reason or "method=ties" in reason for reason in reasons)
 
 
+def test_a_run_with_a_router_is_not_missing(tmp_path: Path) -> None:
+    params = {"method": "tsv_c,tsv_c+likelihood,tsv_c+mass"}
+    sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": params}
+    (tmp_path / "multirun.yaml").write_text(json.dumps({"hydra": {"sweeper": sweeper, "overrides": {"task": []}}}))
+    write_composed(tmp_path / "0", "method=tsv_c")
+    write_composed(tmp_path / "1", "method=tsv_c", "router=likelihood")
+    reasons = [problem.reason for problem in read_runs([tmp_path]).problems if problem.folder == tmp_path]
+    assert reasons == ["missing: no run of method=tsv_c+mass"]
+
+
 @pytest.mark.parametrize("params", [{}, {"method": "ties,tsv_m"}, {"method": "emr", "tasks": "14,20"}])
 def test_runs_that_a_sweep_has_not_reached_are_missing(tmp_path: Path, params: dict[str, str]) -> None:
     asked = ["tasks=[Digits,Clock],8", "+x=1", *([] if params == {"method": "ties,tsv_m"} else ["method=ties,tsv_m"])]

@@ -91,7 +91,9 @@ def description(cfg: DictConfig, folder: Path, sweep: bool) -> Description:
     tags = [*cfg.tags, *([experiment] if experiment else [])]
     if not sweep:
         return Description(cfg.name or cfg.method.name, "run", folder, None, tags, cfg.notes, config | about)
-    name = run_name(cfg.method.name, varied(hydra_config.overrides.task, folder.parent))
+    choice = hydra_config.runtime.choices.get("router")
+    method = cfg.method.name if choice in (None, "none") else f"{cfg.method.name} + {choice}"
+    name = run_name(method, varied(hydra_config.overrides.task, folder.parent))
     group = sweep_name(folder.parent, experiment)
     return Description(name, "run", folder.parent, group, tags, cfg.notes, config | about)
 

@@ -1,4 +1,4 @@
-"""Composition of the configuration by Hydra, extended by numbers as options of a group.
+"""Composition of the configuration by Hydra, extended by numbers as options of a group and by method=METHOD+ROUTER.
 
 Hydra has no extension point between an override and the choice of an option. So its ConfigLoaderImpl is replaced by a
 subclass, only here; single runs, jobs of a sweep, experiments and tab completion all use it.
@@ -19,6 +19,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from tsv_exp.commands.app.guard import task_key, text_paths
+from tsv_exp.config import with_router
 
 EXTENDED = ("hydra/launcher",)  # groups whose presets have the same names as plugins' options
 NUMBER = "_number"  # the file of a group that defines the meaning of a number as an option
@@ -78,7 +79,7 @@ class ConfigLoader(ConfigLoaderImpl):
         self, config_name: str | None, overrides: list[str], *arguments: Any, **options: Any
     ) -> DictConfig:
         """The configuration with these overrides."""
-        typed = [text_paths(task_key(override)) for override in overrides]
+        typed = [text_paths(task_key(one)) for override in overrides for one in with_router(override)]
         return super().load_configuration(config_name, typed, *arguments, **options)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:

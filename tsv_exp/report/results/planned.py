@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tsv_exp.config import conf_dir
+from tsv_exp.config import conf_dir, with_router
 from tsv_exp.report.results.checks import read_yaml
 
 PLAN = "multirun.yaml"
@@ -39,7 +39,7 @@ def missing_runs(sweep: Path) -> Iterator[str]:
     found = sweep.rglob(".hydra/overrides.yaml")
     done = {frozenset(map(_unquoted, read_yaml(path))) for path in found}
     for run in product(*choices.values()):
-        if frozenset(map(_unquoted, run)) not in done:
+        if frozenset(_unquoted(one) for word in run for one in with_router(word)) not in done:
             yield " ".join(run)
 
 

@@ -1,0 +1,138 @@
+"""What the router costs: processor time of routing beside one pass of the encoder, and stored size (docs/router.md).
+
+    OMP_NUM_THREADS=1 python benchmarks/router_cost.py --out benchmarks/results/router_cost.json
+
+The embedded benchmark's encoder and CLIP ViT-B-32 with random weights; the time does not depend on values, so the
+router's statistics are random too. `--rehearsal FOLDER` merges and serves a ViT-B-32 of random weights with 8 tasks by
+tsv-merge and tsv_exp.load instead, and tells seconds and peak memory.
+"""
+
+import argparse
+import json
+import math
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import tsv_exp
+from tsv_exp.merge_files.merge import run
+from tsv_exp.merge_files.options.options import parse
+from tsv_exp.models.tiny.network import new_clip
+from tsv_exp.routing.capture import linear_layers
+from tsv_exp.routing.gaussian import fit_gaussians
+from tsv_exp.routing.likelihood import Likelihood
+from tsv_exp.routing.router import FittedRouter
+
+FLOAT = 4  # bytes
+
+
+def fitted(network: nn.Module, tasks: int, fraction: float) -> FittedRouter:
+    """A router with random statistics."""
+    layers = {}
+    names = [name for name, weight in network.named_parameters() if weight.dim() == 2]
+    weights = dict(network.named_parameters())
+    for name in linear_layers(network, names):
+        m, n = weights[name].shape
+        if m >= n:
+            r = max(1, int(fraction * n))
+            vh = torch.randn(tasks, r, n) / math.sqrt(n)
+            layers[name] = fit_gaussians(torch.ones(tasks, r), vh, torch.full((tasks,), 2.0 * r), 0.3)._asdict()
+    return FittedRouter(Likelihood(rank_fraction=fraction), tuple(map(str, range(tasks))), layers)
+
+
+def seconds(function: Callable[[], Any], times: int = 5) -> float:
+    """The least processor time of several calls."""
+    found = []
+    for _ in range(times):
+        start = time.process_time()
+        function()
+        found.append(time.process_time() - start)
+    return min(found)
+
+
+def cost(network: nn.Module, images: Tensor, tasks: int, fraction: float) -> dict[str, float]:
+    """Time of a pass with the router relative to one without, and the router's size relative to checkpoints."""
+    router = fitted(network, tasks, fraction)
+    router.prepare(network, lambda: network(images[:2]), None)
+    with torch.inference_mode():
+        alone = seconds(lambda: network(images))
+        routed = seconds(lambda: router.scores(network, lambda: network(images), None))
+    checkpoint = FLOAT * sum(weight.numel() for weight in network.parameters())
+    return {
+        "tasks": tasks,
+        "rank_fraction": fraction,
+        "milliseconds per image, one pass": 1000 * alone / len(images),
+        "milliseconds per image, pass and router": 1000 * routed / len(images),
+        "router beside one pass": routed / alone - 1,
+        "router's size in one checkpoint": router.stored_bytes / checkpoint,
+        "router's size in one checkpoint per task": router.stored_bytes / checkpoint / tasks,
+    }
+
+
+def vit() -> nn.Module:
+    """The image encoder of CLIP ViT-B-32 with random weights."""
+    import open_clip
+
+    encoder: nn.Module = open_clip.create_model("ViT-B-32-quickgelu", pretrained=None).visual
+    return encoder.eval().requires_grad_(False)
+
+
+def rehearsal(folder: Path, tasks: int = 8) -> dict[str, float]:
+    """Merge and serve a ViT-B-32 of random weights."""
+    encoder = vit()
+    base = encoder.state_dict()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: w.contiguous() for name, w in base.items()}, folder / "base.safetensors")
+    names = [f"task{i}" for i in range(tasks)]
+    for i, name in enumerate(names):
+        generator = torch.Generator().manual_seed(i)
+        moved = {k: w + 1e-3 * torch.randn(w.shape, generator=generator) for k, w in base.items()}
+        save_file({k: w.contiguous() for k, w in moved.items()}, folder / f"{name}.safetensors")
+        del moved
+    files = ",".join(f"{folder}/{name}.safetensors" for name in names)
+    start = time.perf_counter()
+    words = [f"base={folder}/base.safetensors", f"models=[{files}]", f"out={folder}/out", "method=tsv_c"]
+    run(parse([*words, "router=likelihood"]))
+    merged = time.perf_counter()
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    served = tsv_exp.load(folder / "out", encoder)
+    served.predict(torch.randn(16, 3, 224, 224))
+    end = time.perf_counter()
+    return {
+        "seconds to merge": merged - start,
+        "peak memory of merging (GB)": memory / 1e6,
+        "seconds to load and answer 16 images": end - merged,
+        "peak memory of all (GB)": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "size of the folder (MB)": sum(file.stat().st_size for file in (folder / "out").glob("*.safetensors")) / 1e6,
+        "size of the router (MB)": (folder / "out" / "router.safetensors").stat().st_size / 1e6,
+        "size of one checkpoint (MB)": (folder / "base.safetensors").stat().st_size / 1e6,
+    }
+
+
+def main() -> None:
+    given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    given.add_argument("--out", type=Path, required=True)
+    given.add_argument("--rehearsal", type=Path, metavar="FOLDER", help="needs 5 GB of disk")
+    options = given.parse_args()
+    torch.manual_seed(0)
+    known = json.loads(options.out.read_text()) if options.out.exists() else {}
+    if options.rehearsal:
+        known["rehearsal"] = rehearsal(options.rehearsal)
+    else:
+        for name, network, images in (
+            ("tiny", new_clip().visual.eval().requires_grad_(False), torch.randn(256, 3, 28, 28)),
+            ("ViT-B-32", vit(), torch.randn(8, 3, 224, 224)),
+        ):
+            known[name] = [cost(network, images, t, f) for f in (0.25, 0.125) for t in (8, 14, 20)]
+    options.out.write_text(json.dumps(known, indent=1) + "\n")
+    print(json.dumps(known, indent=1))
+
+
+if __name__ == "__main__":
+    main()
