@@ -66,6 +66,25 @@ def test_low_rank_and_zero_tasks():
     assert not merged(torch.zeros(2, 5, 4)).any()
 
 
+@pytest.mark.parametrize("ratio", [5.0, 1.5])
+def test_adapters_are_smoothed_first(ratio):
+    parts = tasks(3, 20, 16, rank=4)
+    smoothed = []
+    for part in parts:
+        u, s, vh = svd(part, full_matrices=False)
+        top = min(ratio, float(s[0] / s[3]))
+        line = torch.tensor([top - i * (top - 1) / 3 for i in range(4)], dtype=torch.float64)
+        smoothed.append(u[:, :4] @ (line / line.sum() * s[:4].sum()).diag() @ vh[:4])
+    expected = dc_merge(torch.stack(smoothed), 0.1)
+    found = merged(parts, density=0.1, before=[{"smooth": {"ratio": ratio}}])
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+    single = merged(parts[:, :, :1] @ parts[:, :1, :], density=1, before=["smooth"])
+    torch.testing.assert_close(single, merged(parts[:, :, :1] @ parts[:, :1, :], density=1), rtol=1e-8, atol=1e-10)
+    assert not merged(torch.zeros(2, 5, 4), before=["smooth"]).any()
+    with pytest.raises(UserError, match="ratio=0"):
+        merged(parts, before=[{"smooth": {"ratio": 0}}])
+
+
 def test_density_is_a_share():
     with pytest.raises(UserError, match="density=0"):
         merged(tasks(2, 8, 6), density=0)

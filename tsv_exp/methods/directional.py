@@ -1,4 +1,4 @@
-"""DC-Merge (2026): merging in the space that the tasks' singular vectors cover, entry by entry."""
+"""DC-Merge (arXiv 2603.06242): merging in the space that the tasks' singular vectors cover, entry by entry."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from tsv_exp.methods.singular_vectors import concatenate_factors, tsv_c
 
 @factors_suffice
 def dc_merge(deltas: Tensor, density: float = 1e-3, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
-    """DC-Merge for full fine-tuning: aggregate the task matrices in a shared orthonormal basis.
+    """DC-Merge (arXiv 2603.06242) for full fine-tuning: aggregate the task matrices in a shared orthonormal basis.
 
     With the top k = floor(min(m, n) / T) components Δ_t ≈ U_t Σ_t V_tᵀ, U = polar[U_1 … U_T] and V likewise:
     M_t = Uᵀ U_t Σ_t V_tᵀ V keeps its max(1, floor(density · K²)) largest entries (K columns of U); M is, per entry, the

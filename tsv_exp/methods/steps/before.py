@@ -12,7 +12,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.merging.layer import matrices_only
 from tsv_exp.methods.singular_vectors import tsv_c
 
-__all__ = ["drop", "marchenko_pastur", "truncate"]
+__all__ = ["drop", "marchenko_pastur", "smooth", "truncate"]
 
 _POINTS = 20_000  # of the integration of a density
 
@@ -46,6 +46,31 @@ def truncate(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Alg
         algebra: how the decomposition is computed.
     """
     return tsv_c(deltas, rank_fraction, algebra=algebra).dense()
+
+
+@matrices_only
+def smooth(deltas: Tensor, ratio: float = 5.0, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
+    """Linear smoothing of DC-Merge (arXiv 2603.06242), which it applies to adapters: evenly spaced singular values.
+
+    The r singular values of each Δ_i keep their sum and order, fall by equal steps, and the first is
+    min(ratio, σ_1 / σ_r) times the last. With ratio = 1, the paper's averaging, they are equal, and what decomposes the
+    result gets arbitrary directions of the task's space.
+
+    Args:
+        deltas: (T, m, n).
+        ratio: ρ, from 1 up.
+        algebra: how the decomposition is computed.
+    """
+    if not ratio >= 1:
+        raise UserError(f"ratio={ratio}: it is of the largest to the smallest singular value; give a number from 1 up")
+    u, s, vh = algebra.truncated_svd(deltas, min(deltas.shape[-2:]))
+    even = torch.zeros_like(s)
+    for line, values in zip(even, s, strict=True):
+        if r := int((values > 0).sum()):
+            first = min(ratio, float(values[0] / values[r - 1]))
+            line[:r] = torch.linspace(first, 1, r, dtype=s.dtype, device=s.device)
+            line *= values.sum() / line.sum()
+    return (u * even.unsqueeze(-2)) @ vh
 
 
 @matrices_only
