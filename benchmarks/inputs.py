@@ -68,21 +68,15 @@ def _regularized(gram: Tensor, ridge: float) -> Tensor:
 ROWS: dict[str, Callable[[], Method]] = {
     "regmean": lambda: Method.load("regmean"),
     "regmean, then flatten": lambda: Method.load("regmean").with_params(after=["flatten"]),
-    "iso_reg": lambda: _own(True),
-    "iso_reg, input side only": lambda: _own(False),
+    "iso_reg": lambda: _own(),
+    "iso_reg, ridge 0.01": lambda: _own(ridge=0.01),
+    "iso_reg, input side only": lambda: _own(outputs=False),
 }
 
 
-def _own(outputs: bool) -> Method:
-    return Method.from_config(
-        {
-            "name": "iso_reg",
-            "_target_": "inputs.regression",
-            "layers": "matrices",
-            "others": AVERAGE,
-            "outputs": outputs,
-        }
-    )
+def _own(**params: float | bool) -> Method:
+    keys = {"name": "iso_reg", "_target_": "inputs.regression", "layers": "matrices", "others": AVERAGE}
+    return Method.from_config(keys | params)
 
 
 def main() -> None:
