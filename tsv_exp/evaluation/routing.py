@@ -24,6 +24,7 @@ from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.routing.router import FittedRouter, Router, Statistics, fit
 from tsv_exp.routing.tokens import padding_mask
 from tsv_exp.runtime.console import track
+from tsv_exp.runtime.devices import map_tensors
 from tsv_exp.tasks.metrics import metric
 from tsv_exp.tasks.task import SplitName
 
@@ -162,7 +163,9 @@ def fitted_router(router: Router, evaluator: Evaluator, stream: TaskVectors, eng
     first = next(iter(evaluator.tasks))
 
     def probe(network: nn.Module, batch: Any) -> Tensor:
-        run = lambda: evaluator.model.first_pass(network, batch, evaluator.tasks[first])  # noqa: E731
+        def run() -> Tensor:  # tensors of inference mode have no gradients
+            return evaluator.model.first_pass(network, map_tensors(torch.clone, batch), evaluator.tasks[first])
+
         fitted.prepare(network, run, padding_mask(batch))
         return torch.zeros(1)
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from tsv_exp.merging.engine import Merged, apply
 from tsv_exp.routing.files import read_router
 from tsv_exp.routing.router import FittedRouter
 from tsv_exp.routing.tokens import padding_mask
+from tsv_exp.runtime.devices import map_tensors
 
 PROBES = 4  # examples of the first batch that tell which tokens count
 
@@ -68,12 +70,13 @@ class ServedModel:
         """The task of every input, by one pass of the base model.
 
         Args:
-            inputs: what the module takes: B inputs as a tensor, or a mapping of its keyword arguments. An entry
+            inputs: what the module takes: a tensor of B inputs, or a mapping of keyword arguments of B rows. An entry
                 `attention_mask` (B, L) tells which tokens are padding.
             together: whether all inputs are of one task, which is then chosen by the sum of their scores.
         """
         if not self._fitted.supports:
-            few = _first(inputs, PROBES)
+            with torch.inference_mode(False):  # tensors of inference mode have no gradients
+                few = map_tensors(lambda tensor: tensor[:PROBES].clone(), inputs)
             self._fitted.prepare(self._base, lambda: self._features(_call(self._base, few)), padding_mask(few))
             self._fitted = self._fitted.to(next(iter(self._state.values())).device)
         with torch.inference_mode():
@@ -93,7 +96,7 @@ class ServedModel:
         outputs: list[Tensor] = [torch.empty(0)] * len(tasks)
         for task in self._order(tasks):
             rows = [row for row, own in enumerate(tasks) if own == task]
-            found = self.outputs(task, _rows(inputs, rows))
+            found = self.outputs(task, map_tensors(itemgetter(rows), inputs))
             for row, output in zip(rows, found, strict=True):
                 outputs[row] = output
         return Prediction(tasks, outputs)
@@ -168,17 +171,3 @@ def _main(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
     return _main(next(iter(output.values())) if isinstance(output, Mapping) else output[0])
-
-
-def _rows(inputs: Any, rows: Sequence[int]) -> Any:
-    if isinstance(inputs, Mapping):
-        return {name: value[list(rows)] for name, value in inputs.items()}
-    return inputs[list(rows)]
-
-
-def _first(inputs: Any, count: int) -> Any:
-    """The first inputs, in memory of their own: tensors of inference mode have no gradients."""
-    with torch.inference_mode(False):
-        if isinstance(inputs, Mapping):
-            return {name: value[:count].clone() for name, value in inputs.items()}
-        return inputs[:count].clone()

@@ -1,7 +1,7 @@
 """Devices: selection, number format and batch size."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -72,8 +72,14 @@ def batch_size(device: torch.device) -> int:
 
 def moved(inputs: Any, device: torch.device) -> Any:
     """Move the tensors in nested mappings, lists and tuples to a device."""
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), inputs)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
+    """The inputs with a function applied to every tensor in nested mappings, lists and tuples."""
     if isinstance(inputs, Tensor):
-        return inputs.to(device, non_blocking=True)
+        return function(inputs)
     if isinstance(inputs, Mapping):
-        return {name: moved(value, device) for name, value in inputs.items()}
-    return type(inputs)(moved(value, device) for value in inputs) if isinstance(inputs, list | tuple) else inputs
+        return {name: map_tensors(function, value) for name, value in inputs.items()}
+    plain = isinstance(inputs, list | tuple)
+    return type(inputs)(map_tensors(function, value) for value in inputs) if plain else inputs
