@@ -20,7 +20,7 @@ from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.evaluation.inputs import load_inputs
 from tsv_exp.evaluation.layer_inputs import Inputs
 from tsv_exp.evaluation.moments import second_moments
-from tsv_exp.evaluation.routing import route_tasks
+from tsv_exp.evaluation.routing import Oracle, route_tasks
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.layer import Weights
@@ -50,7 +50,7 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
         settings: Any = OmegaConf.to_container(cfg.engine, resolve=True)
         engine = Engine(**settings)
         policy: Policy = instantiate(cfg.alpha)
-        router: Router | None = instantiate(cfg.router, _convert_="all") if cfg.router else None
+        router: Router | Oracle | None = instantiate(cfg.router, _convert_="all") if cfg.router else None
         inputs: Inputs | None = instantiate(cfg.inputs) if cfg.inputs else None
         model, base, finetuned, digests, evaluator, reference = load_inputs(cfg)
         engine = engine.of(model.exclude)

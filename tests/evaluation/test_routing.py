@@ -37,7 +37,7 @@ def cache(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path))
 
 
-def routed(router: Router, method: str = "tsv_c") -> tuple[Own, Any, Routed]:
+def routed(router: Router | Oracle, method: str = "tsv_c") -> tuple[Own, Any, Routed]:
     model = Own()
     evaluator = Evaluator(model, TASKS, CPU, "float32", batch_size=7)
     base, finetuned = model.base(), model.finetuned(TASKS)

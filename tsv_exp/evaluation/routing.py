@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,15 +13,13 @@ from torch import Tensor, nn
 
 from tsv_exp.config import Engine
 from tsv_exp.data.examples import VALUES
-from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.build import build_algebra
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.alpha import mean
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.merging.engine import Merged
-from tsv_exp.merging.layer import Layer
 from tsv_exp.merging.task_vectors import TaskVectors
-from tsv_exp.routing.router import FittedRouter, Router, Statistics, fit
+from tsv_exp.routing.router import FittedRouter, Router, fit
 from tsv_exp.routing.tokens import padding_mask
 from tsv_exp.runtime.console import track
 from tsv_exp.runtime.devices import map_tensors
@@ -35,24 +33,10 @@ ELSEWHERE = -1  # prediction of an example that another task's head answers
 
 
 @dataclass(frozen=True)
-class Oracle(Router):
-    """A router that is told the task of every example."""
+class Oracle:
+    """A router that is told the task of every example: the reference for all others."""
 
     name: ClassVar[str] = "oracle"
-    told: ClassVar[bool] = True
-    layers: Sequence[str] = ()
-
-    def statistics(self, layer: Layer, algebra: Algebra) -> Statistics | None:
-        """Nothing."""
-        return None
-
-    def layer_scores(self, inputs: Tensor, weights: Tensor, statistics: Mapping[str, Tensor]) -> Tensor:
-        """Nothing."""
-        return inputs.new_zeros(len(inputs), 0)
-
-    def combined(self, scores: Sequence[Tensor]) -> Tensor:
-        """Nothing."""
-        return torch.cat(list(scores))
 
 
 @dataclass(frozen=True)
@@ -93,7 +77,7 @@ class Routed:
         }
 
 
-def check_router(router: Router, per_task: bool, method: str, metrics: Mapping[str, str]) -> None:
+def check_router(router: Router | Oracle, per_task: bool, method: str, metrics: Mapping[str, str]) -> None:
     """Check that a router can be used.
 
     Args:
@@ -119,7 +103,7 @@ def check_router(router: Router, per_task: bool, method: str, metrics: Mapping[s
 
 
 def route_tasks(
-    router: Router, evaluator: Evaluator, merged: Merged, alpha: float, stream: TaskVectors, engine: Engine
+    router: Router | Oracle, evaluator: Evaluator, merged: Merged, alpha: float, stream: TaskVectors, engine: Engine
 ) -> Routed:
     """Choose a task for every test example by one pass of the base model, and predict with that task's model and head.
 
@@ -127,7 +111,7 @@ def route_tasks(
         UserError: the router's layers are not the model's.
     """
     start = time.perf_counter()
-    fitted = None if router.told else fitted_router(router, evaluator, stream, engine)
+    fitted = None if isinstance(router, Oracle) else fitted_router(router, evaluator, stream, engine)
     ready = time.perf_counter()
     routes = {task: route(fitted, evaluator, task, "test") for task in track(evaluator.tasks, f"router {router.name}")}
     end = time.perf_counter()

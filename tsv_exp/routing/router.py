@@ -27,12 +27,10 @@ class Router(ABC):
     Attributes:
         name: of its YAML.
         layers: patterns of the parameters whose inputs it scores.
-        told: whether it is given the task, as the reference for all others.
         undecided: whether one of the layers has still to be chosen on validation (`decided`).
     """
 
     name: ClassVar[str]
-    told: ClassVar[bool] = False
     undecided: bool = False
     layers: Sequence[str]
 
