@@ -121,6 +121,15 @@ def test_noise_needs_nothing_of_a_task_but_the_shape(evaluator):
         list(Noise().batches(evaluator, "c"))
 
 
+def test_padding_does_not_count(evaluator):
+    model, mask = evaluator.model, torch.tensor([1, 1, 0])
+    prepare = lambda inputs, device: {"x": inputs, "attention_mask": mask.expand(len(inputs), -1)}  # noqa: E731
+    model.prepare, model.predict = prepare, lambda encoder, batch, task: encoder(batch["x"])
+    rows = model.split(evaluator.tasks["b"], "validation").inputs[:, :2].flatten(0, 1).double()
+    found = second_moments(Validation(), evaluator, MODELS)("first.weight")[1]
+    torch.testing.assert_close(found.double(), rows.mT @ rows / len(rows), rtol=1e-5, atol=1e-4)
+
+
 def test_what_cannot_be_is_one_line(evaluator):
     with pytest.raises(UserError, match=r"inputs\.examples=0"):
         Validation(examples=0)

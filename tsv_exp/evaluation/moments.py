@@ -15,6 +15,7 @@ from tsv_exp.evaluation.evaluator import Evaluator, weights_digest
 from tsv_exp.evaluation.layer_inputs import Inputs
 from tsv_exp.merging.layer import Weights
 from tsv_exp.routing.capture import Receiver, as_tokens, captured
+from tsv_exp.routing.tokens import padding_mask
 from tsv_exp.runtime.console import track
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import cache_dir
@@ -67,15 +68,18 @@ def _measure(inputs: Inputs, evaluator: Evaluator, task: str, weights: Weights) 
     encoder = encoder.to(evaluator.device).eval().requires_grad_(False)
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
+    mask: Tensor | None = None
 
     def receive(name: str, found: Tensor) -> None:
-        rows = found.flatten(0, -2).float()
+        padded = mask is not None and mask.shape == found.shape[:2]
+        rows = (found[mask != 0] if padded else found.flatten(0, -2)).float()
         product = rows.mT @ rows
         sums[name] = sums[name] + product if name in sums else product
         counts[name] = counts.get(name, 0) + len(rows)
 
     with torch.no_grad(), captured(encoder, weights, receive), captured_attention(encoder, weights, receive):
         for batch in inputs.batches(evaluator, task):
+            mask = padding_mask(batch)
             evaluator.model.predict(encoder, batch, evaluator.tasks[task])
     return {name: (total / counts[name]).clone() for name, total in sums.items()}
 
