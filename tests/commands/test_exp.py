@@ -9,11 +9,13 @@ import torch
 from commands import SMALL, results, tsv_exp
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from tsv_exp.commands.app.guard import task_key, text_paths
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.failures import error_message, unexpected_message
+from tsv_exp.runtime.failures import error_message, expected, unexpected_message
 
 
 def test_a_sweep_end_to_end(tmp_path: Path) -> None:
@@ -90,14 +92,21 @@ def test_a_config_error_needs_no_torch(tmp_path: Path) -> None:
 
 def test_keys_of_tasks_are_typed_below_tasks() -> None:
     typed = ["tasks.Cars.data=/data/2024_01", "tasks=8", "tasks.Cars.data.input=img"]
-    expected = ["++task.Cars.data='/data/2024_01'", "tasks=8", "++task.Cars.data.input=img"]
-    assert [text_paths(task_key(argument)) for argument in typed] == expected
+    wanted = ["++task.Cars.data='/data/2024_01'", "tasks=8", "++task.Cars.data.input=img"]
+    assert [text_paths(task_key(argument)) for argument in typed] == wanted
 
 
 def test_our_own_error_is_what_is_said() -> None:
     outer = RuntimeError("Error in call to target")
     outer.__cause__ = UserError("the reason\nin two lines")
     assert error_message(outer) == "the reason in two lines"
+
+
+def test_a_file_that_is_no_yaml_is_named() -> None:
+    with pytest.raises(YAMLError) as raised:
+        OmegaConf.create("name: x\n _target_: [")
+    assert expected(raised.value)
+    assert "line 2" in error_message(raised.value)
 
 
 def test_memory_that_runs_out_is_no_bug(tmp_path: Path) -> None:

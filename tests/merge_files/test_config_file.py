@@ -177,10 +177,10 @@ def test_what_is_not_understood_is_named(files, config, message):
 def test_methods_of_ones_own_and_configurations_by_name(files, tmp_path):
     (tmp_path / "mine" / "method").mkdir(parents=True)
     (tmp_path / "mine" / "method" / "largest.yaml").write_text(
-        "# The largest entry of all tasks.\nname: largest\n_target_: tsv_exp.methods.task_arithmetic\nlayers: all\n"
+        "# The largest entry of all tasks.\ndefaults: [task_arithmetic, _self_]\nname: largest\nalpha: {default: 1.0}\n"
     )
     (tmp_path / "mine" / "recipe.yaml").write_text(yaml.safe_dump(OURS | {"method": "largest"}))
-    run(options_of(["--config-dir", "mine", "--config-name=recipe", "out=out", "alpha=1"]))
+    run(options_of(["--config-dir", "mine", "--config-name=recipe", "out=out"]))
     taus = {name: delta.sum(0) for name, delta in deltas(files).items()}
     expect(files, load_file("out/model.safetensors"), taus)
     told = method_lines(["--help", "--config-dir", "mine"])

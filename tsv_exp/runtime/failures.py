@@ -13,7 +13,11 @@ EXTRAS = ("joblib", "submitit", "ray", "optuna")  # of pyproject.toml
 MISSING = re.compile(r"(?:Unknown plugin class : 'hydra_plugins\.hydra_|Could not find 'hydra/sweeper/)([a-z]+)")
 # Hydra's message for a key that is also the name of a folder on the search path: a natural one for a user's tasks
 HIDDEN = "Could not override 'tasks'. No match in the defaults list"
-_CONFIGURATION = {"HydraException", "OmegaConfBaseException"}  # compared by name: not every command imports Hydra
+_CONFIGURATION = {
+    "HydraException",
+    "OmegaConfBaseException",
+    "YAMLError",
+}  # compared by name: not every command imports Hydra
 
 
 def expected(error: Exception) -> bool:

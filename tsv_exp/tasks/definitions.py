@@ -1,20 +1,18 @@
 """Reads the definitions of tasks and task sets on the search path: task/<name>.yaml and task_set/<name>.yaml."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
+from tsv_exp.runtime.options import composed
 
 Definition = dict[str, Any]  # a task's YAML with the run's settings
 
@@ -189,26 +187,8 @@ def _files(source: str, group: str) -> set[str]:
 
 @lru_cache(maxsize=16)
 def _composed(group: str, names: tuple[str, ...], sources: tuple[str, ...]) -> tuple[Definition, ...]:
-    """Options of a group as Hydra composes them, with their defaults lists and interpolations."""
-    added = ",".join(f"'{source}'" for source in sources[1:])
-    packages = [f"t{number}" for number in range(len(names))]
-    chosen = [f"+{group}@{package}={name}" for package, name in zip(packages, names, strict=True)]
-    with _no_hydra(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        found = OmegaConf.to_container(compose(overrides=[f"hydra.searchpath=[{added}]", *chosen]), resolve=True)
-    assert isinstance(found, dict)
-    return tuple(found.get(package) or {} for package in packages)
-
-
-@contextmanager
-def _no_hydra() -> Iterator[None]:
-    """Save and clear Hydra's global state, restored afterwards: only one instance can exist at a time."""
-    hydra = GlobalHydra.instance()
-    own = hydra.hydra
-    hydra.clear()
-    try:
-        yield
-    finally:
-        hydra.hydra = own
+    """Cached: the commands ask more than once."""
+    return tuple(composed(group, names, sources))
 
 
 OmegaConf.register_new_resolver("options", lambda group: ", ".join(options(group)), replace=True)  # in --help

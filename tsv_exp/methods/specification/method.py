@@ -14,7 +14,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.merging.layer import Layer, Moments
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.binding import Bound, bind, bind_products
-from tsv_exp.methods.specification.files import method_files
+from tsv_exp.methods.specification.files import content, method_files
 from tsv_exp.methods.specification.functions import Function, accepts, function_of, parameters_of, required
 from tsv_exp.methods.specification.scaling import Alpha, Tune
 from tsv_exp.methods.specification.steps import PLACES, Step, read_steps
@@ -56,7 +56,7 @@ class Method:
         known = method_files(search)
         if name not in known:
             raise UserError(f"unknown method {name!r}; choose from: {', '.join(sorted(known))}")
-        return cls.from_config(OmegaConf.to_container(OmegaConf.load(known[name]), resolve=True))
+        return cls.from_config(content(name, search))
 
     @classmethod
     def from_config(cls, config: Any) -> "Method":
