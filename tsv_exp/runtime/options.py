@@ -28,4 +28,5 @@ def composed(group: str, names: Sequence[str], sources: Sequence[str]) -> list[d
     path.append("schema", "structured://")
     chosen = [f"+{group}@t{number}={name}" for number, name in enumerate(names)]
     loaded = ConfigLoaderImpl(path).load_configuration(None, chosen, RunMode.RUN, from_shell=False)
-    return [OmegaConf.to_container(loaded[f"t{number}"], resolve=True) or {} for number in range(len(names))]
+    found: Any = [OmegaConf.to_container(loaded[f"t{number}"], resolve=True) or {} for number in range(len(names))]
+    return list(found)
