@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp.api import merge
 from tsv_exp.config import Engine
-from tsv_exp.evaluation.alpha import Candidate, Point, Policy, mean, normalized, protocol
+from tsv_exp.evaluation.alpha import Candidate, Examples, Point, Policy, mean, normalized, protocol
 from tsv_exp.evaluation.data_free import data_free_scale
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.evaluation.inputs import load_inputs
@@ -65,8 +65,12 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
             Candidate(
                 lambda alpha: scored(alpha, merged, evaluator, reference, tracked),
                 lambda: data_free_scale(merged, vectors()),
+                lambda: validation_examples(merged, evaluator, reference),
             )
         )
+        if choice.passes is not None:  # all values were scored together
+            for point in choice.tried:
+                tracked.point(point.plain())
     with clock("test"):
         routed = None if router is None else route_tasks(router, evaluator, merged, choice.alpha, vectors(), engine)
         correct = routed.correct if routed else evaluator.all_correct(merged, choice.alpha, "test")
@@ -89,6 +93,7 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
         "alpha": choice.alpha,
         "chosen": {**chosen, "rank": ranks(merged)},
         "validation": [point.plain() for point in choice.tried],
+        "validation_passes": len(choice.tried) if choice.passes is None else choice.passes,
         "finetuned": finetuned_accuracy,
         "metrics": {name: task.metric for name, task in evaluator.tasks.items()},
         "test": tested(accuracy, finetuned_accuracy["test"], evaluator.variances(accuracy, "test")),
@@ -113,6 +118,21 @@ def scored(
     point = Point.of(alpha, evaluator.accuracies(merged, alpha, "validation"), reference("validation"))
     tracked.point(point.plain())
     return point
+
+
+def validation_examples(
+    merged: Merged, evaluator: Evaluator, reference: Callable[..., dict[str, float]]
+) -> Examples | None:
+    """The validation examples with the merged model's predictions; None if a task's metric is no mean over them."""
+    if not evaluator.counts_examples:
+        return None
+    return Examples(
+        {task: evaluator.labels(task, "validation").numpy() for task in evaluator.tasks},
+        reference("validation"),
+        lambda alpha, task, rows: evaluator.predictions(
+            merged, alpha, task, task, "validation", torch.from_numpy(rows)
+        ).numpy(),
+    )
 
 
 def choose_per_task(

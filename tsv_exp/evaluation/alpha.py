@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.console import track
 
@@ -20,22 +23,28 @@ LEAST = 4  # fewest passes with which a search can score more than three values
 
 @dataclass(frozen=True)
 class Point:
-    """Accuracies (fractions) at one α: per task, on average, and relative to the fine-tuned models."""
+    """Accuracies (fractions) at one α: per task, on average, and relative to the fine-tuned models.
+
+    `examples`: number of validation examples that they were measured on; None: all.
+    """
 
     alpha: float
     mean_accuracy: float
     mean_normalized: float
     accuracy: Mapping[str, float]
+    examples: int | None = None
 
     @classmethod
-    def of(cls, alpha: float, accuracy: Mapping[str, float], finetuned: Mapping[str, float]) -> "Point":
+    def of(
+        cls, alpha: float, accuracy: Mapping[str, float], finetuned: Mapping[str, float], examples: int | None = None
+    ) -> "Point":
         """The point with these accuracies, normalized by those of the fine-tuned models."""
         relative = normalized(accuracy, finetuned)
-        return cls(alpha, mean(accuracy), mean(relative), accuracy)
+        return cls(alpha, mean(accuracy), mean(relative), accuracy, examples)
 
     def plain(self) -> dict[str, object]:
         """Plain values, as stored in results.json."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def mean(values: Mapping[str, float]) -> float:
@@ -50,18 +59,39 @@ def normalized(accuracy: Mapping[str, float], finetuned: Mapping[str, float]) ->
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen α and the points that were scored, in ascending order of α; no points if α is given."""
+    """The chosen α and the points that were scored, in ascending order of α; no points if α is given.
+
+    `passes`: predictions that this took, in multiples of the validation examples; None: one pass for every point.
+    """
 
     alpha: float
     tried: Sequence[Point] = field(default=())
+    passes: float | None = None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The validation examples one by one: labels by task, accuracies of the fine-tuned models, and predictions.
+
+    `predict` takes an α, a task, and row indices (n,) of the task's examples; it returns classes (n,).
+    """
+
+    labels: Mapping[str, NDArray[np.int64]]
+    finetuned: Mapping[str, float]
+    predict: Callable[[float, str, NDArray[np.int64]], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A merged model without α: calling it with an α scores it on validation; `scale` returns the data-free α."""
+    """A merged model without α.
+
+    Calling it with an α scores it on validation; `scale` returns the data-free α; `examples` the validation examples,
+    or None if accuracies are no means over examples.
+    """
 
     score: Callable[[float], Point]
     scale: Callable[[], float]
+    examples: Callable[[], Examples | None] = lambda: None
 
     def __call__(self, alpha: float) -> Point:
         """Score the model at α."""
@@ -117,8 +147,13 @@ class Grid:
         return self._chosen(tried)
 
     def _chosen(self, tried: Sequence[Point]) -> Choice:
-        """The best of these points; warns if it is at an end of the grid, since a value outside may be better."""
+        """The best of these points."""
         alpha = best(tried).alpha
+        self.warn_at_end(alpha)
+        return Choice(alpha, tried)
+
+    def warn_at_end(self, alpha: float) -> None:
+        """Warn if the chosen α is at an end of the grid, since a value outside may be better."""
         if alpha == self.value(self.steps):
             log.warning(
                 "α %.3g is the largest of its grid; a larger one may be better: alpha.stop=%g", alpha, 2 * alpha
@@ -126,7 +161,6 @@ class Grid:
         elif alpha == self.value(1):
             finer = 2 * self.steps
             log.warning("α %.3g is the smallest of its grid; a smaller one may be better: alpha.steps=%d", alpha, finer)
-        return Choice(alpha, tried)
 
 
 @dataclass(frozen=True)

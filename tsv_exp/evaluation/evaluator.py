@@ -147,6 +147,11 @@ class Evaluator:
         """The labels (N,) of a split."""
         return self._split(task, split).labels
 
+    @property
+    def counts_examples(self) -> bool:
+        """Whether the metric of every task is the share of examples whose prediction is right."""
+        return all(metric(task.metric).mean for task in self.tasks.values())
+
     def _key(self, merged: Merged, alpha: float, task: str, split: SplitName) -> str:
         """Digest of everything that a score depends on; loads the task vector τ."""
         self._load_vector(merged, task)

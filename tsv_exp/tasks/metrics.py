@@ -12,11 +12,14 @@ from tsv_exp.errors import UserError
 class Metric:
     """A metric: `measure` takes predictions and labels (N,); `variance` takes its value and N and is approximate.
 
+    `mean`: whether its value is the share of the examples whose prediction is right.
+
     Correlations are in [-1, 1], other metrics in [0, 1].
     """
 
     measure: Callable[[Tensor, Tensor], float]
     variance: Callable[[float, int], float]
+    mean: bool = False
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:
@@ -84,8 +87,10 @@ def _correlation(value: float, count: int) -> float:
 
 
 METRICS = {
-    "accuracy": Metric(accuracy, _binomial),
-    "exact_match": Metric(accuracy, _binomial),  # for texts: the class with this text, or -1 if there is none
+    "accuracy": Metric(accuracy, _binomial, mean=True),
+    "exact_match": Metric(
+        accuracy, _binomial, mean=True
+    ),  # for texts: the class with this text, or -1 if there is none
     "f1": Metric(f1, _binomial),
     "f1_macro": Metric(f1_macro, _binomial),
     "matthews": Metric(matthews, _correlation),

@@ -1,7 +1,7 @@
 """A task: its classes, its prompts, its examples."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
@@ -54,7 +54,7 @@ class Split:
 
     def take(self, rows: Tensor) -> "Split":
         """The examples at these row indices (R,)."""
-        return Split(Rows(self.inputs, rows), self.labels[rows])
+        return replace(self, inputs=Rows(self.inputs, rows), labels=self.labels[rows])
 
     def batches(self, size: int) -> Iterator[tuple[Any, Tensor]]:
         """Consecutive batches of at most `size` inputs and labels."""

@@ -1,0 +1,201 @@
+"""Racing: the best of many values of α, compared on growing, paired subsets of the validation examples."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsv_exp.errors import UserError
+from tsv_exp.evaluation.alpha import Candidate, Choice, Examples, Grid, Point
+from tsv_exp.runtime.console import bar
+
+log = logging.getLogger(__name__)
+
+FIRST = 1 / 64  # share of the examples in the first round; every round doubles it
+ROUNDS = 10  # 7 would do for all examples; more where the limit of predictions allows only a few more examples
+WIDEST = 8  # how far apart two values may be that tell how those between them classify
+MARGIN = 1.1  # how much dearer than the round before an example may be for the rest of the budget to suffice
+
+Predict = Callable[[int, NDArray[np.int64]], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Race:
+    """Races the grid's values (see `race`); scores the whole grid if a task's metric is no mean over its examples.
+
+    `error`: probability that the best value is dropped. `passes`: limit of predictions, in multiples of the validation
+    examples.
+    """
+
+    stop: float
+    steps: int
+    error: float = 0.05
+    passes: float = 3.0
+
+    def __post_init__(self) -> None:
+        Grid(self.stop, self.steps)  # checks them
+        if not 0 < self.error < 1:
+            raise UserError(f"alpha.error={self.error}: give a probability between 0 and 1")
+        if not self.passes > 0:
+            raise UserError(f"alpha.passes={self.passes}: give a positive number")
+
+    def choose(self, candidate: Candidate) -> Choice:
+        """Race the values; every point tells on how many examples it was measured."""
+        grid = Grid(self.stop, self.steps)
+        if self.steps == 1:
+            return grid.choose(candidate)
+        examples = candidate.examples()
+        if examples is None:
+            log.info("a task's metric is no mean over its examples, so the whole grid is scored")
+            return grid.choose(candidate)
+        values = [grid.value(i) for i in range(1, self.steps + 1)]
+        raced = self._raced(values, examples)
+        count, names = sum(map(len, examples.labels.values())), list(examples.labels)
+        tried = [
+            Point.of(value, dict(zip(names, row, strict=True)), examples.finetuned, int(number))
+            for value, row, number in zip(values, raced.accuracy.tolist(), raced.examples, strict=True)
+        ]
+        chosen, passes = tried[raced.chosen], raced.asked / count
+        log.info("α %.3g won on %d of %d examples, after %.1f passes", chosen.alpha, chosen.examples, count, passes)
+        grid.warn_at_end(chosen.alpha)
+        return Choice(chosen.alpha, tried, passes)
+
+    def _raced(self, values: Sequence[float], examples: Examples) -> "Raced":
+        names = list(examples.labels)
+        tasks, rows = interleaved([len(labels) for labels in examples.labels.values()])
+        labels = np.empty_like(tasks)
+        for index, name in enumerate(names):
+            labels[tasks == index] = examples.labels[name][rows[tasks == index]]
+        factors = [1 / examples.finetuned[name] if examples.finetuned[name] > 0 else 0.0 for name in names]
+
+        with bar("racing α on validation", round(self.passes * len(labels))) as (progress, done):
+
+            def predict(value: int, asked: NDArray[np.int64]) -> NDArray[np.int64]:
+                found = np.empty_like(asked)
+                for index in np.unique(tasks[asked]):
+                    own = tasks[asked] == index
+                    found[own] = examples.predict(values[value], names[index], rows[asked[own]])
+                progress.advance(done, len(asked))
+                return found
+
+            return race(len(values), tasks, labels, np.array(factors) / len(names), predict, self.error, self.passes)
+
+
+@dataclass(frozen=True)
+class Raced:
+    """What a race found. `accuracy` (values, T) are fractions, measured on the first `examples` (values,) in order.
+
+    `chosen` is the index of the best value, on ties the smallest; `asked` counts predictions that were computed.
+    """
+
+    chosen: int
+    accuracy: NDArray[np.float64]
+    examples: NDArray[np.int64]
+    asked: int
+
+
+def race(
+    values: int,
+    tasks: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    predict: Predict,
+    error: float,
+    passes: float,
+) -> Raced:
+    """Race `values` values, ordered so that neighbours are alike, for the best weighted mean accuracy over T tasks.
+
+    After each round the values at both ends are dropped, one after the other from the outermost inwards, while the
+    leader is surely better: with d the paired differences of what the two get right, weighted by task, while
+    Σ d > z √Σ d², McNemar's test. z is the normal quantile of error / (2 · rounds): of tests in a fixed sequence that
+    stops at the first that fails none needs a correction for the others (Westfall & Krishen, Journal of Statistical
+    Planning and Inference 99, 2001), rounds and ends are corrected for by Bonferroni. The rate holds for a leader given
+    beforehand; it is approximate, since the leader is the best so far.
+
+    An example that two values at most eight apart classify alike is taken to be so classified by all between them. So,
+    of the values that are left, the outermost are computed for every example, the others where their neighbours differ.
+
+    Args:
+        values: their number.
+        tasks: the task (N,) of each example, in an order whose beginnings are samples of all tasks; see `interleaved`.
+        labels: the class (N,) of each example.
+        weights: factor (T,) of each task's accuracy.
+        predict: the classes that a value predicts for examples, given by their indices (n,).
+        error: probability that the best value is dropped.
+        passes: limit of predictions, in multiples of N.
+
+    Returns:
+        the best of the values left when one is left, all examples are seen, or the limit is reached.
+    """
+    count, limit = len(labels), NormalDist().inv_cdf(1 - error / (2 * ROUNDS))
+    right, seen = np.zeros((values, len(weights))), np.ones((values, len(weights)))
+    examples = np.zeros(values, np.int64)
+    found = np.empty((values, count), labels.dtype)
+    live, start, asked = np.arange(values), 0, 0
+    end = min(count, max(len(weights), math.ceil(FIRST * count)))
+    for _ in range(ROUNDS):
+        cost = _resolve(found, live, np.arange(start, end), predict)
+        asked += cost
+        sizes = np.bincount(tasks[:end], minlength=len(weights))
+        correct = found[live, :end] == labels[:end]
+        right[live] = [np.bincount(tasks[:end], one, len(weights)) for one in correct]
+        seen[live], examples[live] = sizes, end
+        leader = _best(live, right / seen @ weights)
+        lead = (correct[live == leader].astype(np.int8) - correct) * (weights / sizes)[tasks[:end]]
+        kept = np.flatnonzero(lead.sum(1) <= limit * np.sqrt(np.square(lead).sum(1)))
+        live = live[kept[0] : kept[-1] + 1]
+        affordable = int((passes * count - asked) * (end - start) / cost / MARGIN)
+        start, end = end, min(count, 2 * end, end + affordable)
+        if len(live) == 1 or end <= start:
+            break
+    return Raced(_best(live, right / seen @ weights), right / seen, examples, asked)
+
+
+def interleaved(counts: Sequence[int], seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tasks (N,) and rows (N,) of all examples in a random order whose beginnings hold the same share of every task.
+
+    Args:
+        counts: number of examples of each task, N in all.
+        seed: of the order.
+    """
+    rng = np.random.default_rng(seed)
+    rows = [rng.permutation(count) for count in counts]
+    shares = np.concatenate([np.arange(count) / count for count in counts])
+    order = np.argsort(shares, kind="stable")
+    return np.repeat(np.arange(len(counts)), counts)[order], np.concatenate(rows)[order]
+
+
+def _best(live: NDArray[np.int64], scores: NDArray[np.float64]) -> int:
+    """The value with the highest score, on ties the first."""
+    return int(live[scores[live].argmax()])
+
+
+def _resolve(found: NDArray[np.int64], live: NDArray[np.int64], rows: NDArray[np.int64], predict: Predict) -> int:
+    """Fill in the predictions of these values for these examples; returns how many of them were computed."""
+    widths = math.ceil((live[-1] - live[0]) / WIDEST)
+    outer = np.unique(np.linspace(0, len(live) - 1, widths + 1).round().astype(np.int64))
+    for value in live[outer]:
+        found[value, rows] = predict(int(value), rows)
+    asked = len(outer) * len(rows)
+    for low, middle, high in (part for ends in pairwise(outer.tolist()) for part in _halves(*ends)):
+        known = found[live[low], rows]
+        differ = rows[known != found[live[high], rows]]
+        found[live[middle], rows] = known
+        if len(differ):
+            found[live[middle], differ] = predict(int(live[middle]), differ)
+        asked += len(differ)
+    return asked
+
+
+def _halves(low: int, high: int) -> Iterator[tuple[int, int, int]]:
+    """The positions between two others, each with two around it that come before it."""
+    if high - low > 1:
+        middle = (low + high) // 2
+        yield low, middle, high
+        yield from _halves(low, middle)
+        yield from _halves(middle, high)
