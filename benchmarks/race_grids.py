@@ -89,7 +89,7 @@ class Images:
         found: list[NDArray[np.uint8]] = []
         with mixed(evaluator.dtype, evaluator.device):
             encoded = [
-                encode(evaluator._encoder, model.prepare(part, evaluator.device))
+                encode(evaluator.encoder, model.prepare(part, evaluator.device))
                 for part in torch.cat(list(images)).split(BATCH)
             ]
             for task, features in zip(tasks, torch.cat(encoded).split([len(one) for one in images]), strict=True):
