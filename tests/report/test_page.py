@@ -87,6 +87,20 @@ def test_everything_named_is_there(sweep: Path, report: Report) -> None:
     assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == names
 
 
+def test_names_tags_and_notes_are_at_the_top(tmp_path: Path) -> None:
+    for number, method in enumerate(("ties", "tsv_m")):
+        write_run(tmp_path / str(number), results(method, name="first look", tags=["draft"], notes="with <one> seed"))
+    write_run(tmp_path / "2", results("tsv_c", name="first look"))
+    out = write_report([tmp_path], tmp_path / "out").paths[0].parent
+    line = "first look; tags: draft; with <one> seed (2 runs)"
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert f"<li>{line.replace('<', '&lt;').replace('>', '&gt;')}</li>" in page
+    assert "<h1>Merging results: tiny (first look)</h1>" in page
+    assert (out / "table.md").read_text(encoding="utf-8").startswith(f"- {line}\n- first look (1 run)\n\n## ")
+    said = json.loads((out / "report.json").read_text(encoding="utf-8"))["experiments"]
+    assert said[0] == {"name": "first look", "tags": ["draft"], "notes": "with <one> seed", "runs": 2}
+
+
 def test_a_report_made_again_is_the_same(sweep: Path, report: Report) -> None:
     first = {path: path.read_bytes() for path in report.paths}
     # the report lies among its runs, as a sweep's does

@@ -9,14 +9,20 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from tsv_exp.report.plots.pictures import Picture
+from tsv_exp.report.results.experiments import Experiment
 from tsv_exp.report.results.runs import Problem, Runs
 from tsv_exp.report.tables.sheets import Sheet
 
 
 def render(
-    title: str, summary: str, sheets: Sequence[Sheet], pictures: Sequence[Picture], problems: Sequence[Problem] = ()
+    title: str,
+    summary: str,
+    sheets: Sequence[Sheet],
+    pictures: Sequence[Picture],
+    problems: Sequence[Problem] = (),
+    experiments: Sequence[Experiment] = (),
 ) -> str:
-    """Render the page: sections with tables and plots, then the runs without results and the reasons."""
+    """Render the page: what the runs are called, sections with tables and plots, and the runs without results."""
     environment = Environment(loader=PackageLoader("tsv_exp.report", "."), autoescape=True)
     # plots over several task sets come first
     titles = dict.fromkeys([*(picture.section for picture in pictures), *(sheet.section for sheet in sheets)])
@@ -28,6 +34,7 @@ def render(
     return environment.get_template("page.html").render(
         title=title,
         summary=summary,
+        experiments=experiments,
         problems=problems,
         sections=sections,
         script=Markup(script),
@@ -45,4 +52,6 @@ def _policy(script: str) -> str:
 def title_of(runs: Runs) -> str:
     """The title of a report of these runs."""
     models = dict.fromkeys(cell.model for cell in runs.finished)
-    return f"Merging results: {', '.join(models)}" if models else "Merging results"
+    names = {cell.words.name for cell in runs.finished}
+    title = f"Merging results: {', '.join(models)}" if models else "Merging results"
+    return f"{title} ({names.pop()})" if len(names) == 1 and any(names) else title

@@ -67,7 +67,7 @@ def write_report(
     sheets = (*map(group_sheet, groups), *routing_sheets(groups), *compared)
     sheets = (*sheets, *(sheet for shown in analyses for sheet in shown.sheets))
     texts = {
-        "table.md": formats.markdown(sheets),
+        "table.md": formats.markdown(sheets, runs.experiments),
         "table.csv": data.comma_separated(groups),
         "table.tex": formats.latex(sheets),
         "report.json": json.dumps(data.plain(groups, runs), indent=1, ensure_ascii=False),
@@ -76,7 +76,8 @@ def write_report(
         _write(out / name, text)
     pictures = draw_pictures(groups, out / "plots", by_score=by_score)
     copied = [picture for shown in analyses for picture in shown.pictures]
-    _write(out / "report.html", render(title_of(runs), runs.summary, sheets, [*pictures, *copied], runs.problems))
+    page = render(title_of(runs), runs.summary, sheets, [*pictures, *copied], runs.problems, runs.experiments)
+    _write(out / "report.html", page)
     drawn = (path for picture in pictures for path in picture.paths)
     return Report(runs, groups, sheets, (out / "report.html", *(out / name for name in texts), *drawn))
 

@@ -18,6 +18,15 @@ NOT_PARAMETERS = {"_target_", "name", "prepare", "layers", "others", "alpha", "t
 
 
 @dataclass(frozen=True)
+class Words:
+    """What the user called a run."""
+
+    name: str = ""
+    tags: tuple[str, ...] = ()
+    notes: str = ""
+
+
+@dataclass(frozen=True)
 class Cell:
     """One run of one setting on one task set with one seed; accuracies are fractions.
 
@@ -40,6 +49,7 @@ class Cell:
     validation: tuple[Mapping[str, Any], ...] = ()
     test: Mapping[str, Any] = field(default_factory=dict)
     size: float | None = None
+    words: Words = Words()
     count: int = 0  # number of tasks, known even if their names are not
     order: int = 0  # in which the runs were found
     cell: str = ""  # digest of everything that determines the run
@@ -138,6 +148,7 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
         "family": name_of("checkpoints.family", checkpoints.get("family") or ""),
         "params": values_of("params", results.get("params") or {}),
         "settings": flat(values_of("settings", results.get("settings") or {})),
+        "words": _words(results),
     }
     if status == "failed":
         return Cell(**common, error=line_of(results.get("error") or "failed without a message"))
@@ -170,6 +181,11 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
         routing=read_routing(results.get("routing"), common["tasks"]),
         size=results["stored_bytes"] / (common["count"] * whole("checkpoint_bytes", full, 1)) if full else None,
     )
+
+
+def _words(results: Mapping[str, Any]) -> Words:
+    tags = results.get("tags") or ()
+    return Words(line_of(results.get("name") or ""), tuple(map(line_of, tags)), line_of(results.get("notes") or ""))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

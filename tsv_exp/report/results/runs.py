@@ -12,6 +12,7 @@ import yaml
 from tsv_exp.errors import UserError
 from tsv_exp.report.results.cells import RESULTS, Cell, read_cell
 from tsv_exp.report.results.checks import line_of
+from tsv_exp.report.results.experiments import Experiment, experiments
 from tsv_exp.report.results.planned import PLAN, missing_runs
 
 # errors of reading files with unexpected content
@@ -49,6 +50,11 @@ class Runs:
     problems: tuple[Problem, ...]
     replaced: int = 0
     analyses: tuple[Path, ...] = ()
+
+    @property
+    def experiments(self) -> tuple[Experiment, ...]:
+        """The names, tags and notes of all runs."""
+        return experiments((*self.finished, *self.unsuccessful))
 
     @property
     def summary(self) -> str:

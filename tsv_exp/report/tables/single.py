@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tsv_exp.report.results.cells import from_results
+from tsv_exp.report.results.experiments import described
 from tsv_exp.report.results.published import alpha_remark
 from tsv_exp.report.tables import sheets
 from tsv_exp.report.tables.assemble import single
@@ -18,7 +19,8 @@ def run_table(results: Mapping[str, Any]) -> str:
         KeyError, ValueError, TypeError: a finished run lacks a value, or it is not a number.
     """
     cell = from_results(results, Path())
-    title = f"# {cell.method}, {cell.model}, {cell.count} tasks\n\n"
+    called = described(cell.words)
+    title = f"# {cell.method}, {cell.model}, {cell.count} tasks\n\n" + (f"{called}\n\n" if called else "")
     if cell.error is not None:
         return f"{title}Failed: {cell.error}\n"
     (row,) = single(cell).rows

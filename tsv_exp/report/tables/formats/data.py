@@ -1,6 +1,7 @@
 """Groups for other programs: CSV in percent, JSON in fractions."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from tsv_exp.report.results.routing import PARTS
@@ -60,7 +61,8 @@ def plain(groups: Sequence[Group], runs: Runs) -> dict[str, Any]:
         for group in groups
     ]
     problems = [{"folder": str(problem.folder), "reason": problem.reason} for problem in runs.problems]
-    return {"groups": tables, "problems": problems, "replaced": runs.replaced}
+    called = [{**asdict(experiment.words), "runs": experiment.runs} for experiment in runs.experiments]
+    return {"groups": tables, "experiments": called, "problems": problems, "replaced": runs.replaced}
 
 
 def _plain_row(group: Group, row: Row) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tsv_exp.report.results.experiments import Experiment
 from tsv_exp.report.tables.sheets import Line, Sheet
 
 MARKDOWN = ("{}", "**{}**", "<u>{}</u>")
@@ -27,9 +28,11 @@ ESCAPES = {character: "\\" + character for character in "&%$#_{}"} | {
 }
 
 
-def markdown(sheets: Sequence[Sheet]) -> str:
-    """One table per sheet, with its heading and legend."""
-    return "\n".join(f"## {sheet.title}\n\n{_markdown(sheet)}\n\n{sheet.legend}\n" for sheet in sheets)
+def markdown(sheets: Sequence[Sheet], experiments: Sequence[Experiment] = ()) -> str:
+    """One table per sheet, with its heading and legend; first what the runs are called."""
+    called = "".join(f"- {experiment}\n" for experiment in experiments)
+    tables = [f"## {sheet.title}\n\n{_markdown(sheet)}\n\n{sheet.legend}\n" for sheet in sheets]
+    return "\n".join([called, *tables] if called else tables)
 
 
 def _markdown(sheet: Sheet) -> str:
