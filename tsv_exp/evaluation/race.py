@@ -130,7 +130,7 @@ def race(
         passes: limit of predictions, in multiples of N.
 
     Returns:
-        the best of the values left when one is left, all examples are seen, or the limit is reached.
+        the best of the values left when one is left, all examples are seen, or the limit is nearly reached.
     """
     count, limit = len(labels), NormalDist().inv_cdf(1 - error / (2 * ROUNDS))
     right, seen = np.zeros((values, len(weights))), np.ones((values, len(weights)))
@@ -150,9 +150,9 @@ def race(
         kept = np.flatnonzero(lead.sum(1) <= limit * np.sqrt(np.square(lead).sum(1)))
         live = live[kept[0] : kept[-1] + 1]
         affordable = int((passes * count - asked) * (end - start) / cost / MARGIN)
-        start, end = end, min(count, 2 * end, end + affordable)
-        if len(live) == 1 or end <= start:
+        if len(live) == 1 or end == count or affordable < FIRST * count:
             break
+        start, end = end, min(count, 2 * end, end + affordable)
     return Raced(_best(live, right / seen @ weights), right / seen, examples, asked)
 
 
