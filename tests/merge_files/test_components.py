@@ -121,8 +121,9 @@ def test_components_that_do_not_fit_are_named(pipeline, tmp_path):
     shutil.copytree(tmp_path / "a" / "unet", tmp_path / "b" / "unet")
     with pytest.raises(UserError, match="a component 'controlnet' that the base lacks"):
         run(options_of(WORDS))
-    with pytest.raises(UserError, match="has several components"):
-        run(options_of([*WORDS, "form=lora"]))
+    for word in ("form=lora", "vocabulary=union", "tokenizer=a"):
+        with pytest.raises(UserError, match=f"{word.split('=')[0]}: .* has several components; .*: text_encoder, unet"):
+            run(options_of([*WORDS, word]))
     with pytest.raises(UserError, match="all models are equal to the base"):
         run(options_of(["base=base", "models={a: base}", "out=out"]))
     assert not (tmp_path / "out").exists()

@@ -38,8 +38,8 @@ def components(options: Options) -> Components:
     names = list(_names(base))
     if names == [ROOT]:
         return Components({ROOT: options})
-    if options.form == "lora":
-        raise UserError(f"form=lora: {base} has several components; give one of them: {', '.join(names)}")
+    if whole := [key for key in ("vocabulary", "tokenizer", "form") if getattr(options, key) not in (None, "model")]:
+        raise UserError(f"{whole[0]}: {base} has several components; merge them one by one: {', '.join(names)}")
     places = {task: locate(path) for task, path in options.models.items()}
     for task, place in places.items():
         if extra := sorted(set(_names(place)) - set(names)):
