@@ -20,6 +20,7 @@ from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.evaluation.inputs import load_inputs
 from tsv_exp.evaluation.layer_inputs import Inputs
 from tsv_exp.evaluation.moments import second_moments
+from tsv_exp.evaluation.near_ties import settle
 from tsv_exp.evaluation.routing import Oracle, route_tasks
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.engine import Merged
@@ -68,6 +69,7 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
                 lambda: validation_examples(merged, evaluator, reference),
             )
         )
+        choice = settle(choice, merged, evaluator, reference)
         if choice.passes is not None:  # all values were scored together
             for point in choice.tried:
                 tracked.point(point.plain())
@@ -94,6 +96,7 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
         "chosen": {**chosen, "rank": ranks(merged)},
         "validation": [point.plain() for point in choice.tried],
         "validation_passes": len(choice.tried) if choice.passes is None else choice.passes,
+        "near_ties": [point.plain() for point in choice.near_ties],
         "finetuned": finetuned_accuracy,
         "metrics": {name: task.metric for name, task in evaluator.tasks.items()},
         "test": tested(accuracy, finetuned_accuracy["test"], evaluator.variances(accuracy, "test")),

@@ -62,11 +62,13 @@ class Choice:
     """The chosen α and the points that were scored, in ascending order of α; no points if α is given.
 
     `passes`: predictions that this took, in multiples of the validation examples; None: one pass for every point.
+    `near_ties`: the values within one example of the best, scored in float32 (see `near_ties`).
     """
 
     alpha: float
     tried: Sequence[Point] = field(default=())
     passes: float | None = None
+    near_ties: Sequence[Point] = field(default=())
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Scores merged models: one encoder stays on the device and is scored many times, on splits that are prepared once."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -90,12 +91,23 @@ class Evaluator:
         counts = self.counts(split)
         return {name: metric(self.tasks[name].metric).variance(value, counts[name]) for name, value in accuracy.items()}
 
-    def accuracies(self, merged: Merged, alpha: float, split: SplitName) -> dict[str, float]:
+    def accuracies(
+        self, merged: Merged, alpha: float, split: SplitName, dtype: torch.dtype | None = None
+    ) -> dict[str, float]:
         """Task -> accuracy (a fraction) of the merged model at α, or of the task's model if there is one per task.
 
-        For a task with another metric, its value takes the place of accuracy.
+        For a task with another metric, its value takes the place of accuracy. `dtype` replaces the evaluator's.
         """
-        return {name: self.accuracy(merged, alpha, name, split) for name in self.tasks}
+        with self._precision(dtype):
+            return {name: self.accuracy(merged, alpha, name, split) for name in self.tasks}
+
+    @contextmanager
+    def _precision(self, dtype: torch.dtype | None) -> Iterator[None]:
+        own, self.dtype = self.dtype, dtype or self.dtype
+        try:
+            yield
+        finally:
+            self.dtype = own
 
     def accuracy(self, merged: Merged, alpha: float, task: str, split: SplitName) -> float:
         """The accuracy of one task's model at α, measured now or read from the cache."""

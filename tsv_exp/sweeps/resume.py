@@ -16,7 +16,7 @@ from tsv_exp.storage.files import atomic
 from tsv_exp.tasks.definitions import selected
 
 INDEX = ".cells"  # in the outputs folder: a file per cell, with the folder of its last run
-LAYOUT = 2  # of a run folder: a cell with an older layout, which holds less, runs again
+LAYOUT = 3  # of a run folder: a cell with an older layout, which holds less, runs again
 IRRELEVANT = (
     "paths",
     "tracking",

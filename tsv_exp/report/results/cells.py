@@ -47,6 +47,7 @@ class Cell:
     per_task: bool = False
     alpha: float | None = None
     validation: tuple[Mapping[str, Any], ...] = ()
+    near_ties: tuple[float, ...] = ()  # values of α within one validation example of the best, compared in float32
     test: Mapping[str, Any] = field(default_factory=dict)
     size: float | None = None
     words: Words = Words()
@@ -171,6 +172,7 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
         **common,
         alpha=results["alpha"],
         validation=validation,
+        near_ties=tuple(number("near_ties.alpha", point["alpha"]) for point in results.get("near_ties") or ()),
         test=test,
         per_task=bool(results.get("per_task")),
         cell=name_of("cell", results.get("cell") or ""),
