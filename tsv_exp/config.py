@@ -40,6 +40,11 @@ def with_router(override: str) -> list[str]:
     return [f"method={method}", f"router={router}"]
 
 
+def sources(search: Sequence[Path] = ()) -> list[str]:
+    """The addresses of configuration folders: `search`, the first before the others, and conf."""
+    return [f"file://{folder.resolve()}" for folder in (*search, conf_dir())]
+
+
 @dataclass
 class Engine:
     """Settings of merging.

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from tsv_exp import UserError, merge
 from tsv_exp.merge_files.merge import run
-from tsv_exp.merge_files.options.command_line import method_lines, options_of
+from tsv_exp.merge_files.options.command_line import options_of
+from tsv_exp.merge_files.options.help import method_lines
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ FILE.yaml      the same options, and layers: method, alpha and rank for layers t
                if it has the same meaning here. --config-name NAME selects NAME.yaml in --config-dir.
 --config-dir   a folder with your own methods in method/.
 --version      print the version of tsv_exp.
+-sc            tab completion for this shell: eval "$(tsv-merge -sc install=bash)", or zsh, fish.
 
 After an interruption, the same command resumes. Under torchrun the layers are distributed over the ranks, each with
 its own GPU if device=cuda.
@@ -42,15 +43,16 @@ Methods, with the first comment of their YAML:
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 
+from tsv_exp.commands.app.completion import OPTIONS, complete
 from tsv_exp.commands.app.guard import run_command
-from tsv_exp.merge_files.merge import run
-from tsv_exp.merge_files.options.command_line import method_lines, options_of
+from tsv_exp.merge_files.options.help import method_lines, words
 from tsv_exp.runtime.console import ConsoleHandler
+from tsv_exp.runtime.imports import import_frozen
 
 _LOG_LEVELS = {  # log counts of exact decompositions and differing names, not only warnings
     "tsv_exp": logging.WARNING,
@@ -66,12 +68,19 @@ def main() -> None:
         Console(soft_wrap=True, markup=False, highlight=False).print("\n".join(lines))
         raise SystemExit(len(sys.argv) < 2)
     arguments, hint = sys.argv[1:], "run the same command again to resume"
+    if arguments[0] in OPTIONS:
+        raise SystemExit(run_command("tsv-merge", lambda: complete(arguments, words)))
     with ExitStack() as stack:
         for name, level in _LOG_LEVELS.items():
             stack.enter_context(_show_log(name, level))
-        ended = run_command("tsv-merge", lambda: run(options_of(arguments)), lambda: hint)
+        ended = run_command("tsv-merge", lambda: _merge(arguments), lambda: hint)
     if ended:
         raise SystemExit(ended)
+
+
+def _merge(arguments: Sequence[str]) -> None:
+    options = import_frozen("tsv_exp.merge_files.options.command_line").options_of(arguments)
+    import_frozen("tsv_exp.merge_files.merge").run(options)
 
 
 @contextmanager

@@ -1,21 +1,34 @@
 """tsv-report: tables, plots and a page from run folders."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from tsv_exp.commands.app.completion import OPTIONS, complete
 from tsv_exp.commands.app.guard import run_command
 from tsv_exp.report.results.published import families
 from tsv_exp.report.tables.formats.terminal import show
 from tsv_exp.report.write import write_report
+from tsv_exp.runtime.arguments import Parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: returns 0 if a report was written, else prints one line on standard error and returns 1."""
-    parser = argparse.ArgumentParser(
-        prog="tsv-report", description="Tables, plots and a page from any set of run folders."
+    typed = sys.argv[1:] if arguments is None else arguments
+    if typed and typed[0] in OPTIONS:
+        return run_command("tsv-report", lambda: complete(typed, _words))
+    hint = "files already written are complete"
+    return run_command("tsv-report", lambda: _run(_parser().parse_args(typed)), lambda: hint)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="tsv-report",
+        description="Tables, plots and a page from any set of run folders.",
+        epilog='Tab completion for this shell: eval "$(tsv-report -sc install=bash)", or zsh, fish.',
     )
     parser.add_argument("folders", nargs="+", metavar="DIR", type=Path, help="a run, a sweep, or a folder of them")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: the first DIR)")
@@ -29,9 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--paired", metavar="ROW", help=help_paired)
     help_sort = "sort the methods in plots by average accuracy, best first"
     parser.add_argument("--by-score", action="store_true", help=help_sort)
-    options = parser.parse_args(arguments)
-    hint = "files already written are complete"
-    return run_command("tsv-report", lambda: _run(options), lambda: hint)
+    return parser
+
+
+def _words(typed: Sequence[str]) -> list[str]:
+    """What may follow the words of a command line, beside folders."""
+    if typed and typed[-1] == "--published":
+        return list(families())
+    return ["--out", "--published", "--paired", "--by-score", "--help", "--version"]
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
-"""Options of a group of the configuration, as Hydra composes them: with their defaults lists and interpolations."""
+"""Options of a group of the configuration: their files, and their content as Hydra composes it."""
 
 from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -10,8 +12,42 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 
+def option_files(group: str, sources: Sequence[str]) -> dict[str, Path]:
+    """The file of each option of a group, in alphabetical order; files whose names begin with _ are no options.
+
+    Args:
+        group: the group, such as `method`.
+        sources: configuration folders, as file://FOLDER or pkg://PACKAGE; the first that has an option counts.
+    """
+    found = {
+        path.relative_to(folder).as_posix().removesuffix(".yaml"): path
+        for folder in (folder_of(source) / group for source in reversed(sources))
+        for path in folder.rglob("*.yaml")
+        if path.relative_to(folder).as_posix()[0] != "_"
+    }
+    return {name: found[name] for name in sorted(found, key=lambda name: (name.casefold(), name))}
+
+
+def described(group: str, sources: Sequence[str]) -> str:
+    """The options of a group, one per line, with the first comment of their YAML; see `option_files`."""
+    found = option_files(group, sources)
+    width = max(map(len, found), default=0)
+    return "\n".join(f"  {name:<{width}}  {_comment(path)}".rstrip() for name, path in found.items())
+
+
+def folder_of(source: str) -> Path:
+    """The folder of an address, file://FOLDER or pkg://PACKAGE."""
+    scheme, _, place = source.partition("://")
+    return Path(place) if scheme == "file" else Path(str(files(place)))
+
+
+def _comment(file: Path) -> str:
+    first = file.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ") if first.startswith("#") else ""
+
+
 def composed(group: str, names: Sequence[str], sources: Sequence[str]) -> list[dict[str, Any]]:
-    """The content of options of a group, resolved. Hydra's global state is left alone.
+    """The content of options of a group, composed with their defaults lists; Hydra's global state is left alone.
 
     Args:
         group: the group, such as `method`.

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.options import composed
+from tsv_exp.runtime.options import composed, described, folder_of, option_files
 
 Definition = dict[str, Any]  # a task's YAML with the run's settings
 
@@ -122,21 +120,7 @@ def complete(name: str, found: Definition, settings: Mapping[str, Any]) -> Defin
 
 def options(group: str) -> list[str]:
     """The names in a group of the configuration, including those of user-added search paths."""
-    found = {file.removesuffix(".yaml") for source in _sources() for file in _files(source, group) if file[0] != "_"}
-    return sorted(found, key=lambda name: (name.casefold(), name))
-
-
-def described(group: str) -> str:
-    """The names in a group, one per line, with the first comment of their YAML."""
-    names = options(group)
-    width = max(map(len, names), default=0)
-    return "\n".join(f"  {name:<{width}}  {_comment(f'{group}/{name}.yaml')}".rstrip() for name in names)
-
-
-def _comment(place: str) -> str:
-    file = next(path for source in _sources() if (path := _folder(source) / place).is_file())
-    first = file.read_text(encoding="utf-8").partition("\n")[0]
-    return first.lstrip("# ") if first.startswith("#") else ""
+    return list(option_files(group, _sources()))
 
 
 def _first(count: int, task_set: str | None) -> list[str]:
@@ -171,17 +155,12 @@ def _sources() -> list[str]:
     found = [f"{source.schema}://{source.path}" for source in HydraConfig.get().runtime.config_sources]
     added = [place for place in found if place.startswith(("file://", "pkg://")) and place != "pkg://hydra.conf"]
     return list(
-        dict.fromkeys([own, *(place for place in added if place.startswith("pkg://") or _folder(place).is_dir())])
+        dict.fromkeys([own, *(place for place in added if place.startswith("pkg://") or folder_of(place).is_dir())])
     )
 
 
-def _folder(source: str) -> Path:
-    scheme, _, place = source.partition("://")
-    return Path(place) if scheme == "file" else Path(str(files(place)))
-
-
 def _files(source: str, group: str) -> set[str]:
-    folder = _folder(source) / group
+    folder = folder_of(source) / group
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")}
 
 
@@ -192,4 +171,4 @@ def _composed(group: str, names: tuple[str, ...], sources: tuple[str, ...]) -> t
 
 
 OmegaConf.register_new_resolver("options", lambda group: ", ".join(options(group)), replace=True)  # in --help
-OmegaConf.register_new_resolver("described", described, replace=True)
+OmegaConf.register_new_resolver("described", lambda group: described(group, _sources()), replace=True)

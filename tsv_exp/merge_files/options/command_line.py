@@ -1,31 +1,15 @@
 """The command line of tsv-merge: name=value words, a configuration file, and a folder of user methods."""
 
 import shlex
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options.config_file import read_config
+from tsv_exp.merge_files.options.help import parser
 from tsv_exp.merge_files.options.options import Options, parse
-from tsv_exp.methods.specification.files import method_files
 
 _SUFFIXES = (".yaml", ".yml")
-
-
-class _Parser(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Raise a UserError instead of exiting."""
-        raise UserError(f"{message}; tsv-merge --help lists the options")
-
-
-def _parser() -> ArgumentParser:
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config-dir", "-cd", type=Path)
-    parser.add_argument("--config-name", "-cn")
-    parser.add_argument("words", nargs="*")
-    return parser
 
 
 def options_of(arguments: Sequence[str]) -> Options:
@@ -37,7 +21,7 @@ def options_of(arguments: Sequence[str]) -> Options:
     Raises:
         UserError: the command line is invalid; the message describes the correct form.
     """
-    typed = _parser().parse_intermixed_args(arguments)
+    typed = parser().parse_intermixed_args(arguments)
     folder = typed.config_dir
     if folder is not None and not folder.is_dir():
         raise UserError(f"--config-dir {folder}: there is no such folder")
@@ -58,15 +42,3 @@ def _named(name: str, folder: Path) -> Path:
     if not found:
         raise UserError(f"--config-name {name}: {folder / name}.yaml is not there")
     return found[0]
-
-
-def method_lines(arguments: Sequence[str]) -> list[str]:
-    """One line per method: its name and the first comment of its YAML."""
-    folder = _parser().parse_known_intermixed_args(arguments)[0].config_dir
-    files = method_files((folder,) if folder is not None else ())
-    return [f"  {name:<28} {_first_comment(files[name])}" for name in sorted(files)]
-
-
-def _first_comment(file: Path) -> str:
-    first = file.read_text(encoding="utf-8").partition("\n")[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""

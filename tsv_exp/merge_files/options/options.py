@@ -11,33 +11,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tsv_exp.errors import UserError
+from tsv_exp.merge_files.options.names import CHOICES, NUMBERS, PATTERNS, SWITCHES, TEXTS
 from tsv_exp.merge_files.options.paths import named, paths, text
 from tsv_exp.merge_files.options.values import check_layers, check_weights, is_number
 from tsv_exp.routing.files import router_of
 from tsv_exp.routing.router import Router
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-VOCABULARIES = ("base", "union")
-FORMS = ("model", "lora")
-TEXTS = (  # taken as text, not as YAML
-    "base",
-    "out",
-    "method",
-    "router",
-    "task",
-    "dtype",
-    "svd",
-    "device",
-    "form",
-    "push",
-    "vocabulary",
-    "tokenizer",
-)
-_SWITCHES = ("wait",)
-_NUMBERS = ("alpha", "shard_mb", "rank")
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in CHOICES["dtype"]}
 _ROUTER_PARAMETERS = "router_parameters"  # key of those that are typed as router.epsilon=0.3
 _DOTTED = "router.", f"{_ROUTER_PARAMETERS}."
-_PATTERNS = ("exclude", "stacks", "keep", "ignore")
 
 
 @dataclass
@@ -94,31 +76,26 @@ def parse(arguments: Sequence[str], preset: Mapping[str, Any] | None = None) -> 
     if not isinstance(models, Mapping):
         models = named(models)
     known = {
-        name: value
-        for name in (*TEXTS, *_NUMBERS, *_SWITCHES, *_PATTERNS)
-        if (value := given.pop(name, None)) is not None
+        name: value for name in (*TEXTS, *NUMBERS, *SWITCHES, *PATTERNS) if (value := given.pop(name, None)) is not None
     }
-    for name in _NUMBERS:
+    for name in NUMBERS:
         if name in known and not is_number(known[name]):
             raise UserError(f"{name}={known[name]}: give a finite number")
-    for name in _SWITCHES:
+    for name in SWITCHES:
         if not isinstance(known.get(name, True), bool):
             raise UserError(f"{name}={known[name]}: give true or false")
     if known.get("shard_mb", 1) <= 0:
         raise UserError(f"shard_mb={known['shard_mb']}: give a size above 0")
-    if known.get("dtype", "float32") not in DTYPES:
-        raise UserError(f"dtype={known['dtype']}: choose from: {', '.join(DTYPES)}")
-    if known.get("vocabulary", "base") not in VOCABULARIES:
-        raise UserError(f"vocabulary={known['vocabulary']}: choose from: {', '.join(VOCABULARIES)}")
+    for name, values in CHOICES.items():
+        if name in known and name not in SWITCHES and known[name] not in values:
+            raise UserError(f"{name}={known[name]}: choose from: {', '.join(values)}")
     if known.get("tokenizer", "base") not in ("base", *models):
         raise UserError(f"tokenizer={known['tokenizer']}: choose from: base, {', '.join(models)}")
-    if known.get("form", FORMS[0]) not in FORMS:
-        raise UserError(f"form={known['form']}: choose from: {', '.join(FORMS)}")
     if "rank" in known and (known["rank"] != int(known["rank"]) or known["rank"] < 1):
         raise UserError(f"rank={known['rank']}: give a whole number above 0")
     if "rank" in known and known.get("form") != "lora":
         raise UserError("rank= is that of an adapter; give form=lora, or rank_fraction= for the share a method keeps")
-    for name in _PATTERNS:
+    for name in PATTERNS:
         if name in known:
             known[name] = _patterns(name, known[name])
     parameters = given.pop(_ROUTER_PARAMETERS, None) or {}
