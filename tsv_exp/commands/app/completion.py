@@ -27,13 +27,13 @@ def complete(arguments: Sequence[str], words: Words) -> None:
     if action not in ("install", "uninstall", "query") or shell not in SHELLS:
         raise UserError(f"{arguments[0]}: give install, uninstall or query, as in install={', install='.join(SHELLS)}")
 
-    class Completion(SHELLS[shell]):  # type: ignore[misc]
-        def _query(self, config_name: str | None, line: str) -> list[str]:
-            typed = line.split(" ")
-            return [word for word in words(typed[:-1]) if word.startswith(typed[-1])]
+    def candidates(config_name: str | None, line: str) -> list[str]:
+        typed = line.split(" ")
+        return [word for word in words(typed[:-1]) if word.startswith(typed[-1])]
 
     Plugins.instance()
-    plugin = Completion(ConfigLoaderImpl(ConfigSearchPathImpl()))
+    plugin = SHELLS[shell](ConfigLoaderImpl(ConfigSearchPathImpl()))
+    plugin._query = candidates  # type: ignore[method-assign] # Hydra's are the keys of an application
     if action == "query":
         plugin.query(None)
     else:
