@@ -46,7 +46,7 @@ def fitted(network: nn.Module, tasks: int, fraction: float) -> FittedRouter:
     return FittedRouter(Likelihood(rank_fraction=fraction), tuple(map(str, range(tasks))), layers)
 
 
-def seconds(function: Callable[[], Any], times: int = 5) -> float:
+def seconds(function: Callable[[], Any], times: int) -> float:
     """The least processor time of several calls."""
     found = []
     for _ in range(times):
@@ -56,15 +56,16 @@ def seconds(function: Callable[[], Any], times: int = 5) -> float:
     return min(found)
 
 
-def cost(network: nn.Module, images: Tensor, tasks: int, fraction: float) -> dict[str, float]:
+def cost(network: nn.Module, images: Tensor, tasks: int, fraction: float, times: int) -> dict[str, float]:
     """Time of a pass with the router relative to one without, and the router's size relative to checkpoints."""
     router = fitted(network, tasks, fraction)
     router.prepare(network, lambda: network(images[:2]), None)
     with torch.inference_mode():
-        alone = seconds(lambda: network(images))
-        routed = seconds(lambda: router.scores(network, lambda: network(images), None))
+        alone = seconds(lambda: network(images), times)
+        routed = seconds(lambda: router.scores(network, lambda: network(images), None), times)
     checkpoint = FLOAT * sum(weight.numel() for weight in network.parameters())
     return {
+        "images at a time": len(images),
         "tasks": tasks,
         "rank_fraction": fraction,
         "milliseconds per image, one pass": 1000 * alone / len(images),
@@ -125,11 +126,16 @@ def main() -> None:
     if options.rehearsal:
         known["rehearsal"] = rehearsal(options.rehearsal)
     else:
-        for name, network, images in (
-            ("tiny", new_clip().visual.eval().requires_grad_(False), torch.randn(256, 3, 28, 28)),
-            ("ViT-B-32", vit(), torch.randn(8, 3, 224, 224)),
-        ):
-            known[name] = [cost(network, images, t, f) for f in (0.25, 0.125) for t in (8, 14, 20)]
+        tiny, large = new_clip().visual.eval().requires_grad_(False), vit()
+        measured = [
+            ("tiny", tiny, torch.randn(256, 3, 28, 28), (0.25, 0.125), 5),
+            ("ViT-B-32", large, torch.randn(8, 3, 224, 224), (0.25, 0.125), 5),
+            ("ViT-B-32, large batches", large, torch.randn(128, 3, 224, 224), (0.25,), 1),
+        ]
+        for name, network, images, fractions, times in measured:
+            if name not in known:
+                known[name] = [cost(network, images, t, f, times) for f in fractions for t in (8, 14, 20)]
+                options.out.write_text(json.dumps(known, indent=1) + "\n")
     options.out.write_text(json.dumps(known, indent=1) + "\n")
     print(json.dumps(known, indent=1))
 

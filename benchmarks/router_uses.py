@@ -7,6 +7,7 @@ The design zoo and the default router, as in router.py: batches of one task, cal
 the confidence of the head, mixed models, MASS with all of its steps, and tasks with the same inputs.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -29,6 +30,7 @@ from tsv_exp.routing.subspace import standardized
 from tsv_exp.runtime.console import track
 
 Entry = dict[str, float]
+BETA = 30.0  # softmax(β · scores) is calibrated (`calibration`)
 
 
 def scores(study: Study, tasks: int, others: int | None = None) -> Tensor:
@@ -221,11 +223,11 @@ def uses(study: Study, tasks: int) -> Iterator[tuple[str, Callable[[], Entry]]]:
     yield "abstention", partial(abstention, study, tasks)
     if tasks < len(study.zoo.tasks):
         yield "unknown inputs", partial(unknown, study, tasks)
-    yield "two candidates and the head's confidence", partial(confident, study, tasks, 2, 100.0)
+    yield "two candidates and the head's confidence", partial(confident, study, tasks, 2, BETA)
     if tasks == min(SIZES):
         yield "most confident of all models", partial(confident, study, tasks, tasks, 0.0)
-        yield "all models, score and confidence", partial(confident, study, tasks, tasks, 100.0)
-        yield "mixed models", partial(mixed, study, tasks, 0.01)
+        yield "all models, score and confidence", partial(confident, study, tasks, tasks, BETA)
+        yield "mixed models", partial(mixed, study, tasks, math.log(9) / BETA)
         yield "MASS, all steps, fixed layer", partial(whole_mass, study, tasks, FIXED)
         yield "MASS, all steps, best layer", partial(whole_mass, study, tasks, FIXED.replace("0.mlp", "1.mlp"))
         yield "same inputs, other labels", partial(same_inputs, study, tasks)
