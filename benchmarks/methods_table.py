@@ -44,6 +44,7 @@ ROWS = [
     Row("cart, λ by validation", "cart", [{"lambda_": step / 4} for step in range(1, 13)]),
     Row("tsv_m_marchenko_pastur, then flatten", "tsv_m_marchenko_pastur", [{"after": ["flatten"]}]),
     *(Row(f"{name}, then svc", name, [{"after": ["svc"]}]) for name in CALIBRATED),
+    Row("weight_average, then svc with floor 1/T", "weight_average", [{"after": [{"svc": {"floor": 1 / TASKS}}]}]),
 ]
 
 
