@@ -67,7 +67,6 @@ COMMANDS = (
     "tsv-analyze rank_fraction=2",
     "tsv-analyze tasks=digts",
     "tsv-analyze base=nowhere.safetensors models=[a,b]",
-    "tsv-merge",
     "tsv-merge base=nowhere.safetensors models=[a.safetensors,b.safetensors] out=merged",
     "tsv-merge base=a models=[b,c] out=merged method=tsvm",
     "tsv-merge base=a models=[b,c] out=merged alpa=1",

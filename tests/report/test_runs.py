@@ -87,6 +87,19 @@ def test_a_sweep_over_every_option_of_a_group(tmp_path: Path) -> None:
     assert not any("method=tsv_m tasks=8" in reason or "method=ties" in reason for reason in reasons)
 
 
+def test_runs_of_a_sweep_that_began_none_are_listed_on_request_only(tmp_path: Path) -> None:
+    sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": {"method": "ties"}}
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "multirun.yaml").write_text(
+        json.dumps({"hydra": {"sweeper": sweeper, "overrides": {"task": []}}})
+    )
+    write_run(tmp_path / "run", results())
+    assert read_runs([tmp_path]).problems == ()
+    assert [problem.reason for problem in read_runs([tmp_path], unlaunched=True).problems] == [
+        "missing: no run of method=ties"
+    ]
+
+
 def test_a_run_with_a_router_is_not_missing(tmp_path: Path) -> None:
     params = {"method": "tsv_c,tsv_c+likelihood,tsv_c+mass"}
     sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": params}

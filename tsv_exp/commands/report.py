@@ -42,6 +42,8 @@ def _parser() -> Parser:
     parser.add_argument("--paired", metavar="ROW", help=help_paired)
     help_sort = "sort the methods in plots by average accuracy, best first"
     parser.add_argument("--by-score", action="store_true", help=help_sort)
+    help_all = "list missing runs also of sweeps of which no run began"
+    parser.add_argument("--all", action="store_true", help=help_all)
     return parser
 
 
@@ -49,12 +51,12 @@ def _words(typed: Sequence[str]) -> list[str]:
     """What may follow the words of a command line, beside folders."""
     if typed and typed[-1] == "--published":
         return list(families())
-    return ["--out", "--published", "--paired", "--by-score", "--help", "--version"]
+    return ["--out", "--published", "--paired", "--by-score", "--all", "--help", "--version"]
 
 
 def _run(options: argparse.Namespace) -> None:
     out = options.out or options.folders[0]
-    report = write_report(options.folders, out, options.published, options.paired, options.by_score)
+    report = write_report(options.folders, out, options.published, options.paired, options.by_score, options.all)
     console = Console(soft_wrap=True, highlight=False)
     show(report.sheets, Console(highlight=False))
     for problem in report.runs.problems:

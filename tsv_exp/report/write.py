@@ -33,6 +33,7 @@ def write_report(
     published: str | None = None,
     paired: str | None = None,
     by_score: bool = False,
+    unlaunched: bool = False,
 ) -> Report:
     """Read all runs below `folders`; write report.html, table.md, .csv, .tex, report.json and plots/ into `out`.
 
@@ -42,6 +43,7 @@ def write_report(
         published: compare with results published for this family of checkpoints; None: for the measured family.
         paired: name of a row with which all others are compared example by example; None: no such tables.
         by_score: plots sort methods by accuracy instead of the order of runs.
+        unlaunched: see `read_runs`.
 
     Raises:
         UserError: a folder does not exist or contains no runs; there are no published results for these models; no row
@@ -53,7 +55,7 @@ def write_report(
     from tsv_exp.report.plots.pictures import draw_pictures
 
     out = Path(out)
-    runs = read_runs(folders)
+    runs = read_runs(folders, unlaunched)
     groups = build_groups(runs)
     analyses: list[Shown] = []
     for folder in runs.analyses:

@@ -69,8 +69,12 @@ class Runs:
         return ", ".join(parts)
 
 
-def read_runs(folders: Iterable[Path | str]) -> Runs:
+def read_runs(folders: Iterable[Path | str], unlaunched: bool = False) -> Runs:
     """Read every run below `folders`; an unreadable file is recorded as a problem and does not stop the others.
+
+    Args:
+        folders: runs, sweeps, analyses, or folders of them.
+        unlaunched: list the runs of sweeps too of which none began.
 
     Raises:
         UserError: a folder does not exist, or there is no run below any of them.
@@ -97,9 +101,8 @@ def read_runs(folders: Iterable[Path | str]) -> Runs:
             finished[cell.key] = cell
     for sweep in _holding(roots, lambda below, files: PLAN in files):
         try:
-            problems += [
-                Problem(sweep, f"missing: no run of {line_of(overrides)}") for overrides in missing_runs(sweep)
-            ]
+            missing = [Problem(sweep, f"missing: no run of {line_of(overrides)}") for overrides in missing_runs(sweep)]
+            problems += missing if unlaunched or any(sweep.rglob(".hydra")) else []
         except MALFORMED as error:
             problems.append(Problem(sweep, f"{PLAN} cannot be read: {_reason(error)}"))
     analyses = tuple(_holding(roots, lambda below, files: ANALYSIS in files))
