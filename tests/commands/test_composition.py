@@ -63,7 +63,7 @@ def test_an_experiment_names_a_number(tmp_path: Path) -> None:
         (["alpha=0.3,0.5"], [["alpha=0.3"], ["alpha=0.5"]]),
         (["method=glob(ts*_c)", "tasks=2"], [["method=tsv_c", "tasks=2"]]),
         (["method=tsv_c,tsv_c+mass"], [["method=tsv_c"], ["method=tsv_c+mass"]]),
-        (["alpha=glob(*)"], [[f"alpha={name}"] for name in ("data_free", "fixed", "grid", "search")]),
+        (["alpha=glob(*)"], [[f"alpha={name}"] for name in ("data_free", "fixed", "grid", "race", "search")]),
     ],
 )
 def test_the_jobs_of_a_sweep(overrides: list[str], expected: list[list[str]]) -> None:

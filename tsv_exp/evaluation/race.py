@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 FIRST = 1 / 64  # share of the examples in the first round; every round doubles it
 ROUNDS = 10  # 7 would do for all examples; more where the limit of predictions allows only a few more examples
-WIDEST = 8  # how far apart two values may be that tell how those between them classify
+WIDEST = 12  # how far apart two values may be that tell how those between them classify
 MARGIN = 1.1  # how much dearer than the round before an example may be for the rest of the budget to suffice
 
 Predict = Callable[[int, NDArray[np.int64]], NDArray[np.int64]]
@@ -117,7 +117,7 @@ def race(
     Planning and Inference 99, 2001), rounds and ends are corrected for by Bonferroni. The rate holds for a leader given
     beforehand; it is approximate, since the leader is the best so far.
 
-    An example that two values at most eight apart classify alike is taken to be so classified by all between them. So,
+    An example that two values at most twelve apart classify alike is taken to be so classified by all between them. So,
     of the values that are left, the outermost are computed for every example, the others where their neighbours differ.
 
     Args:
