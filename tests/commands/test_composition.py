@@ -9,8 +9,10 @@ import forked
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, MissingConfigException
+from omegaconf import OmegaConf
 
 from tsv_exp.commands import exp as exp
 from tsv_exp.config import conf_dir
@@ -75,6 +77,22 @@ def test_the_jobs_of_a_sweep(overrides: list[str], expected: list[list[str]]) ->
         for job in jobs if "alpha" in overrides[0] else ():
             config = loader.load_sweep_config(sweep, list(job))
             assert config.hydra.runtime.choices.alpha == job[0].partition("=")[2]
+
+
+def test_the_configuration_of_a_job_is_as_hydra_composes_it() -> None:
+    jobs = [
+        ["method=ties", "method.density=0.3", "tasks.digits.metric=f1", "+extra=3"],
+        ["experiment=debug", "model.data.train=9", "~model.task_set", "hydra.job.chdir=false"],
+        ["method=tsv_c+likelihood", "router.epsilon=0.2", "model.checkpoints=/a b/c", "tasks=[digits,clock]"],
+    ]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        sweep = loader.load_configuration("config", ["hydra.mode=MULTIRUN"], run_mode=exp.RunMode.MULTIRUN)
+        for job in jobs:
+            expected = ConfigLoaderImpl.load_sweep_config(loader, sweep, job)
+            assert OmegaConf.to_yaml(loader.load_sweep_config(sweep, job)) == OmegaConf.to_yaml(expected)
+        with pytest.raises(ConfigCompositionException, match="densty"):
+            loader.load_sweep_config(sweep, ["method=ties", "method.densty=0.3"])
 
 
 def test_an_experiment_sweeps_over_numbers(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Checks of a configuration's model, method, device and places: the part of `checks` that needs torch."""
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from hydra.utils import instantiate
@@ -37,12 +39,18 @@ def check(plain: Mapping[str, Any], tasks: Sequence[tuple[str, Definition]], her
         raise UserError(f"method {method.name} needs inputs; give inputs=validation, noise or other_tasks")
     if plain["inputs"]:
         instantiate(plain["inputs"])
-    per_task = dry_run(method, len(tasks))
+    per_task = _dry_run(json.dumps(plain["method"]), len(tasks))
     if plain["router"]:
         metrics = {name: str(definition.get("metric") or "accuracy") for name, definition in tasks}
         check_router(instantiate(plain["router"]), per_task, method.name, metrics)
     if here:
         check_places(model, tasks)
+
+
+@cache
+def _dry_run(method: str, tasks: int) -> bool:
+    """`dry_run` of a method's configuration, once for all jobs of a sweep that differ elsewhere."""
+    return dry_run(Method.from_config(json.loads(method)), tasks)
 
 
 def check_places(model: Model, tasks: Sequence[tuple[str, Definition]]) -> None:

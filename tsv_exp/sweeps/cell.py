@@ -34,8 +34,10 @@ VERSIONS = ("tsv_exp", "torch", "open_clip_torch", "hydra-core")
 
 
 def objective(results: Mapping[str, Any]) -> float | None:
-    """The best mean normalized validation accuracy, if any was measured."""
-    return max((point["mean_normalized"] for point in results.get("validation") or ()), default=None)
+    """The best mean normalized validation accuracy, if any was measured, of those measured on the most examples."""
+    points = results.get("validation") or ()
+    most = max((point.get("examples", 0) for point in points), default=0)
+    return max((point["mean_normalized"] for point in points if point.get("examples", 0) == most), default=None)
 
 
 def run_cell(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:

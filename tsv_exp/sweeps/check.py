@@ -35,8 +35,9 @@ class ConfigurationCheck(Callback):
         """Check the jobs of a sweep; devices only where they run in this process."""
         with _stage("checking the configurations"):
             jobs = self._jobs(config)
+            common = set.intersection(*(set(overrides) for overrides, _ in jobs))
             for overrides, job in jobs:
-                apart = [one for one in overrides if any(one not in others for others, _ in jobs)]
+                apart = [one for one in overrides if one not in common]
                 self._refuse_invalid(job, runs_here(config), " ".join(apart))
 
     def _jobs(self, config: DictConfig) -> list[tuple[list[str], DictConfig]]:

@@ -5,12 +5,12 @@ subclass, only here; single runs, jobs of a sweep, experiments and tab completio
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import hydra._internal.hydra as hydra_internal
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
@@ -68,32 +68,52 @@ class Repository(ConfigRepository):
 
 
 class ConfigLoader(ConfigLoaderImpl):
-    """Composes with this repository; a job's configuration is cached, because several parts of Hydra request it."""
+    """Composes with this repository; jobs of a sweep that choose the same options are composed once.
+
+    A job's configuration is cached, because several parts of Hydra request it.
+    """
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
         self.repository = Repository(config_search_path)
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
         self._jobs: dict[tuple[str, ...], DictConfig] = {}
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *arguments: Any, **options: Any
     ) -> DictConfig:
         """The configuration with these overrides."""
-        typed = [text_paths(task_key(one)) for override in overrides for one in with_router(override)]
-        return super().load_configuration(config_name, typed, *arguments, **options)
+        return super().load_configuration(config_name, _typed(overrides), *arguments, **options)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """The configuration of one job."""
         key = tuple(sweep_overrides)
         if key not in self._jobs:
-            self._jobs[key] = super().load_sweep_config(master_config, sweep_overrides)
+            self._jobs[key] = self._compose_job(master_config, sweep_overrides)
         config = copy.deepcopy(self._jobs[key])
         OmegaConf.copy_cache(master_config, config)  # folder names contain the time of the sweep
         return config
 
+    def _compose_job(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """Hydra composes the options of groups, which is slow; values are set afterwards, as Hydra sets them."""
+        given = list(master_config.hydra.overrides.hydra)
+        typed = _typed([*given, *sweep_overrides])
+        parsed, repository = self._parse_overrides_and_create_caching_repo(master_config.hydra.job.config_name, typed)
+        parsed = parsed[len(given) :]
+        values = [one for one in parsed if _is_value(one, repository)]
+        options = tuple(one.input_line or "" for one in parsed if one not in values)
+        if options not in self._composed:
+            self._composed[options] = super().load_sweep_config(master_config, list(options))
+        config = copy.deepcopy(self._composed[options])
+        self._apply_overrides_to_config(values, config)
+        own = [one for one in parsed if not one.is_hydra_override()]
+        config.hydra.overrides.task = [one.input_line for one in own]
+        config.hydra.job.override_dirname = get_overrides_dirname(own, **config.hydra.job.config.override_dirname)
+        return config
+
     def __getstate__(self) -> Mapping[str, Any]:
-        """The state for other processes, without the cache."""
-        return {**self.__dict__, "_jobs": {}}
+        """The state for other processes, without the caches."""
+        return {**self.__dict__, "_composed": {}, "_jobs": {}}
 
     def _parse_overrides_and_create_caching_repo(
         self, config_name: str | None, overrides: list[str]
@@ -104,6 +124,17 @@ class ConfigLoader(ConfigLoaderImpl):
             if isinstance(value, Real) and repository.group_exists(override.key_or_group):
                 override._value = str(value)  # also for true and false: Hydra then lists the options
         return parsed, repository
+
+
+def _typed(overrides: Sequence[str]) -> list[str]:
+    """The overrides as Hydra takes them."""
+    return [text_paths(task_key(one)) for override in overrides for one in with_router(override)]
+
+
+def _is_value(override: Override, repository: CachingConfigRepository) -> bool:
+    """Whether an override sets a value of the composed configuration, and chooses no option of a group."""
+    group = repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
+    return not group and not override.is_hydra_override() and override.package is None
 
 
 def _number(text: str) -> float | int | None:
