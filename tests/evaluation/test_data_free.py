@@ -52,6 +52,8 @@ def test_what_does_not_respond_is_left_as_it_is():
     assert data_free_scale(merge(base, unchanged, "task_arithmetic"), TaskVectors(base, unchanged)) == 1
 
 
-def test_the_policy_scores_nothing():
+def test_the_policy_scores_nothing_and_states_its_limits(caplog):
     choice = DataFree().choose(Candidate(lambda alpha: pytest.fail("scored"), lambda: 0.7))
     assert (choice.alpha, list(choice.tried)) == (0.7, [])
+    assert "α 0.7 was computed without data" in caplog.text
+    assert "prefer alpha=search" in caplog.text
