@@ -17,8 +17,8 @@ from tsv_exp.merging.task_vectors import TaskVectors
 log = logging.getLogger(__name__)
 
 LIMITS = (
-    "α %.3g was computed without data: on our benchmarks that lost 0 to 6 points of normalized accuracy against "
-    "alpha=search; prefer alpha=search where a few labelled examples exist (docs/iso_reg.md)"
+    "α %.3g was computed without data: on our benchmarks that lost 0 to 13 points of normalized accuracy against "
+    "validation, by method and network; prefer alpha=search where labelled examples exist (docs/iso_reg.md)"
 )
 
 
