@@ -9,7 +9,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp.analyze.analysis import analyze, check_count, propose
-from tsv_exp.analyze.write import summary, write_analysis
 from tsv_exp.arguments import check_nodes
 from tsv_exp.checkpoints.sources import local, open_weights
 from tsv_exp.config import EXCLUDE, Engine
@@ -20,7 +19,7 @@ from tsv_exp.merging.layer import Weights
 from tsv_exp.methods.singular_vectors import components_per_task
 from tsv_exp.models.protocol import Model
 from tsv_exp.report.write import Report
-from tsv_exp.runtime.console import output
+from tsv_exp.runtime.console import bar, output
 from tsv_exp.runtime.devices import device_of
 from tsv_exp.tasks.definitions import selected
 
@@ -31,7 +30,10 @@ def run(cfg: DictConfig, folder: Path) -> Report:
     """Measure what the configuration names and write it into `folder`."""
     settings: Any = OmegaConf.to_container(cfg.engine)
     engine = Engine(**settings)
-    name, base, models, exclude = weights(cfg)
+    with bar("opening the weights", None):
+        from tsv_exp.analyze.write import summary, write_analysis  # a slow import: matplotlib
+
+        name, base, models, exclude = weights(cfg)
     if cfg.select is not None:
         check_count(cfg.select, len(models))  # checked before the long computation
     analysis = analyze(
