@@ -96,6 +96,26 @@ def test_keys_of_tasks_are_typed_below_tasks() -> None:
     assert [text_paths(task_key(argument)) for argument in typed] == wanted
 
 
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (
+            "model.finetune.stepz=3",
+            "model.finetune.stepz: there is no such key; did you mean steps? ",
+        ),
+        ("sed=1", "sed: there is no such key; did you mean seed? the configuration has: name, "),
+        ("engine.zzz=1", "engine.zzz: there is no such key; engine has: svd, "),
+    ],
+)
+def test_an_unknown_key_is_told_those_that_are_there(typed: str, line: str) -> None:
+    with (
+        initialize_config_dir(str(conf_dir()), version_base="1.3"),
+        pytest.raises(ConfigCompositionException) as raised,
+    ):
+        compose("config", [typed])
+    assert error_message(raised.value).startswith(line)
+
+
 def test_our_own_error_is_what_is_said() -> None:
     outer = RuntimeError("Error in call to target")
     outer.__cause__ = UserError("the reason\nin two lines")

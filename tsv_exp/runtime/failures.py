@@ -1,7 +1,9 @@
 """One-line error messages."""
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.os_errors import cause, explain
@@ -47,7 +49,18 @@ def error_message(error: BaseException) -> str:
         return f"{where}{explain(system)}"
     if type(error.__cause__).__name__ == "ValidationError":  # OmegaConf's cause: the expected type or value
         text = f"{text}: {str(error.__cause__).partition(chr(10))[0]}"
+    if type(error.__cause__).__name__ == "ConfigAttributeError" and text.startswith("Could not override"):
+        text = _no_such_key(error.__cause__)
     return " ".join(text.split()) or type(error).__name__
+
+
+def _no_such_key(cause: Any) -> str:
+    """OmegaConf's error about an unknown key, with the keys that are there."""
+    above = cause.full_key.rpartition(".")[0]
+    known = [str(key) for key in cause.parent_node if key != "hydra" and not str(key).startswith("_")]
+    close = get_close_matches(str(cause.key), known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{cause.full_key}: there is no such key; {hint}{above or 'the configuration'} has: {', '.join(known) or 'none'}"
 
 
 def unexpected_message(error: Exception, folder: Path) -> str:
