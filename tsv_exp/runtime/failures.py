@@ -60,7 +60,8 @@ def _no_such_key(cause: Any) -> str:
     known = [str(key) for key in cause.parent_node if key != "hydra" and not str(key).startswith("_")]
     close = get_close_matches(str(cause.key), known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return f"{cause.full_key}: there is no such key; {hint}{above or 'the configuration'} has: {', '.join(known) or 'none'}"
+    keys = ", ".join(known) or "none"
+    return f"{cause.full_key}: there is no such key; {hint}{above or 'the configuration'} has: {keys}"
 
 
 def unexpected_message(error: Exception, folder: Path) -> str:
