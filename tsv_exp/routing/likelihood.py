@@ -31,6 +31,7 @@ class Likelihood(Router):
     """
 
     name: ClassVar[str] = "likelihood"
+    hint: ClassVar[str] = "; router.narrowing=true reads layers with fewer outputs than inputs too"
 
     epsilon: float = 0.3
     rank_fraction: float = 0.25

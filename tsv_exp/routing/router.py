@@ -26,11 +26,13 @@ class Router(ABC):
 
     Attributes:
         name: of its YAML.
+        hint: what may help where it finds no layer, for the error message.
         layers: patterns of the parameters whose inputs it scores.
         undecided: whether one of the layers has still to be chosen on validation (`decided`).
     """
 
     name: ClassVar[str]
+    hint: ClassVar[str] = ""
     undecided: bool = False
     layers: Sequence[str]
 
@@ -146,7 +148,7 @@ def fit(router: Router, stream: TaskVectors, algebra: Algebra, network: nn.Modul
         some = ", ".join(usable[:3]) or "there is none"
         raise UserError(
             f"router={router.name}: its layers ({', '.join(router.layers)}) match no matrix that a task changes; the "
-            f"model's are: {some}, ..."
+            f"model's are: {some}, ...{router.hint}"
         )
     return FittedRouter(router, stream.tasks, layers)
 
