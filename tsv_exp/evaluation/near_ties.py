@@ -39,8 +39,13 @@ def settle(
         for alpha in track(close, "comparing nearly tied α in float32")
     ]
     chosen = best(exact).alpha
-    listed = ", ".join(f"{alpha:.3g}" for alpha in close)
-    log.info("α %s are within one validation example of the best; %.3g is the best in float32", listed, chosen)
+    log.info(
+        "%d values of α from %.3g to %.3g are within one validation example; %.3g is the best in float32",
+        len(close),
+        close[0],
+        close[-1],
+        chosen,
+    )
     return replace(choice, alpha=chosen, near_ties=exact)
 
 

@@ -31,14 +31,15 @@ def run_table(results: Mapping[str, Any]) -> str:
     lines.append(f"| **average** | **{sheets.percent(row.average)}** | **{sheets.percent(row.normalized)}** |")
     origin = "chosen on validation" if cell.chosen else "given"
     params = ", ".join(f"{name} {value}" for name, value in cell.params.items() if value is not None) or "none"
-    ties = " and ".join(f"{alpha:.3g}" for alpha in cell.near_ties)
-    tied = f"α {ties} were within one validation example, and were compared in float32" if ties else ""
-    remarks = alpha_remark(cell.family), tied, sheets.AT_EDGE if row.at_edge else ""
+    remarks = alpha_remark(cell.family), sheets.AT_EDGE if row.at_edge else ""
     facts = [
         " ".join(filter(None, [f"- α {sheets.alpha(row)} ({origin})", *remarks])),
         f"- stored size {sheets.size(row)} of one full checkpoint per task",
         f"- parameters: {params}; seed {cell.seed}",
     ]
+    if ties := cell.near_ties:
+        span = f"{len(ties)} values of α from {min(ties):.3g} to {max(ties):.3g}"
+        facts.append(f"- {span} were within one validation example, and were compared in float32")
     if row.routed:
         found, own, told = (sheets.percent(row.routing(part)) for part in ("routed", "own_head", "told"))
         facts.append(
