@@ -202,3 +202,8 @@ def test_methods_of_ones_own_and_configurations_by_name(files, tmp_path):
 def test_command_lines_that_do_not_fit(files, words, message):
     with pytest.raises(UserError, match=message):
         options_of([*words, "base=b", "models=a", "out=o"])
+
+
+def test_a_parameter_that_no_method_has_is_found_before_the_weights(files):
+    with pytest.raises(UserError, match="method tsv_m has no parameter 'alpa'"):
+        run(options_of(["base=nowhere", "models=[a,b]", "out=o", "alpa=1"]))

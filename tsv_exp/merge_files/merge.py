@@ -3,6 +3,7 @@
 from tsv_exp.merge_files.components import ROOT, components, copy_rest
 from tsv_exp.merge_files.one_model import Finished, merge_model
 from tsv_exp.merge_files.options.options import Options
+from tsv_exp.merge_files.options.rules import Plan
 from tsv_exp.merge_files.records.provenance import write_provenance
 from tsv_exp.merge_files.records.summary import show
 from tsv_exp.merge_files.records.upload import check_upload, upload
@@ -13,6 +14,7 @@ def run(options: Options) -> None:
     """Merge; raises UserError for errors that the user can correct."""
     if options.push:
         check_upload(options.push)
+    Plan.of(options)  # refuses wrong methods and parameters before anything is downloaded
     parts = components(options)
     finished: dict[str, Finished] = {}
     for name, part in parts.merged.items():
