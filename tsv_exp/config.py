@@ -1,5 +1,6 @@
 """The typed root of the configuration; the plugin groups (model, method, alpha, ...) stay plain YAML."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,6 +100,16 @@ def check_precision(precision: str) -> None:
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision={precision}: choose from: {', '.join(PRECISIONS)}")
+
+
+def check_device(device: str) -> None:
+    """Check the name of a device; whether this machine has it is not checked.
+
+    Raises:
+        UserError: it is neither auto nor cpu nor cuda:N.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(device)):
+        raise UserError(f"device={device}: no such device; choose auto, cpu or cuda:N")
 
 
 @dataclass

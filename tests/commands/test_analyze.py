@@ -74,7 +74,7 @@ def test_a_single_model_needs_no_list(files):
     [
         (["base=nowhere.safetensors", "models=[a.pt]"], "nowhere.safetensors"),
         (["models=[a.pt]"], "base and models belong together"),
-        (["tsks=8"], "'tsks'"),
+        (["tsks=8"], "tsks: there is no such key; did you mean tasks?"),
     ],
 )
 def test_one_clear_line_where_it_cannot(words, message, tmp_path):

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp.arguments import check_nodes
-from tsv_exp.config import Engine, Evaluate
+from tsv_exp.config import Engine, Evaluate, check_device
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.imports import import_frozen
 from tsv_exp.tasks.definitions import selected
@@ -31,6 +31,7 @@ def check_configuration(cfg: DictConfig, here: bool = True) -> None:
     plain: Any = OmegaConf.to_container(own, resolve=True)
     if not -SEEDS <= cfg.seed < SEEDS:
         raise UserError(f"seed={cfg.seed}: give a number of at most 63 bits")
+    check_device(cfg.device)
     for group in ("alpha", "tracking"):
         check_nodes(group, plain[group])
         instantiate(cfg[group])

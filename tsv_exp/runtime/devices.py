@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tsv_exp.config import check_precision
+from tsv_exp.config import check_device, check_precision
 from tsv_exp.errors import UserError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -23,15 +23,11 @@ def device_of(wanted: str) -> torch.device:
     Raises:
         UserError: this machine has no such device.
     """
+    check_device(wanted)
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise UserError(f"device={wanted}: no such device; choose auto, cpu or cuda:N") from error
-    if device.type not in ("cpu", "cuda") or (
-        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    ):
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={wanted}: there is none here ({torch.cuda.device_count()} CUDA devices); choose cpu")
     return device
 
