@@ -43,10 +43,9 @@ def scores(study: Study, tasks: int, others: int | None = None) -> Tensor:
 def batches(study: Study, tasks: int) -> Entry:
     """Share of batches of one task whose task is found."""
     found, own = scores(study, tasks), study.labels[: tasks * IMAGES]
-    sizes = [size for size in (1, 2, 5, 10, 20) if IMAGES % size == 0]
     return {
         f"{size} images": (found.view(-1, size, tasks).sum(1).argmax(1) == own[::size]).double().mean().item()
-        for size in sizes
+        for size in (1, 2, 5, 10, 20)
     }
 
 
@@ -94,8 +93,9 @@ class Heads:
 
     def __init__(self, study: Study, merged: Merged) -> None:
         self.study, self.merged = study, merged
-        model, split = study.zoo.model, study.split
-        self.images = torch.cat([model.split(task, split).inputs[:IMAGES] for task in study.zoo.tasks])
+        splits = [study.zoo.model.split(task, study.split) for task in study.zoo.tasks]
+        self.images = torch.cat([split.inputs[:IMAGES] for split in splits])
+        self.labels = torch.cat([split.labels[:IMAGES] for split in splits])
 
     def logits(self, vector: dict[str, Tensor], heads: list[int], rows: Tensor) -> list[Tensor]:
         """The logits (R, C) of each head for these images, by θ_pre plus a task vector."""
@@ -109,11 +109,6 @@ class Heads:
     def of(self, task: int, rows: Tensor) -> Tensor:
         """The logits (R, C) of a task's model and head."""
         return self.logits(self.merged.vector(self.merged.tasks[task]), [task], rows)[0]
-
-    def labels(self) -> Tensor:
-        """The class of every image."""
-        model, split = self.study.zoo.model, self.study.split
-        return torch.cat([model.split(task, split).labels[:IMAGES] for task in self.study.zoo.tasks])
 
 
 def accuracy(study: Study, chosen: Tensor, answers: Tensor, classes: Tensor) -> Entry:
@@ -137,7 +132,7 @@ def confident(study: Study, tasks: int, candidates: int, beta: float) -> Entry:
             total[rows, task] = beta * found[rows, task] + probability.log()
             answers[rows, task] = answer
     chosen = total.argmax(1)
-    return accuracy(study, chosen, answers.gather(1, chosen.unsqueeze(1)).squeeze(1), heads.labels())
+    return accuracy(study, chosen, answers.gather(1, chosen.unsqueeze(1)).squeeze(1), heads.labels)
 
 
 def mixed(study: Study, tasks: int, gap: float) -> Entry:
@@ -147,7 +142,7 @@ def mixed(study: Study, tasks: int, gap: float) -> Entry:
     best = found.topk(2, 1)
     close = (best.values[:, 0] - best.values[:, 1] < gap).nonzero().flatten()
     pairs = {tuple(sorted(pair)) for pair in best.indices[close].tolist()}
-    classes, right = heads.labels(), torch.zeros(len(found), dtype=torch.bool)
+    classes, right = heads.labels, torch.zeros(len(found), dtype=torch.bool)
     for first, second in pairs:
         of_pair = best.indices[close].sort(1).values == torch.tensor([first, second])
         rows = close[of_pair.all(1)]
@@ -183,7 +178,7 @@ def whole_mass(study: Study, tasks: int, layer: str) -> Entry:
         best = torch.stack([each.amax(1) for each in logits], 1).argmax(1)
         found[rows] = torch.tensor(group)[best]
         answers[rows] = torch.stack([each.argmax(1) for each in logits], 1).gather(1, best.unsqueeze(1)).squeeze(1)
-    return {"groups": len(set(chosen)), **accuracy(study, found, answers, heads.labels())}
+    return {"groups": len(set(chosen)), **accuracy(study, found, answers, heads.labels)}
 
 
 def same_inputs(study: Study, tasks: int) -> Entry:
