@@ -7,13 +7,13 @@ among task i's inputs, and G_i = Δ_iᵀ Δ_i stands in for their second moments
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 _ENTRIES = 1 << 24  # entries of intermediate results that are computed at a time
+_FORMS = 1 << 26  # entries of the matrices A_i A_iᵀ of all tasks that may be in memory
 
 
 class Gaussians(NamedTuple):
@@ -63,29 +63,33 @@ def log_likelihoods(inputs: Tensor, weights: Tensor, gaussians: Gaussians) -> Te
         weights: (B, L), w_l of each token, with sum 1 per example; 0 for padding.
         gaussians: of the T tasks, in float32.
     """
-    n = inputs.shape[2]
-    explained = [_explained(inputs[part].float(), weights[part], gaussians) for part in _parts(inputs, gaussians)]
-    quadratic = n / gaussians.epsilon - torch.cat([*explained, gaussians.logdet.new_zeros(0, len(gaussians.logdet))])
+    count, length, n = inputs.shape
+    tasks, rank, _ = gaussians.factors.shape
+    moments = by_moments(count, length, tasks, rank, n)
+    forms = (gaussians.factors.mT @ gaussians.factors).flatten(1).mT if moments else None
+    size = max(1, _ENTRIES // max(1, n * n if moments else length * (n + tasks * rank)))
+    explained = [gaussians.logdet.new_zeros(0, tasks)]
+    for start in range(0, count, size):
+        tokens = _scaled(inputs[start : start + size].float(), weights[start : start + size])
+        if forms is not None:
+            explained.append((tokens.mT @ tokens).flatten(1) @ forms)
+        else:
+            inside = tokens @ gaussians.factors.flatten(0, 1).mT
+            explained.append(inside.square().sum(1).view(-1, tasks, rank).sum(2))
+    quadratic = n / gaussians.epsilon - torch.cat(explained)
     found = -(quadratic + gaussians.logdet + n * math.log(2 * math.pi)) / (2 * n)
     return torch.where(found.isnan(), found.nanmean(1, keepdim=True), found)
 
 
-def _explained(inputs: Tensor, weights: Tensor, gaussians: Gaussians) -> Tensor:
-    """Σ_l w_l ‖A_iᵀ x_l‖² (B, T) of the scaled tokens."""
-    n = inputs.shape[2]
+def _scaled(inputs: Tensor, weights: Tensor) -> Tensor:
+    """√w_l · x_l (B, L, n) of the scaled tokens."""
     square = (inputs.square().sum(2) * weights).sum(1, keepdim=True)
-    scale = torch.where(square > 0, n / square, 0)  # an example of zeros stays one
-    tokens = inputs * (weights * scale).sqrt().unsqueeze(2)
-    if by_moments(*inputs.shape[:2], *gaussians.factors.shape):
-        forms = gaussians.factors.mT @ gaussians.factors
-        return (tokens.mT @ tokens).flatten(1) @ forms.flatten(1).mT
-    tasks, rank, _ = gaussians.factors.shape
-    inside = tokens @ gaussians.factors.flatten(0, 1).mT
-    return inside.square().sum(1).view(-1, tasks, rank).sum(2)
+    scale = torch.where(square > 0, inputs.shape[2] / square, 0)  # an example of zeros stays one
+    return inputs * (weights * scale).sqrt().unsqueeze(2)
 
 
 def by_moments(count: int, length: int, tasks: int, rank: int, n: int) -> bool:
-    """Whether second moments of each example (n, n) take fewer products than the factors of each token.
+    """Whether second moments of each example (n, n) take fewer products than the factors of each token, and fit.
 
     Args:
         count: B examples.
@@ -94,13 +98,6 @@ def by_moments(count: int, length: int, tasks: int, rank: int, n: int) -> bool:
         rank: r rows of a task's factors.
         n: dimensions.
     """
+    if tasks * n * n > _FORMS:
+        return False
     return count * n * n * (length + tasks) + tasks * rank * n * n < count * length * n * tasks * rank
-
-
-def _parts(inputs: Tensor, gaussians: Gaussians) -> Iterator[slice]:
-    """Slices of the examples whose intermediate results fit."""
-    count, length, n = inputs.shape
-    tasks, rank, _ = gaussians.factors.shape
-    each = n * n if by_moments(count, length, tasks, rank, n) else length * (n + tasks * rank)
-    size = max(1, _ENTRIES // max(1, each))
-    return (slice(start, start + size) for start in range(0, count, size))
