@@ -115,10 +115,11 @@ def record(images: Images, method: str, tasks: Sequence[Task], count: int, every
             below, above = (live[max(0, position - 1)], live[min(len(live) - 1, position + 1)])
             between = position % 2 == 1 and above - below == 2 and not every
             alike = part[below] == part[above] if between else np.zeros_like(part[0], bool)
-            images.load(merged, alphas[value], tasks[0])
             wanted = [split.inputs[rows][~one] for split, one in zip(splits, alike, strict=True)]
             part[value] = part[below]
-            part[value][~alike] = np.concatenate(images.predict(tasks, wanted))
+            if not alike.all():
+                images.load(merged, alphas[value], tasks[0])
+                part[value][~alike] = np.concatenate(images.predict(tasks, wanted))
         start = rows.stop
         correct = (predictions[live, :, :start] == labels[:, :start]) / finetuned[:, None]
         means = correct.mean((1, 2))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,11 +16,16 @@ def varied(typed: Sequence[str], sweep: Path) -> list[str]:
     record = sweep / "multirun.yaml"
     if not record.is_file():
         return list(typed)
+    return [override for override in typed if override.partition("=")[0] in _swept(record)]
+
+
+@cache
+def _swept(record: Path) -> frozenset[str]:
+    """The keys that take several values, by a sweep's record; read once per process, since reading it is slow."""
     hydra = OmegaConf.load(record).hydra
     params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create().parse_overrides([*params, *hydra.overrides.task])
-    keys = {override.key_or_group for override in parsed if override.is_sweep_override()}
-    return [override for override in typed if override.partition("=")[0] in keys]
+    return frozenset(override.key_or_group for override in parsed if override.is_sweep_override())
 
 
 def run_name(method: str, overrides: Sequence[str]) -> str:
