@@ -79,6 +79,8 @@ def main() -> int:
     args = parser.parse_args()
     found = [replay(path) for folder in args.folders for path in sorted(folder.glob("*.npz"))]
     result: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), "all": summary(found)}
+    for images in sorted({round(one["images"], -2) for one in found}):
+        result[f"{images:,} images"] = summary([one for one in found if round(one["images"], -2) == images])
     for zoo in ("zoo0", "zoo1"):
         if part := [one for one in found if one["grid"].endswith(zoo)]:
             result[zoo] = summary(part)
