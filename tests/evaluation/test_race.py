@@ -1,6 +1,7 @@
 """Races against the whole grid on predictions with a known course over the values."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,3 +159,8 @@ def test_predictions_of_some_examples_are_those_of_the_applied_weights(tmp_path,
         assert right is not None
         assert ((found == model.labels.numpy()[rows]) == right[rows]).all()
     assert apply(model.base(), merged, 0.7)  # the encoder was set to these weights
+
+
+def test_examples_count_where_every_metric_is_a_mean_over_them() -> None:
+    assert Evaluator(Linear(), TASKS, CPU, "float32").counts_examples
+    assert not Evaluator(Linear(), [TASKS[0], replace(TASKS[1], metric="f1")], CPU, "float32").counts_examples
