@@ -176,7 +176,7 @@ def test_errors(folder: Path, make: Any, words: str) -> None:
     [
         (["method=tsv_m", "router=likelihood"], "router=likelihood: the result is one model for all tasks"),
         (["method=tsv_c", "router=likelihood", "task=a"], "router=likelihood: the result is one model for all tasks"),
-        (["method=tsv_c", "router=nope"], "router=nope: choose from: likelihood, mass"),
+        (["method=tsv_c", "router=nope"], "router=nope: choose from: none, likelihood, mass"),
         (["method=tsv_c", "router=mass"], "without data no layer can be chosen; give router.layer=NAME"),
         (["method=tsv_c", "router.epsilon=1"], "router.epsilon: give router=likelihood too"),
         (["method=tsv_c", "router=likelihood", "router.epsilon=0"], "router.epsilon=0: give a positive number"),
