@@ -9,7 +9,7 @@ from adapters import adapter, llama, logits
 from safetensors.torch import load_file
 
 from tsv_exp import UserError
-from tsv_exp.commands.merge import run
+from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options.options import parse
 
 pytestmark = pytest.mark.filterwarnings(

@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from tsv_exp import UserError, apply, merge
 from tsv_exp.checkpoints.store import load_merged
-from tsv_exp.commands.merge import main, run
+from tsv_exp.commands.merge import main
 from tsv_exp.decompositions import fast
 from tsv_exp.merge_files import one_model
+from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options.options import parse
 
 PER_TASK = ["individual", "tsv_c", "tall_mask", "emr"]

@@ -12,8 +12,8 @@ import pytest
 from models import same
 
 from tsv_exp import apply, merge
-from tsv_exp.commands.merge import run
 from tsv_exp.decompositions import fast
+from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options.options import parse
 
 
