@@ -1,6 +1,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)') # some tests wait for servers and locks
 
 .PHONY: help setup demo test lint docs pretrain clean
 
@@ -21,7 +22,7 @@ demo: setup ## the 8-task table of every paper method on the embedded benchmark
 	$(BIN)/tsv-exp experiment=demo
 
 test: setup ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup ## formatting, lint, import contracts and types
 	$(BIN)/ruff format --check .

@@ -4,6 +4,7 @@ import inspect
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -161,21 +162,19 @@ def test_help_lists_what_the_search_path_adds(tmp_path: Path) -> None:
     assert "_number" not in shown.stdout
 
 
-def kind_of(task: str) -> Kind:
-    """What the models encode whose task set has a task."""
-    for name in options("model"):
-        model = composed(f"model={name}").model
-        if model.get("task_set") and task in members(model.task_set):
-            kind: Kind = resolve_name(model._target_).kind
-            return kind
-    raise AssertionError(f"{task} is in no model's task set")
+@cache
+def kinds() -> dict[str, Kind]:
+    """Task set -> what the models encode that have it."""
+    models = [composed(f"model={name}").model for name in options("model")]
+    return {model.task_set: resolve_name(model._target_).kind for model in models if model.get("task_set")}
 
 
 @pytest.mark.parametrize("name", options("task"))
 def test_tasks(name: str) -> None:
     ((found, definition),) = chosen([name], {})
     assert found == name
-    task = task_of(name, definition, "paper", ("{}",), kind_of(name))
+    kind = next(kind for task_set, kind in kinds().items() if name in members(task_set))
+    task = task_of(name, definition, "paper", ("{}",), kind)
     assert (len(task.classes) > 1) == (task.metric not in VALUES), "classes, but where labels are values"
     assert all("{}" in template for template in task.templates)
     assert callable(source_of(task).examples)
@@ -186,8 +185,7 @@ def test_task_sets_name_tasks_and_belong_to_models(name: str) -> None:
     names = members(name)
     assert set(names) <= set(options("task"))
     assert len(names) == len(set(names)) >= 8
-    models = [composed(f"model={model}").model.get("task_set") for model in options("model")]
-    assert name in models
+    assert name in kinds()
 
 
 @pytest.mark.parametrize("name", options("method"))

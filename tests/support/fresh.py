@@ -15,10 +15,12 @@ from hub import Hub
 from tsv_exp.tasks.task import Task
 
 STEPS = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 import torch
 sys.path[:0] = {path!r}
+slept = time.sleep
+time.sleep = lambda seconds: slept(min(seconds, 0.05))  # libraries wait seconds before they ask a hub again
 import worlds
 from tsv_exp.models.clip.model import ClipModel
 from tsv_exp.errors import UserError
