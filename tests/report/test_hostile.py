@@ -33,11 +33,22 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def foreign(analysis: Path, tmp_path: Path) -> Path:
     """A copy of an analysis, beside a good run."""
-    (tmp_path / "runs" / "foreign" / "plots").mkdir(parents=True)
-    for path in analysis.rglob("*.*"):
-        (tmp_path / "runs" / "foreign" / path.relative_to(analysis)).write_bytes(path.read_bytes())
     write_run(tmp_path / "runs" / "good", results())
-    return tmp_path / "runs" / "foreign"
+    return copied(analysis, tmp_path / "runs" / "foreign")
+
+
+def copied(analysis: Path, folder: Path) -> Path:
+    (folder / "plots").mkdir(parents=True)
+    for path in analysis.rglob("*.*"):
+        (folder / path.relative_to(analysis)).write_bytes(path.read_bytes())
+    return folder
+
+
+def edited(folder: Path, edit: Edit) -> None:
+    """Change the page of the analysis in a folder."""
+    content = json.loads((folder / "analysis.json").read_text())
+    edit(content["page"])
+    (folder / "analysis.json").write_text(json.dumps(content))
 
 
 def report_of(folder: Path) -> tuple[str, list[str]]:
@@ -59,17 +70,16 @@ def test_pictures_of_strangers_are_images(foreign: Path) -> None:
     assert policy.startswith("default-src &#39;none&#39;; script-src &#39;sha256-")
 
 
-@pytest.mark.parametrize(
-    "name", ["../../outside", "/etc/passwd", "", ".", "..", "a/b", "a.b", "x" * 300, 3, None, "a\n"]
-)
-def test_pictures_are_taken_from_their_folder_only(foreign: Path, name: object) -> None:
+def test_pictures_are_taken_from_their_folder_only(analysis: Path, tmp_path: Path) -> None:
+    names = ["../../outside", "/etc/passwd", "", ".", "..", "a/b", "a.b", "x" * 300, 3, None, "a\n"]
+    write_run(tmp_path / "good", results())
     for kind in ("png", "svg"):
-        (foreign.parent / f"outside.{kind}").write_text("secret")
-    content = json.loads((foreign / "analysis.json").read_text())
-    content["page"]["pictures"][0]["name"] = name
-    (foreign / "analysis.json").write_text(json.dumps(content))
-    page, (problem,) = report_of(foreign.parent)
-    assert "not a valid analysis of tsv-analyze" in problem
+        (tmp_path / f"outside.{kind}").write_text("secret")
+    for number, name in enumerate(names):
+        edited(copied(analysis, tmp_path / str(number)), lambda page, name=name: page["pictures"][0].update(name=name))
+    page, problems = report_of(tmp_path)
+    assert len(problems) == len(names)
+    assert all("not a valid analysis of tsv-analyze" in problem for problem in problems)
     assert "c2VjcmV0" not in page, "secret in base 64"
 
 
@@ -107,48 +117,46 @@ EDITS: list[Edit] = [
 ]
 
 
-@pytest.mark.parametrize("edit", EDITS)
-def test_an_analysis_of_wrong_kinds_costs_one_line(foreign: Path, edit: Edit) -> None:
-    content = json.loads((foreign / "analysis.json").read_text())
-    edit(content["page"])
-    (foreign / "analysis.json").write_text(json.dumps(content))
-    _, (problem,) = report_of(foreign.parent)
-    assert "not a valid analysis of tsv-analyze" in problem
-    assert "\n" not in problem
+def test_an_analysis_of_wrong_kinds_costs_one_line(analysis: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "good", results())
+    for number, edit in enumerate(EDITS):
+        edited(copied(analysis, tmp_path / str(number)), edit)
+    _, problems = report_of(tmp_path)
+    assert len(problems) == len(EDITS)
+    assert all("not a valid analysis of tsv-analyze" in problem and "\n" not in problem for problem in problems)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "[" * 100_000,
-        json.dumps(results() | {"params": {"a": deep(900)}}),
-        json.dumps(results() | {"settings": {"a": deep(20)}}),
-        json.dumps(results() | {"checkpoint_bytes": 0.5}),
-        json.dumps(results() | {"checkpoint_bytes": 0.5e-300}),
-        json.dumps(results() | {"alpha": 10**400}),
-        json.dumps(results() | {"stored_bytes": 10**400}),
-        json.dumps(results() | {"seed": 10**400}),
-        json.dumps(results() | {"seed": {"a": 1}}),
-        json.dumps(results() | {"params": {"rank_fraction": 10**400}}),
-        json.dumps(results() | {"model": "\ud800"}),
-        json.dumps(results() | {"model": "\x1b[31m"}),
-        json.dumps(results() | {"model": ["a"]}),
-        json.dumps(results() | {"method": "x" * 5000}),
-        json.dumps(results(tasks=["a", "b", "c", "\ud800"])),
-        json.dumps(results() | {"checkpoints": 3}),
-        json.dumps(results() | {"checkpoints": {"digests": {"base": True}}}),
-        json.dumps(results() | {"data": {"Digits": 3}}),
-        json.dumps(results() | {"alpha_protocol": {"policy": "fixed", "changed": {"value": "x"}}}),
-        json.dumps({"status": "failed", "tasks": 10**400}),
-    ],
-    ids=lambda content: content[-40:],
-)
-def test_results_that_cannot_be_cost_one_line(tmp_path: Path, content: str) -> None:
-    write_run(tmp_path / "0", content)
-    write_run(tmp_path / "1", results())
-    _, (problem,) = report_of(tmp_path)
-    assert problem.startswith("results.json cannot be read")
-    assert len(problem) < 500
+CONTENTS = [
+    "[" * 100_000,
+    json.dumps(results() | {"params": {"a": deep(900)}}),
+    json.dumps(results() | {"settings": {"a": deep(20)}}),
+    json.dumps(results() | {"checkpoint_bytes": 0.5}),
+    json.dumps(results() | {"checkpoint_bytes": 0.5e-300}),
+    json.dumps(results() | {"alpha": 10**400}),
+    json.dumps(results() | {"stored_bytes": 10**400}),
+    json.dumps(results() | {"seed": 10**400}),
+    json.dumps(results() | {"seed": {"a": 1}}),
+    json.dumps(results() | {"params": {"rank_fraction": 10**400}}),
+    json.dumps(results() | {"model": "\ud800"}),
+    json.dumps(results() | {"model": "\x1b[31m"}),
+    json.dumps(results() | {"model": ["a"]}),
+    json.dumps(results() | {"method": "x" * 5000}),
+    json.dumps(results(tasks=["a", "b", "c", "\ud800"])),
+    json.dumps(results() | {"checkpoints": 3}),
+    json.dumps(results() | {"checkpoints": {"digests": {"base": True}}}),
+    json.dumps(results() | {"data": {"Digits": 3}}),
+    json.dumps(results() | {"alpha_protocol": {"policy": "fixed", "changed": {"value": "x"}}}),
+    json.dumps({"status": "failed", "tasks": 10**400}),
+]
+
+
+def test_results_that_cannot_be_cost_one_line(tmp_path: Path) -> None:
+    write_run(tmp_path / "good", results())
+    for number, content in enumerate(CONTENTS):
+        write_run(tmp_path / str(number), content)
+    _, problems = report_of(tmp_path)
+    assert len(problems) == len(CONTENTS)
+    assert all(problem.startswith("results.json cannot be read") and len(problem) < 500 for problem in problems)
 
 
 @pytest.mark.parametrize(
@@ -181,12 +189,15 @@ def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
 
 
 def test_plans_that_do_not_end(tmp_path: Path) -> None:
-    write_run(tmp_path / "1", results())
+    write_run(tmp_path / "good", results())
     sweep = {"params": {"seed": "range(0,1000000000000)"}, "_target_": "hydra._internal.BasicSweeper"}
-    plan = {"hydra": {"sweeper": sweep, "overrides": {"task": []}}}
-    (tmp_path / "multirun.yaml").write_text(json.dumps(plan))
-    assert report_of(tmp_path)[1] == ["multirun.yaml cannot be read: more than 100000 runs"]
-    for text in ("[" * 5000, "a: &a [1]\nb: [*a, *a]", "hydra: 3", json.dumps(plan).replace("range(", "(((")):
-        (tmp_path / "multirun.yaml").write_text(text)
-        (problem,) = report_of(tmp_path)[1]
-        assert problem.startswith("multirun.yaml cannot be read")
+    plan = json.dumps({"hydra": {"sweeper": sweep, "overrides": {"task": []}}})
+    for number, text in enumerate(
+        [plan, "[" * 5000, "a: &a [1]\nb: [*a, *a]", "hydra: 3", plan.replace("range(", "(((")]
+    ):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "multirun.yaml").write_text(text)
+    _, (endless, *damaged) = report_of(tmp_path)
+    assert endless == "multirun.yaml cannot be read: more than 100000 runs"
+    assert len(damaged) == 4
+    assert all(problem.startswith("multirun.yaml cannot be read") for problem in damaged)
