@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from zoos import Zoo, base_of, parser, record, recorded
 
 from tsv_exp import layers
-from tsv_exp.evaluation.data_free import all_responses, data_free_scale
+from tsv_exp.evaluation.alpha.data_free import all_responses, data_free_scale
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.layer import Weights
 from tsv_exp.merging.task_vectors import TaskVectors

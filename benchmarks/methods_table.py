@@ -16,7 +16,7 @@ from zoos import Zoo, parser, record, recorded
 
 from tsv_exp.config import Engine
 from tsv_exp.evaluation.alpha import Point, mean, normalized
-from tsv_exp.evaluation.data_free import data_free_scale
+from tsv_exp.evaluation.alpha.data_free import data_free_scale
 from tsv_exp.evaluation.reference import finetuned_accuracies
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.task_vectors import TaskVectors

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from race_grids import MISSING
 
-from tsv_exp.evaluation.race import race
+from tsv_exp.evaluation.alpha.race import race
 
 ERROR, PASSES = 0.05, 3.0
 POINTS, SHARE = 0.1, 0.95

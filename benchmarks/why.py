@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from zoos import Zoo
 
 from tsv_exp.config import Engine
-from tsv_exp.evaluation.data_free import all_responses
+from tsv_exp.evaluation.alpha.data_free import all_responses
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.task_vectors import TaskVectors

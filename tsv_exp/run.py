@@ -15,12 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from tsv_exp.api import merge
 from tsv_exp.config import Engine
 from tsv_exp.evaluation.alpha import Candidate, Examples, Point, Policy, mean, normalized, protocol
-from tsv_exp.evaluation.data_free import data_free_scale
+from tsv_exp.evaluation.alpha.data_free import data_free_scale
+from tsv_exp.evaluation.alpha.near_ties import settle
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.evaluation.inputs import load_inputs
 from tsv_exp.evaluation.layer_inputs import Inputs
 from tsv_exp.evaluation.moments import second_moments
-from tsv_exp.evaluation.near_ties import settle
 from tsv_exp.evaluation.routing import Oracle, route_tasks
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.engine import Merged

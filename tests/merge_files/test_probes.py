@@ -3,7 +3,7 @@ import torch
 from models import matrix
 
 from tsv_exp import merge
-from tsv_exp.evaluation.data_free import data_free_scale
+from tsv_exp.evaluation.alpha.data_free import data_free_scale
 from tsv_exp.layers import LowRank
 from tsv_exp.merge_files.records.probes import estimate, probe, sample
 from tsv_exp.merging.task_vectors import TaskVectors

@@ -1,4 +1,4 @@
-"""The data-free α of a merge (evaluation/data_free.py), estimated on a few of its matrices while they are merged."""
+"""The data-free α of a merge (evaluation/alpha/), estimated on a few of its matrices while they are merged."""
 
 import math
 import random

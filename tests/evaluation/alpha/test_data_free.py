@@ -9,7 +9,7 @@ from textbook import is_matrix, task_vectors
 
 from tsv_exp import merge
 from tsv_exp.evaluation.alpha import Candidate
-from tsv_exp.evaluation.data_free import DataFree, data_free_scale
+from tsv_exp.evaluation.alpha.data_free import DataFree, data_free_scale
 from tsv_exp.merging.task_vectors import TaskVectors
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsv_exp.errors import UserError
-from tsv_exp.evaluation.alpha import Candidate, Choice, Examples, Grid, Point
+from tsv_exp.evaluation.alpha.choice import Candidate, Choice, Examples, Grid, Point
 from tsv_exp.runtime.console import bar
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import pytest
 
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.alpha import Choice, Fixed, Grid, Point, Search, mean, normalized, protocol
-from tsv_exp.evaluation.data_free import DataFree
+from tsv_exp.evaluation.alpha.data_free import DataFree
 from tsv_exp.methods.specification.method import Alpha
 
 FINETUNED = {"a": 0.8, "b": 0.5}

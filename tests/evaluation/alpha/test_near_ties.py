@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tsv_exp.evaluation.alpha import Choice, Point
-from tsv_exp.evaluation.near_ties import near, one_example, settle
+from tsv_exp.evaluation.alpha.near_ties import near, one_example, settle
 
 FINETUNED = {"a": 0.8, "b": 0.5}
 COUNTS = {"a": 10, "b": 40}  # one example is worth 1 / (2 · 10 · 0.8) = 0.0625 or 1 / (2 · 40 · 0.5) = 0.025

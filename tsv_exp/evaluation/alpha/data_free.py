@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tsv_exp import layers
 from tsv_exp.decompositions.numerics import gram
-from tsv_exp.evaluation.alpha import Candidate, Choice
+from tsv_exp.evaluation.alpha.choice import Candidate, Choice
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.task_vectors import TaskVectors
 

@@ -13,8 +13,8 @@ from scipy.stats import norm
 from tsv_exp import apply, merge
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.alpha import Candidate, Examples, Grid, Point
+from tsv_exp.evaluation.alpha.race import Race, interleaved, race
 from tsv_exp.evaluation.evaluator import Evaluator
-from tsv_exp.evaluation.race import Race, interleaved, race
 
 VALUES, CLASSES = 30, 5
 Predictions = NDArray[np.int64]

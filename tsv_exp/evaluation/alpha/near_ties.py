@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from tsv_exp.evaluation.alpha import Choice, Point, best
+from tsv_exp.evaluation.alpha.choice import Choice, Point, best
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.merging.engine import Merged
 from tsv_exp.runtime.console import track
