@@ -16,8 +16,6 @@ from tsv_exp.runtime.interrupts import catch_signals, end
 def _command(name: str, module: str) -> Callable[[], int]:
     def run() -> int:
         try:
-            end_guard()
-            catch_signals()
             for stream in (sys.stdout, sys.stderr):  # file names may have another encoding
                 if isinstance(stream, TextIOWrapper):
                     stream.reconfigure(errors="backslashreplace")
@@ -42,6 +40,8 @@ def _loaded(name: str, module: str) -> int | None:
         remedy = "allow more memory and open files (ulimit -v, ulimit -n), or install the package again"
         sys.stderr.write(f"{name}: its libraries cannot be loaded ({reason}); {remedy}\n")
         return 1
+    end_guard()  # not before: a KeyboardInterrupt in the middle of an import can be lost
+    catch_signals()
     return main()
 
 
