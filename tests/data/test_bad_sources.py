@@ -10,11 +10,6 @@ from tsv_exp.errors import UserError
 from tsv_exp.tasks.task import Task
 
 
-@pytest.fixture(autouse=True)
-def caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
-
-
 def bad(tmp_path: Path, case: str) -> Task:
     """A task with something wrong."""
     rows = csv(tmp_path / "rows.csv", ROWS)

@@ -13,11 +13,6 @@ from tsv_exp.data.tasks import source_of
 from tsv_exp.tasks.task import SplitName, Task
 
 
-@pytest.fixture(autouse=True)
-def caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
-
-
 def pictures(folder: Path, classes: dict[str, int], count: int) -> None:
     for name, shade in classes.items():
         (folder / name).mkdir(parents=True)

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.routing.router import FittedRouter, Router, fit
-from tsv_exp.routing.tokens import padding_mask
+from tsv_exp.routing.tokens import PROBES, padding_mask
 from tsv_exp.runtime.console import track
 from tsv_exp.runtime.devices import map_tensors
 from tsv_exp.tasks.metrics import metric
@@ -28,7 +29,6 @@ from tsv_exp.tasks.task import SplitName
 
 log = logging.getLogger(__name__)
 
-PROBES = 4  # examples that tell which tokens count
 ELSEWHERE = -1  # prediction of an example that another task's head answers
 
 
@@ -168,7 +168,7 @@ def best_layer(fitted: FittedRouter, evaluator: Evaluator) -> str:
     for index, task in enumerate(track(evaluator.tasks, f"router {fitted.router.name}: choosing a layer")):
 
         def chosen(network: nn.Module, batch: Any, task: str = task) -> Tensor:
-            run = lambda: evaluator.model.first_pass(network, batch, evaluator.tasks[task])  # noqa: E731
+            run = partial(evaluator.model.first_pass, network, batch, evaluator.tasks[task])
             scores = fitted.layer_scores(network, run, padding_mask(batch))
             return torch.stack([scores[name].argmax(1) for name in names], 1)
 
@@ -182,7 +182,7 @@ def route(fitted: FittedRouter | None, evaluator: Evaluator, task: str, split: S
         return torch.full((len(evaluator.labels(task, split)),), list(evaluator.tasks).index(task))
 
     def chosen(network: nn.Module, batch: Any) -> Tensor:
-        run = lambda: evaluator.model.first_pass(network, batch, evaluator.tasks[task])  # noqa: E731
+        run = partial(evaluator.model.first_pass, network, batch, evaluator.tasks[task])
         return fitted.scores(network, run, padding_mask(batch)).argmax(1)
 
     return evaluator.by_base(chosen, task, split)

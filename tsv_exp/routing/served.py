@@ -14,10 +14,8 @@ from tsv_exp.errors import UserError
 from tsv_exp.merging.engine import Merged, apply
 from tsv_exp.routing.files import read_router
 from tsv_exp.routing.router import FittedRouter
-from tsv_exp.routing.tokens import padding_mask
+from tsv_exp.routing.tokens import PROBES, padding_mask
 from tsv_exp.runtime.devices import map_tensors
-
-PROBES = 4  # examples of the first batch that tell which tokens count
 
 Head = Callable[[Tensor], Tensor]
 

@@ -15,6 +15,8 @@ from tsv_exp.routing.capture import as_tokens, first_input, is_batch_first, line
 
 Support = Literal["all", "first", "last"]
 
+PROBES = 4  # examples that tell which tokens count
+
 
 def padding_mask(batch: Any) -> Tensor | None:
     """The mask (B, L) of a prepared batch, nonzero where a token is no padding; None if nothing is padded.
