@@ -64,6 +64,17 @@ def test_models_and_methods(model: str, method: str) -> None:
         inspect.signature(resolve_name(node["_target_"])).bind(**arguments)
 
 
+@pytest.mark.parametrize("model", options("model"))
+def test_low_rank_fine_tuning_of_every_model(model: str) -> None:
+    full, lora = (
+        OmegaConf.to_container(composed(f"model={model}", f"finetune={kind}"), resolve=True)
+        for kind in ("full", "lora")
+    )
+    added = lora["model"]["finetune"].pop("lora")  # type: ignore[index,call-overload]
+    assert lora == full
+    inspect.signature(resolve_name(added.pop("_target_"))).bind(**added)
+
+
 @pytest.mark.parametrize("group", ["alpha", "inputs", "router", "tracking"])
 def test_other_groups(group: str) -> None:
     for option in options(group):

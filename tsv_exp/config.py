@@ -165,6 +165,16 @@ class Analysis(Common):
 
 
 @dataclass
+class LowRank:
+    """Overrides of the settings of finetune=lora."""
+
+    rank: int | None = None
+    alpha: float | None = None
+    targets: list[str] | None = None
+    lr_factor: float | None = None
+
+
+@dataclass
 class Training:
     """Overrides of the model's fine-tuning recipe."""
 
@@ -177,6 +187,7 @@ class Training:
     clip: float | None = None
     trainable: list[str] | None = None
     precision: str | None = None
+    lora: LowRank = field(default_factory=LowRank)
 
 
 @dataclass

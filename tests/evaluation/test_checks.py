@@ -87,6 +87,12 @@ def test_a_method_that_needs_inputs_says_so() -> None:
     check("method=regmean", "inputs=noise")
 
 
+def test_low_rank_fine_tuning_of_given_checkpoints_is_refused() -> None:
+    with pytest.raises(UserError, match=r"finetune=lora: nothing is trained where model\.checkpoints is given"):
+        check("finetune=lora", "model=vit_b_32")
+    check("finetune=lora")
+
+
 def test_devices_of_other_machines_are_not_looked_for() -> None:
     check("device=cuda:99", here=False)
 

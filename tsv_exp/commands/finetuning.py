@@ -124,15 +124,22 @@ def _clear(state: Path) -> None:
 
 def _recipe(cfg: DictConfig, recipe: Recipe) -> Recipe:
     """The model's recipe with what was given in its place."""
-    given = {str(key): value for key, value in cfg.finetune.items() if value is not None}
+    plain: Any = OmegaConf.to_container(cfg.finetune)
+    lora, given = _present(plain.pop("lora")), _present(plain)
     known = [field.name for field in fields(recipe)]
     if unknown := sorted(given.keys() - known):
         raise UserError(f"finetune.{unknown[0]}: not in this model's recipe, which has: {', '.join(known)}")
+    if lora and recipe.lora is None:
+        raise UserError(f"finetune.lora.{min(lora)}: for low-rank factors only; give finetune=lora too")
     if given.get("steps", 1) < 1:
         raise UserError(f"finetune.steps={given['steps']}: give a positive number")
     if cfg.epochs is not None and not cfg.epochs > 0:
         raise UserError(f"epochs={cfg.epochs:g}: give a positive number")
-    return replace(recipe, **given)
+    return replace(recipe, **given, lora=recipe.lora and replace(recipe.lora, **lora))
+
+
+def _present(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _with_steps(cfg: DictConfig, recipe: Recipe, task: Task, examples: int) -> Recipe:

@@ -35,6 +35,11 @@ def check(plain: Mapping[str, Any], tasks: Sequence[tuple[str, Definition]], her
     for group in ("model", "inputs", "router"):
         check_nodes(group, plain[group])
     model, method = model_of(plain), Method.from_config(plain["method"])
+    if model.finetune.lora is not None and model.checkpoints is not None:
+        raise UserError(
+            "finetune=lora: nothing is trained where model.checkpoints is given; leave one of the two out, "
+            "or train checkpoints with tsv-finetune finetune=lora"
+        )
     if method.needs_moments and not plain["inputs"]:
         raise UserError(f"method {method.name} needs inputs; give inputs=validation, noise or other_tasks")
     if plain["inputs"]:

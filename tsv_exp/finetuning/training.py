@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 
 from tsv_exp.config import check_precision
 from tsv_exp.errors import UserError
+from tsv_exp.finetuning.lora import Lora, absorb, attach
 from tsv_exp.finetuning.state import TrainingState
 from tsv_exp.runtime.devices import mixed, resolve
 from tsv_exp.runtime.parallel.threads import prefetch
@@ -25,7 +26,7 @@ class Recipe:
     """AdamW with a linear warm-up and a cosine decay to zero.
 
     `warmup` is a fraction of the steps, `clip` the largest gradient norm; parameters that match no pattern of
-    `trainable` are frozen.
+    `trainable` are frozen. With `lora`, low-rank factors are trained in place of the trainable matrices.
     """
 
     lr: float
@@ -36,6 +37,7 @@ class Recipe:
     clip: float = 1.0
     trainable: Sequence[str] = ("*",)
     precision: str = "auto"
+    lora: Lora | None = None
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
@@ -49,6 +51,15 @@ class Recipe:
         ):
             if not valid:
                 raise UserError(f"finetune.{name}={getattr(self, name)}: give {wanted}")
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values, for digests; without low-rank factors there is no `lora` among them."""
+        plain = asdict(self) | {"trainable": list(self.trainable)}
+        if self.lora is None:
+            del plain["lora"]
+        else:
+            plain["lora"] |= {"targets": list(self.lora.targets)}
+        return plain
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -118,13 +129,18 @@ def finetune(
     if recipe.batch_size % world:
         raise UserError(f"finetune.batch_size={recipe.batch_size}: it cannot be divided evenly among {world} processes")
     parameters = _trainable(encoder, recipe.trainable)
+    if recipe.lora is not None:  # each task's factors are drawn independently
+        parameters = attach(encoder, parameters, recipe.lora, int(digest(seed, identity)[:15], 16))
+    factor = recipe.lora.lr_factor if recipe.lora else 1.0
     device = next(iter(parameters.values())).device
     dtype = resolve(recipe.precision, device)
     torch.manual_seed(seed)
     batches = _shuffled(len(split), recipe.batch_size, torch.Generator().manual_seed(seed))
     optimizer = torch.optim.AdamW(parameters.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    saved = TrainingState(state, digest(asdict(recipe) | {"trainable": list(parameters)}, seed, len(split), identity))
+    saved = TrainingState(
+        state, digest(recipe.settings() | {"trainable": list(parameters)}, seed, len(split), identity)
+    )
     start = saved.restore(parameters, optimizer, scaler)
     model = _shared(encoder, device) if world > 1 else encoder
     encoder.train()
@@ -141,7 +157,7 @@ def finetune(
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.rate(step)
+            group["lr"] = factor * recipe.rate(step)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
@@ -151,6 +167,7 @@ def finetune(
             if rank == 0 and not last:
                 saved.store(step + 1, parameters, optimizer, scaler)
         advance()
+    absorb(encoder)
     encoder.eval().requires_grad_(False)
 
 

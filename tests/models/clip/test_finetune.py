@@ -68,6 +68,22 @@ def test_a_checkpoint_that_the_benchmark_takes(settings: list[str], tmp_path: Pa
     assert path.stat().st_mtime_ns == before
 
 
+def test_low_rank_factors(settings: list[str], tmp_path: Path) -> None:
+    few = [*settings, "finetune=lora", "finetune.lora.rank=2", "epochs=1", "finetune.lr=1e-3"]
+    path = run(composed(few), 0, lambda: None)
+    model = ClipModel("toy", worlds.ARCHITECTURE, str(tmp_path / "base.safetensors"), str(path.parent))
+    vectors = TaskVectors(model.base(), model.finetuned([model.catalogue()["EuroSAT"]]))
+    changed = {layer.name: layer.deltas[0] for layer in vectors if layer.deltas.any()}
+    assert {name for name in changed if not name.endswith(("weight", "proj"))} == set()
+    assert {int(torch.linalg.matrix_rank(delta.double(), rtol=1e-4)) for delta in changed.values()} == {2}
+    for wrong, line in {
+        "finetune.lora.rank=0": r"finetune\.lora\.rank=0: give a positive number",
+        "finetune=full": r"finetune\.lora\.rank: for low-rank factors only; give finetune=lora too",
+    }.items():
+        with pytest.raises(UserError, match=line):
+            run(composed([*few, wrong]), 0, lambda: None)
+
+
 def test_a_full_disk_keeps_the_last_saved_step(
     settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,7 @@
 """A BERT-like transformers encoder as a model of the framework."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -104,10 +104,7 @@ class TextEncoder(TransformersModel):
 
     def _key(self, task: Task) -> str:
         """Digest of everything that the weights of a locally trained checkpoint depend on."""
-        recipe = asdict(self.finetune) | {
-            "trainable": list(self.finetune.trainable),
-            "precision": str(resolve(self.finetune.precision, torch.device("cpu"))),
-        }
+        recipe = self.finetune.settings() | {"precision": str(resolve(self.finetune.precision, torch.device("cpu")))}
         return digest(self._trained_on(task), self._base_digest, recipe, self.seed, FINETUNING)
 
     def head(self, task: Task) -> Tensor:

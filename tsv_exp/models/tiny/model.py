@@ -144,10 +144,7 @@ class TinyModel(Model):
         return {**network.base_weights(self.file), **{f"visual.{name}": weight for name, weight in weights.items()}}
 
     def _key(self, task: Task) -> str:
-        recipe = asdict(self.finetune) | {
-            "trainable": list(self.finetune.trainable),
-            "precision": str(resolve(self.finetune.precision, CPU)),
-        }
+        recipe = self.finetune.settings() | {"precision": str(resolve(self.finetune.precision, CPU))}
         return digest(self.identity(task), network.base_weights(self.file), recipe, self.seed, FINETUNING, TINY_NETWORK)
 
     def identity(self, task: Task) -> str:
