@@ -197,6 +197,7 @@ class Finetuning(Common):
     task: dict[str, Any] = field(default_factory=dict)
     epochs: float | None = None
     output: str = "checkpoints"
+    adapter: bool = False
     save_every: int = 200
     finetune: Training = field(default_factory=Training)
 

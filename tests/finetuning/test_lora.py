@@ -109,7 +109,7 @@ def test_targets_are_trainable_matrices_that_match() -> None:
 
     assert moved(["*"], ["*"]) == set(MATRICES)
     assert moved(["fc.*", "table.*", "proj"], ["*weight"]) == {"fc.weight"}
-    with pytest.raises(UserError, match=r"finetune\.lora\.targets=\['\*query'\]: no trainable matrix"):
+    with pytest.raises(UserError, match=r"finetune\.lora\.targets=\['\*query'\]: no matrix has such a name"):
         moved(["*"], ["*query"])
 
 

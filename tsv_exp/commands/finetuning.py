@@ -16,8 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
 from tsv_exp.arguments import check_nodes
+from tsv_exp.checkpoints.adapters.writer import WEIGHTS, check_adaptable, write_adapter
 from tsv_exp.data.tasks import local_place
 from tsv_exp.errors import UserError
+from tsv_exp.finetuning.lora import targets
 from tsv_exp.finetuning.training import Recipe, finetune
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.console import bar
@@ -65,7 +67,7 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
         in_turn: barrier, called after the preparations of rank 0, for which the other ranks wait.
 
     Returns:
-        The checkpoint: safetensors with the keys of the model's base.
+        The checkpoint: safetensors with the keys of the model's base, or of an adapter in PEFT's format.
 
     Raises:
         UserError: the configuration or the data are invalid, or memory runs out.
@@ -77,10 +79,12 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
     model: Model = instantiate(cfg.model)
     recipe = _recipe(cfg, model.finetune)
     task = model.task(name, definition)
-    path = Path(cfg.output) / model.name / f"{task.name}.safetensors"
+    folder = Path(cfg.output) / model.name
+    path = folder / task.name / WEIGHTS if cfg.adapter else folder / f"{task.name}.safetensors"
+    state = folder / f"{task.name}.training"
     if path.exists():
         log.info("%s already exists", path)
-        _clear(path.with_suffix(".training"))
+        _clear(state)
         return path
     if rank > 0:
         in_turn()
@@ -89,20 +93,26 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
         in_turn()
     recipe = _with_steps(cfg, recipe, task, len(split))
     encoder = model.trainee(task).to(device)
-    state = path.with_suffix(".training")
+    if cfg.adapter and recipe.lora:
+        check_adaptable(encoder, targets(encoder, recipe.trainable, recipe.lora))
     with bar(f"fine-tuning on {task.name}", recipe.steps) as (progress, done):
         advance = lambda: progress.advance(done)  # noqa: E731
         try:
             loss = partial(model.loss, task=task)
-            finetune(encoder, loss, model.prepare, split, recipe, cfg.seed, identity, advance, state, cfg.save_every)
+            factors = finetune(
+                encoder, loss, model.prepare, split, recipe, cfg.seed, identity, advance, state, cfg.save_every
+            )
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"{device} has no room for its share of finetune.batch_size={recipe.batch_size} examples; share them "
                 "among more GPUs (torchrun --nproc-per-node N), or give fewer; the last saved step is kept"
             ) from error
     if rank == 0:
-        with atomic(path) as temporary:
-            save(temporary, encoder.state_dict())
+        if cfg.adapter and recipe.lora:
+            write_adapter(path.parent, factors, recipe.lora.rank, recipe.lora.scale, cfg.model.get("pretrained"))
+        else:
+            with atomic(path) as temporary:
+                save(temporary, encoder.state_dict())
         _clear(state)
     return path
 
@@ -131,6 +141,8 @@ def _recipe(cfg: DictConfig, recipe: Recipe) -> Recipe:
         raise UserError(f"finetune.{unknown[0]}: not in this model's recipe, which has: {', '.join(known)}")
     if lora and recipe.lora is None:
         raise UserError(f"finetune.lora.{min(lora)}: for low-rank factors only; give finetune=lora too")
+    if cfg.adapter and recipe.lora is None:
+        raise UserError("adapter=true: an adapter needs low-rank factors; give finetune=lora too")
     if given.get("steps", 1) < 1:
         raise UserError(f"finetune.steps={given['steps']}: give a positive number")
     if cfg.epochs is not None and not cfg.epochs > 0:

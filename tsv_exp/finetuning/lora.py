@@ -5,9 +5,10 @@ knows how a model was fine-tuned.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,42 +62,59 @@ class _Product(nn.Module):
         return weight + self.scale * (self.b @ self.a)
 
 
-def attach(encoder: nn.Module, trainable: Mapping[str, nn.Parameter], lora: Lora, seed: int) -> dict[str, nn.Parameter]:
+def targets(encoder: nn.Module, trainable: Sequence[str], lora: Lora) -> list[str]:
+    """Names of the matrices that get factors: 2-D, matching a pattern of both lists, no embedding tables.
+
+    Raises:
+        UserError: there is none.
+    """
+
+    def chosen(name: str, parameter: nn.Parameter) -> bool:
+        looked_up = isinstance(encoder.get_submodule(name.rpartition(".")[0]), nn.Embedding)
+        both = all(any(fnmatchcase(name, pattern) for pattern in patterns) for patterns in (trainable, lora.targets))
+        return parameter.dim() == 2 and not looked_up and both
+
+    if found := [name for name, parameter in encoder.named_parameters() if chosen(name, parameter)]:
+        return found
+    first = next(name for name, _ in encoder.named_parameters())
+    raise UserError(
+        f"finetune.lora.targets={list(lora.targets)}: no matrix has such a name and matches "
+        f"finetune.trainable={list(trainable)}; the parameters have names like {first}"
+    )
+
+
+def attach(encoder: nn.Module, trainable: Sequence[str], lora: Lora, seed: int) -> dict[str, nn.Parameter]:
     """Freeze the encoder, give its targets factors, and return these by name.
 
     Args:
         encoder: changed in place.
-        trainable: the parameters from which the targets are taken, by name.
-        lora: rank, scale and targets.
+        trainable: name patterns of the parameters among which the targets are.
+        lora: rank, scale and patterns of the targets.
         seed: seed of the first factors A.
 
     Raises:
         UserError: there is no target.
     """
-    targets = [name for name in trainable if _is_target(encoder, name, trainable[name], lora.targets)]
-    if not targets:
-        first = next(iter(trainable))
-        raise UserError(
-            f"finetune.lora.targets={list(lora.targets)}: no trainable matrix has such a name; "
-            f"trainable are {len(trainable)} parameters, for example {first}"
-        )
+    found = targets(encoder, trainable, lora)
     encoder.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    for name in targets:
+    for name in found:
         owner, _, leaf = name.rpartition(".")
-        product = _Product(trainable[name].detach(), lora, generator)
+        product = _Product(encoder.get_parameter(name).detach(), lora, generator)
         parametrize.register_parametrization(encoder.get_submodule(owner), leaf, product)
     return {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
 
 
-def _is_target(encoder: nn.Module, name: str, parameter: nn.Parameter, patterns: Sequence[str]) -> bool:
-    looked_up = isinstance(encoder.get_submodule(name.rpartition(".")[0]), nn.Embedding)
-    return parameter.dim() == 2 and not looked_up and any(fnmatchcase(name, pattern) for pattern in patterns)
+def absorb(encoder: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Put W in the place of W_pre, A and B; returns B (m, r) and A (r, n) by the name of their matrix, if any.
 
-
-def absorb(encoder: nn.Module) -> None:
-    """Put W in the place of W_pre, A and B, in every matrix that has factors; the state dict is a full one again."""
-    for module in encoder.modules():
+    The state dict is a full one again.
+    """
+    factors = {}
+    for place, module in list(encoder.named_modules()):
         if parametrize.is_parametrized(module):
-            for leaf in list(module.parametrizations):  # type: ignore[arg-type]
+            for leaf in list(module.parametrizations):
+                product: Any = module.parametrizations[leaf][0]
+                factors[f"{place}.{leaf}".lstrip(".")] = (product.b.detach(), product.a.detach())
                 parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
+    return factors

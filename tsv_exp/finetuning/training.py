@@ -104,7 +104,7 @@ def finetune(
     advance: Callable[[], object] = lambda: None,
     state: Path | None = None,
     every: int = 200,
-) -> None:
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Train `encoder` in place on its device; the same arguments give the same weights.
 
     If torch.distributed is initialized, every process trains on its part of each batch.
@@ -121,6 +121,9 @@ def finetune(
         state: file from which an interrupted run resumes, with the same result.
         every: number of steps between two saves of the state.
 
+    Returns:
+        With `recipe.lora`: B (m, r) and A (r, n) by the name of their matrix, which has become W_pre + s · B A.
+
     Raises:
         UserError: no parameter matches `recipe.trainable`, the batch cannot be divided, the file belongs to
             a different run, or the loss is not finite.
@@ -128,10 +131,11 @@ def finetune(
     rank, world = _rank_and_world()
     if recipe.batch_size % world:
         raise UserError(f"finetune.batch_size={recipe.batch_size}: it cannot be divided evenly among {world} processes")
-    parameters = _trainable(encoder, recipe.trainable)
-    if recipe.lora is not None:  # each task's factors are drawn independently
-        parameters = attach(encoder, parameters, recipe.lora, int(digest(seed, identity)[:15], 16))
-    factor = recipe.lora.lr_factor if recipe.lora else 1.0
+    if recipe.lora is None:
+        parameters, factor = _trainable(encoder, recipe.trainable), 1.0
+    else:  # each task's factors are drawn independently
+        own = int(digest(seed, identity)[:15], 16)
+        parameters, factor = attach(encoder, recipe.trainable, recipe.lora, own), recipe.lora.lr_factor
     device = next(iter(parameters.values())).device
     dtype = resolve(recipe.precision, device)
     torch.manual_seed(seed)
@@ -167,8 +171,9 @@ def finetune(
             if rank == 0 and not last:
                 saved.store(step + 1, parameters, optimizer, scaler)
         advance()
-    absorb(encoder)
+    factors = absorb(encoder)
     encoder.eval().requires_grad_(False)
+    return factors
 
 
 def _rank_and_world() -> tuple[int, int]:

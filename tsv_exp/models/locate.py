@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tsv_exp.checkpoints.readers import HUB_NAMES
-from tsv_exp.checkpoints.sources import HUB_FILE
+from tsv_exp.checkpoints.sources import ADAPTER_FILES, HUB_FILE
 from tsv_exp.errors import UserError
 from tsv_exp.tasks.task import Task
 
@@ -97,8 +97,9 @@ def locate(checkpoints: str | Mapping[str, str], folder: str) -> Located:
 
 
 def _in_folder(root: Path) -> dict[str, str]:
-    """Task -> its file, or its folder in the hub's layout; FILES gives the order of preference."""
-    folders = {path.name: str(path) for path in root.iterdir() if any((path / name).is_file() for name in HUB_NAMES)}
+    """Task -> its file, or its folder in the hub's or PEFT's layout; FILES gives the order of preference."""
+    names = (*HUB_NAMES, *ADAPTER_FILES)
+    folders = {path.name: str(path) for path in root.iterdir() if any((path / name).is_file() for name in names)}
     files = {
         path.stem: str(path) for kind in reversed(FILES) for path in sorted(root.glob(f"*{kind}")) if path.is_file()
     }
