@@ -15,8 +15,7 @@ from torch import Tensor
 from zoos import Zoo, parser, record, recorded
 
 from tsv_exp.api import merge
-from tsv_exp.evaluation.layer_inputs import Inputs, Noise, OtherTasks, Validation
-from tsv_exp.evaluation.moments import second_moments
+from tsv_exp.evaluation.moments import Inputs, Noise, OtherTasks, Validation, second_moments
 from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.console import track
 

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import tsv_exp.commands.exp  # noqa: F401 - registers the configuration schema
 from tsv_exp.config import conf_dir
-from tsv_exp.evaluation.checks import check_configuration
+from tsv_exp.evaluation.checks.configuration import check_configuration
 from tsv_exp.sweeps import resume
 
 METHODS, WARM = ("tsv_m", "ties"), "tasks=3"

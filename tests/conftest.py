@@ -1,11 +1,17 @@
 """Fixtures of all tests."""
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tsv_exp.runtime.console import ConsoleHandler
+
+# A shell ignores SIGINT for what it starts in the background, and nohup SIGHUP; commands under test would inherit that.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

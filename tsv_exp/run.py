@@ -19,8 +19,7 @@ from tsv_exp.evaluation.alpha.data_free import data_free_scale
 from tsv_exp.evaluation.alpha.near_ties import settle
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.evaluation.inputs import load_inputs
-from tsv_exp.evaluation.layer_inputs import Inputs
-from tsv_exp.evaluation.moments import second_moments
+from tsv_exp.evaluation.moments import Inputs, second_moments
 from tsv_exp.evaluation.routing import Oracle, route_tasks
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.engine import Merged

@@ -15,7 +15,7 @@ from yaml import YAMLError
 from tsv_exp.commands.app.guard import task_key, text_paths
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.failures import error_message, expected, unexpected_message
+from tsv_exp.runtime.messages.failures import error_message, expected, unexpected_message
 
 
 def test_a_sweep_end_to_end(tmp_path: Path) -> None:

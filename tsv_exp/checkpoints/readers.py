@@ -16,7 +16,7 @@ from tsv_exp.checkpoints.checks.archives import check_records, check_sizes, is_a
 from tsv_exp.checkpoints.formats import SUFFIXES
 from tsv_exp.errors import UserError
 from tsv_exp.merging.inputs.weights import as_weights
-from tsv_exp.runtime.os_errors import cause, explain
+from tsv_exp.runtime.messages.os_errors import cause, explain
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.json_files import read_object
 

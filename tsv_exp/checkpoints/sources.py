@@ -15,7 +15,7 @@ from tsv_exp.checkpoints.hub import downloads
 from tsv_exp.checkpoints.hub import failures as hub
 from tsv_exp.checkpoints.readers import CONFIGURATION, HUB_NAMES, Reader, read
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.os_errors import explain
+from tsv_exp.runtime.messages.os_errors import explain
 
 HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)/(?P<file>[\w./-]+)")
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")

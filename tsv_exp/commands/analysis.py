@@ -13,7 +13,7 @@ from tsv_exp.arguments import check_nodes
 from tsv_exp.checkpoints.sources import local, open_weights
 from tsv_exp.config import EXCLUDE, Engine
 from tsv_exp.errors import UserError
-from tsv_exp.evaluation.model_checks import check_places
+from tsv_exp.evaluation.checks.model import check_places
 from tsv_exp.merge_files.options.paths import named
 from tsv_exp.merging.layer import Weights
 from tsv_exp.methods.singular_vectors import components_per_task

@@ -12,7 +12,7 @@ from tsv_exp.commands.app.guard import run_command
 from tsv_exp.report.results.published import families
 from tsv_exp.report.tables.formats.terminal import show
 from tsv_exp.report.write import write_report
-from tsv_exp.runtime.arguments import Parser
+from tsv_exp.runtime.messages.parser import Parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.os_errors import cause, explain
+from tsv_exp.runtime.messages.os_errors import cause, explain
 from tsv_exp.storage.files import cache_dir, locked
 
 WAIT = 60  # seconds to wait for another process that writes

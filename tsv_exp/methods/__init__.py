@@ -15,12 +15,12 @@ from tsv_exp.methods.entrywise import (
     weight_average,
     zero_shot,
 )
-from tsv_exp.methods.input_moments import regmean
-from tsv_exp.methods.input_regression import ace, wudi, wudi_closed
 from tsv_exp.methods.isotropic import iso_c, iso_cts
 from tsv_exp.methods.knots import knots_ties, knots_ties_statistics
 from tsv_exp.methods.masks import consensus_ta, emr, emr_rescalers, magnitude_mask, magnitude_thresholds, tall_mask
-from tsv_exp.methods.regression import iso_reg
+from tsv_exp.methods.regression.iso_reg import iso_reg
+from tsv_exp.methods.regression.regmean import regmean
+from tsv_exp.methods.regression.task_matrices import ace, wudi, wudi_closed
 from tsv_exp.methods.sign_election import ties, ties_statistics
 from tsv_exp.methods.singular_vectors import cart, truncated_sum, tsv_c, tsv_m, tsv_m_eigen
 from tsv_exp.methods.specification.method import Method

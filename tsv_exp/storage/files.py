@@ -13,7 +13,7 @@ from platformdirs import user_cache_path
 
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.console import console
-from tsv_exp.runtime.os_errors import explain
+from tsv_exp.runtime.messages.os_errors import explain
 from tsv_exp.runtime.ownership import hold, remove_abandoned
 
 LONGEST = 150  # bytes of the file name within a temporary file's name; file systems allow 255

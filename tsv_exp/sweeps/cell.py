@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.failures import error_message, unexpected_message
 from tsv_exp.runtime.imports import import_frozen
+from tsv_exp.runtime.messages.failures import error_message, unexpected_message
 from tsv_exp.runtime.provenance import working_copy
 from tsv_exp.storage import correct_examples
 from tsv_exp.storage.files import atomic

@@ -9,8 +9,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from tsv_exp.runtime.console import bar, console, fail, silent
-from tsv_exp.runtime.failures import error_message, expected
 from tsv_exp.runtime.imports import import_frozen
+from tsv_exp.runtime.messages.failures import error_message, expected
 from tsv_exp.sweeps.expansion import job_overrides, runs_here
 
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from tsv_exp.merge_files.options.paths import paths
 from tsv_exp.runtime.console import fail
-from tsv_exp.runtime.failures import error_message, expected
 from tsv_exp.runtime.interrupts import describe, exit_code
+from tsv_exp.runtime.messages.failures import error_message, expected
 from tsv_exp.runtime.parallel.torchrun import repeat_last
 
 _PATHS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tsv_exp.config import sources
 from tsv_exp.merge_files.options.names import ALL, CHOICES
-from tsv_exp.runtime.arguments import Parser
+from tsv_exp.runtime.messages.parser import Parser
 from tsv_exp.runtime.options import composed, described, option_files
 
 STRUCTURE = ("_target_", "name", "layers", "others", "prepare", "alpha", "tune")  # keys of a method that are not typed

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from tsv_exp import UserError
-from tsv_exp.evaluation.layer_inputs import Noise, OtherTasks, Validation
-from tsv_exp.evaluation.moments import captured_attention, second_moments
+from tsv_exp.evaluation.moments import Noise, OtherTasks, Validation, second_moments
+from tsv_exp.evaluation.moments.second_moments import captured_attention
 from tsv_exp.tasks.task import Split
 
 TASKS = ("a", "b", "c")

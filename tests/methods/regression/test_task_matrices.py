@@ -5,7 +5,7 @@ import torch
 from models import matrix
 
 from tsv_exp import UserError, merge
-from tsv_exp.methods.input_regression import ace, wudi, wudi_closed
+from tsv_exp.methods.regression.task_matrices import ace, wudi, wudi_closed
 
 
 def deltas(tasks=3, m=14, n=9, dtype=torch.float64, rank=None):

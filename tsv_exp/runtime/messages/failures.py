@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.os_errors import cause, explain
+from tsv_exp.runtime.messages.os_errors import cause, explain
 
 EXTRAS = ("joblib", "submitit", "ray", "optuna")  # of pyproject.toml
 

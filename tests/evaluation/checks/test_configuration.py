@@ -14,10 +14,10 @@ from torch import Tensor
 from tsv_exp.commands import exp as exp
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
-from tsv_exp.evaluation.checks import check_configuration
-from tsv_exp.evaluation.dry_run import dry_run
+from tsv_exp.evaluation.checks.configuration import check_configuration
+from tsv_exp.evaluation.checks.dry_run import dry_run
 from tsv_exp.methods.specification.method import Method
-from tsv_exp.runtime.failures import error_message
+from tsv_exp.runtime.messages.failures import error_message
 
 
 def check(*overrides: str, here: bool = True) -> None:

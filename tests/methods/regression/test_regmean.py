@@ -5,7 +5,7 @@ import torch
 from models import matrix, zoo
 
 from tsv_exp import Method, UserError, merge
-from tsv_exp.methods.input_moments import regmean
+from tsv_exp.methods.regression.regmean import regmean
 
 
 def deltas(tasks=3, m=14, n=9, dtype=torch.float64):

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tsv_exp.evaluation.evaluator import Evaluator, weights_digest
-from tsv_exp.evaluation.layer_inputs import Inputs
+from tsv_exp.evaluation.moments.examples import Inputs
 from tsv_exp.merging.layer import Weights
 from tsv_exp.routing.capture import Receiver, as_tokens, captured
 from tsv_exp.routing.tokens import padding_mask

@@ -4,8 +4,8 @@ import sqlite3
 import pytest
 
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.failures import error_message, expected
-from tsv_exp.runtime.os_errors import cause, explain
+from tsv_exp.runtime.messages.failures import error_message, expected
+from tsv_exp.runtime.messages.os_errors import cause, explain
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from tsv_exp.arguments import check_nodes
 from tsv_exp.data.tasks import local_place
 from tsv_exp.errors import UserError
-from tsv_exp.evaluation.dry_run import dry_run
+from tsv_exp.evaluation.checks.dry_run import dry_run
 from tsv_exp.evaluation.inputs import model_of
 from tsv_exp.evaluation.routing import check_router
 from tsv_exp.methods.specification.method import Method

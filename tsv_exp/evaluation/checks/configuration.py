@@ -38,4 +38,4 @@ def check_configuration(cfg: DictConfig, here: bool = True) -> None:
     Engine(**plain["engine"])
     Evaluate(**plain["evaluate"])
     tasks = selected(cfg)
-    import_frozen("tsv_exp.evaluation.model_checks").check(plain, tasks, here)
+    import_frozen("tsv_exp.evaluation.checks.model").check(plain, tasks, here)

@@ -9,7 +9,7 @@ from torch.linalg import inv
 
 from tsv_exp import UserError, merge
 from tsv_exp.config import Engine
-from tsv_exp.methods.regression import iso_reg
+from tsv_exp.methods.regression.iso_reg import iso_reg
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 1e-4}
 
