@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kill import models
+from killed_commands import models
 
 MERGE = [sys.executable, "-c", "import sys; from tsv_exp.commands.main import merge; sys.exit(merge())"]
 REPORT = [sys.executable, "-c", "import sys; from tsv_exp.commands.main import report; sys.exit(report())"]

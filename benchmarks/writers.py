@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kill import SMALL, files, models, start, waited
+from kill import start, waited
+from killed_commands import SMALL, files, models
 
 WRITERS = 8
 PATTERNS = ("*.safetensors", "*.index.json", "merged.json")
