@@ -4,7 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,15 +62,14 @@ def base_of(seed: int, folder: Path | None = None) -> Path | None:
     return path
 
 
-class Zoo:
-    """The 20 fine-tuned models of one base, fine-tuning seed and data seed; merges of the first T of them, scored."""
+class ConfiguredZoo:
+    """The first fine-tuned models of a configuration (overrides of tsv-exp); merges of the first T of them, scored."""
 
-    def __init__(self, base: Path | None, finetuning: int, data: int):
+    def __init__(self, overrides: Sequence[str], tasks: int):
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            given = [f"seed={finetuning}", f"model.data.seed={data}", f"model.base={base or 'null'}"]
-            config = compose("config", overrides=given)
+            config = compose("config", overrides=list(overrides))
         self.model = instantiate(config.model)
-        self.tasks = list(self.model.catalogue().values())
+        self.tasks = list(self.model.catalogue().values())[:tasks]
         self.base: Weights = self.model.base()
         self.finetuned: dict[str, Weights] = self.model.finetuned(self.tasks)
         self.evaluator = Evaluator(self.model, self.tasks, device_of("auto"))
@@ -104,3 +103,10 @@ class Zoo:
         scaling = Method.load(merged.method.name).alpha
         choice = Search(scaling.stop, scaling.steps).choose(lambda alpha: self.point(merged, alpha))
         return self.point(merged, choice.alpha)
+
+
+class Zoo(ConfiguredZoo):
+    """The 20 models of the embedded benchmark for one base, fine-tuning seed and data seed."""
+
+    def __init__(self, base: Path | None, finetuning: int, data: int):
+        super().__init__([f"seed={finetuning}", f"model.data.seed={data}", f"model.base={base or 'null'}"], tasks=20)
