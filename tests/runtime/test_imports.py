@@ -1,8 +1,10 @@
 import gc
+import signal
 from types import SimpleNamespace
 
 import pytest
 
+from tsv_exp.errors import UserError
 from tsv_exp.runtime import imports
 
 
@@ -17,3 +19,40 @@ def test_imports_look_for_no_garbage_and_freeze_what_is_there_once(monkeypatch: 
         "tsv_exp.runtime.imports"
     )  # it is there: garbage that has come up since must not be kept for ever
     assert not gc.get_freeze_count()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_during_an_import_is_raised_after_it(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    kept = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def library(_: str) -> SimpleNamespace:
+        try:
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            happened.append("lost in the library")
+        happened.append("imported")
+        return SimpleNamespace()
+
+    monkeypatch.setattr(imports, "import_module", library)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            imports.import_late("no.such.module")
+    finally:
+        gc.unfreeze()
+        signal.signal(signal.SIGTERM, kept)
+    assert happened == ["imported"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("libtorch_cpu.so: failed to map segment"), MemoryError(), OSError(24, "")]
+)
+def test_libraries_that_cannot_be_loaded_are_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def library(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(imports, "import_module", library)
+    with pytest.raises(UserError, match=r"^its libraries cannot be loaded \(.+\); allow more memory and open files"):
+        imports.import_frozen("no.such.module")

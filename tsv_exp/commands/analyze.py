@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp.commands.app.guard import error_guard, run_command
 from tsv_exp.commands.app.hydra_app import hydra_app
-from tsv_exp.runtime.imports import import_frozen
+from tsv_exp.runtime.imports import import_late
 from tsv_exp.sweeps.names import suffix as suffix  # folder name in conf/analyze.yaml
 from tsv_exp.tracking.protocol import Description, Harmless
 
@@ -25,7 +25,7 @@ def _app(cfg: DictConfig) -> None:
     with error_guard("tsv-analyze"):
         tracked = Harmless(instantiate(cfg.tracking), _description(cfg, folder))
         try:
-            tracked.report(import_frozen("tsv_exp.commands.analysis").run(cfg, folder), ())
+            tracked.report(import_late("tsv_exp.commands.analysis").run(cfg, folder), ())
         except BaseException:
             tracked.close(1)
             raise

@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 from tsv_exp.commands.app.guard import error_guard, run_command
 from tsv_exp.commands.app.hydra_app import hydra_app
 from tsv_exp.runtime.console import output
-from tsv_exp.runtime.imports import import_frozen
+from tsv_exp.runtime.imports import import_late
 
 
 def main() -> int:
@@ -20,6 +20,6 @@ def _resume_hint() -> str:
 @hydra_app("finetune")
 def _app(cfg: DictConfig) -> None:
     with error_guard("tsv-finetune", _resume_hint):
-        path = import_frozen("tsv_exp.commands.finetuning").run_in_processes(cfg)
+        path = import_late("tsv_exp.commands.finetuning").run_in_processes(cfg)
     if path is not None:
         output.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable
 from io import TextIOWrapper
 
+from tsv_exp.errors import UserError
 from tsv_exp.runtime.imports import import_frozen
-from tsv_exp.runtime.interrupts import catch_signals, end
+from tsv_exp.runtime.interrupts import catch_signals, end, ignore_at_exit
 
 
 def _command(name: str, module: str) -> Callable[[], int]:
@@ -35,14 +36,15 @@ def _loaded(name: str, module: str) -> int | None:
     """Import a module and return the exit code of its main."""
     try:
         main: Callable[[], int | None] = import_frozen(module).main
-    except (ImportError, MemoryError, OSError, SystemError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        remedy = "allow more memory and open files (ulimit -v, ulimit -n), or install the package again"
-        sys.stderr.write(f"{name}: its libraries cannot be loaded ({reason}); {remedy}\n")
+    except UserError as error:
+        sys.stderr.write(f"{name}: {error}\n")
         return 1
     end_guard()  # not before: a KeyboardInterrupt in the middle of an import can be lost
     catch_signals()
-    return main()
+    try:
+        return main()
+    finally:
+        ignore_at_exit()  # registered last, it runs first
 
 
 exp = _command("tsv-exp", "tsv_exp.commands.exp")

@@ -52,7 +52,7 @@ from tsv_exp.commands.app.completion import OPTIONS, complete
 from tsv_exp.commands.app.guard import run_command
 from tsv_exp.merge_files.options.help import method_lines, words
 from tsv_exp.runtime.console import ConsoleHandler
-from tsv_exp.runtime.imports import import_frozen
+from tsv_exp.runtime.imports import import_late
 
 _LOG_LEVELS = {  # log counts of exact decompositions and differing names, not only warnings
     "tsv_exp": logging.WARNING,
@@ -79,8 +79,8 @@ def main() -> None:
 
 
 def _merge(arguments: Sequence[str]) -> None:
-    options = import_frozen("tsv_exp.merge_files.options.command_line").options_of(arguments)
-    import_frozen("tsv_exp.merge_files.merge").run(options)
+    options = import_late("tsv_exp.merge_files.options.command_line").options_of(arguments)
+    import_late("tsv_exp.merge_files.merge").run(options)
 
 
 @contextmanager

@@ -3,8 +3,12 @@
 Has no slow imports: the handlers are installed before the rest of a command is loaded.
 """
 
+import atexit
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -25,6 +29,46 @@ def catch_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _raise)
+
+
+def ignore_at_exit() -> None:
+    """Ignore signals once the interpreter shuts down: the work of the command is done then."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        atexit.register(signal.signal, number, signal.SIG_IGN)
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Handle signals that arrive within the block at its end; in other threads than the main one, change nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handled = {number: handler for number, handler in handlers.items() if callable(handler)}
+    arrived: list[int] = []
+    for number in handled:
+        signal.signal(number, lambda number, _: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+    for first in arrived[:1]:
+        handled[signal.Signals(first)](first, None)
+
+
+@contextmanager
+def unmasked() -> Iterator[None]:
+    """Raise a KeyboardInterrupt as such where it made the clean-up of a library fail with another error."""
+    try:
+        yield
+    except Exception as error:
+        inner: BaseException | None = error
+        while inner is not None and not isinstance(inner, KeyboardInterrupt):
+            inner = inner.__cause__ or inner.__context__
+        if inner is not None:
+            raise inner from None
+        raise
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:

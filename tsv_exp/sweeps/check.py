@@ -9,7 +9,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from tsv_exp.runtime.console import bar, console, fail, silent
-from tsv_exp.runtime.imports import import_frozen
+from tsv_exp.runtime.imports import import_late
 from tsv_exp.runtime.messages.failures import error_message, expected
 from tsv_exp.sweeps.expansion import job_overrides, runs_here
 
@@ -52,7 +52,7 @@ class ConfigurationCheck(Callback):
         HydraConfig.instance().set_config(config)  # tasks are looked for where Hydra looks
         module, _, function = self.check.rpartition(".")
         try:
-            getattr(import_frozen(module), function)(config, here)
+            getattr(import_late(module), function)(config, here)
         except Exception as error:
             raise self._refusal(error, job) from error
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tsv_exp.merge_files.options.paths import paths
 from tsv_exp.runtime.console import fail
-from tsv_exp.runtime.interrupts import describe, exit_code
+from tsv_exp.runtime.interrupts import describe, exit_code, unmasked
 from tsv_exp.runtime.messages.failures import error_message, expected
 from tsv_exp.runtime.parallel.torchrun import repeat_last
 
@@ -38,7 +38,8 @@ def error_guard(command: str, hint: Callable[[], str] = str) -> Iterator[None]:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach this function, which prints one line
     try:
-        yield
+        with unmasked():
+            yield
     except KeyboardInterrupt as interrupt:
         rest = hint()
         line = f"{describe(interrupt)}; {rest}" if rest else describe(interrupt)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from tsv_exp.arguments import check_nodes
 from tsv_exp.config import Engine, Evaluate, check_device
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.imports import import_frozen
+from tsv_exp.runtime.imports import import_late
 from tsv_exp.tasks.definitions import selected
 
 SEEDS = 2**63  # largest seed of torch's generators
@@ -38,4 +38,4 @@ def check_configuration(cfg: DictConfig, here: bool = True) -> None:
     Engine(**plain["engine"])
     Evaluate(**plain["evaluate"])
     tasks = selected(cfg)
-    import_frozen("tsv_exp.evaluation.checks.model").check(plain, tasks, here)
+    import_late("tsv_exp.evaluation.checks.model").check(plain, tasks, here)
