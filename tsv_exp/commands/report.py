@@ -59,8 +59,8 @@ def _run(options: argparse.Namespace) -> None:
     report = write_report(options.folders, out, options.published, options.paired, options.by_score, options.all)
     console = Console(soft_wrap=True, highlight=False)
     show(report.sheets, Console(highlight=False))
-    for problem in report.runs.problems:
-        console.print(f"{problem.folder}: {problem.reason}", style="red", markup=False)
+    for line in report.runs.problem_lines():
+        console.print(line, style="red", markup=False)
     pictures = sum(path.suffix == ".png" for path in report.paths)
     console.print(f"{report.runs.summary}. Wrote {len(report.paths)} files ({pictures} plots) to {out}", markup=False)
     console.print(f"Look at {report.paths[0]}", style="bold", markup=False)

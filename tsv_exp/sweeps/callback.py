@@ -32,8 +32,8 @@ class SweepReport(Callback):
         folder = Path(config.hydra.sweep.dir)
         report = write_report([folder], folder)
         show(report.sheets, output)
-        for problem in report.runs.problems:
-            console.print(f"{problem.folder}: {problem.reason}", style="red", markup=False, soft_wrap=True)
+        for line in report.runs.problem_lines():
+            console.print(line, style="red", markup=False, soft_wrap=True)
         console.print(summary(folder, len(report.runs.problems)), markup=False, soft_wrap=True)
         output.print(f"Look at {report.paths[0]}", style="bold", markup=False, soft_wrap=True)
         _track(config, folder, report)

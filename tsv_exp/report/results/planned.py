@@ -1,7 +1,7 @@
 """Missing runs of a sweep: the runs planned in its multirun.yaml minus its run folders."""
 
 from collections.abc import Iterator
-from itertools import islice, product
+from itertools import compress, islice, product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ _MOST = 100_000  # most runs of a sweep
 
 
 def missing_runs(sweep: Path) -> Iterator[str]:
-    """The overrides of every run that is in the plan of `sweep` but has no run folder.
+    """The overrides that differ within `sweep`, of every run that is in its plan but has no run folder.
 
     Sweepers other than Hydra's basic one choose their runs dynamically, so none are missing.
 
@@ -38,9 +38,10 @@ def missing_runs(sweep: Path) -> Iterator[str]:
         raise ValueError(f"more than {_MOST} runs")
     found = sweep.rglob(".hydra/overrides.yaml")
     done = {frozenset(map(_unquoted, read_yaml(path))) for path in found}
+    differing = [len(values) > 1 for values in choices.values()]
     for run in product(*choices.values()):
         if frozenset(_unquoted(one) for word in run for one in with_router(word)) not in done:
-            yield " ".join(run)
+            yield " ".join(compress(run, differing) if any(differing) else run)
 
 
 def _unquoted(override: str) -> str:

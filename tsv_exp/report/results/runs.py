@@ -15,8 +15,9 @@ from tsv_exp.report.results.checks import line_of
 from tsv_exp.report.results.experiments import Experiment, experiments
 from tsv_exp.report.results.planned import PLAN, missing_runs
 
-# errors of reading files with unexpected content
 ANALYSIS = "analysis.json"  # file of tsv-analyze in its folder
+_LISTED = 10  # runs without results that the console shows
+# errors of reading files with unexpected content
 MALFORMED = (
     OSError,
     ValueError,
@@ -55,6 +56,13 @@ class Runs:
     def experiments(self) -> tuple[Experiment, ...]:
         """The names, tags and notes of all runs."""
         return experiments((*self.finished, *self.unsuccessful))
+
+    def problem_lines(self) -> Iterator[str]:
+        """The runs without results, a line for each of the first; report.html and report.json list all."""
+        for problem in self.problems[:_LISTED]:
+            yield f"{problem.folder}: {problem.reason}"
+        if (more := len(self.problems) - _LISTED) > 0:
+            yield f"and {_number(more, 'more run')} without results, which the report lists"
 
     @property
     def summary(self) -> str:
