@@ -9,6 +9,8 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import forked
+import pytest
+from adapters import adapter, llama
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SMALL = "model.data.train=64 model.data.validation=16 model.data.test=16"
@@ -49,7 +51,7 @@ def test_one_new_method(tmp_path: Path) -> None:
 
 
 def test_from_fine_tuning_to_evaluation(tmp_path: Path) -> None:
-    (commands,) = blocks("**4. ", "## How merging works")
+    (commands,) = blocks("**4. ", "**5. ")
     *trainings, merge = commands.splitlines()
     for training in trainings:
         done = typed(training, tmp_path, *shlex.split(SMALL), "finetune.steps=1")
@@ -61,3 +63,18 @@ def test_from_fine_tuning_to_evaluation(tmp_path: Path) -> None:
     assert result["tasks"] == ["digits", "greek"]
     assert len(set(result["checkpoints"]["digests"].values())) == 3
     assert not list((tmp_path / "cache" / "tiny").glob("*.safetensors"))  # nothing was trained again
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_merging_ones_own_checkpoints(tmp_path: Path) -> None:
+    for seed, name in enumerate(("BASE", "MODEL_A", "MODEL_B", "MODEL_C")):
+        llama(tmp_path / name, seed)
+    for seed, name in enumerate("ABC"):
+        adapter(tmp_path / "BASE", tmp_path / f"LORA_{name}", seed)
+    (commands,) = blocks("**5. ", "[docs/merging.md](docs/merging.md) is the guide.")
+    for line in commands.splitlines():
+        done = typed(line, tmp_path)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    for path in ("merged/model.safetensors", "merged/README.md", "one_lora/adapter_model.safetensors"):
+        assert (tmp_path / path).is_file(), path
+    assert (tmp_path / "served" / "router.safetensors").is_file()
