@@ -20,6 +20,7 @@ from tsv_exp.commands.app import composition as composition  # numbers as option
 from tsv_exp.config import conf_dir
 from tsv_exp.storage.files import use_cache
 from tsv_exp.sweeps.expansion import job_overrides
+from tsv_exp.tasks import definitions as definitions  # resolvers that the text of --help uses
 
 App = Callable[[DictConfig], Any]
 
