@@ -120,7 +120,7 @@ def test_version_numbers_in_hub_ids(tmp_path, monkeypatch, source):
 
 
 def test_what_is_neither_a_path_nor_a_hub_id():
-    for source in ("nowhere/model.safetensors", "a/b/c", "model"):
+    for source in ("nowhere/model.safetensors", "a/b/c", "model", "./nowhere", "../nowhere"):
         with pytest.raises(UserError, match=source):
             open_weights(source)
 

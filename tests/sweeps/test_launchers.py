@@ -23,11 +23,12 @@ def test_a_sweep_side_by_side(launcher: str, tmp_path: Path) -> None:
     arguments = ["-m", "method=tsv_m", *SMALL[1:], "alpha=fixed", f"hydra/launcher={launcher}"]
     if launcher == "ray":
         arguments.append("hydra.launcher.ray.remote.num_cpus=1")
-    first = tsv_exp_in_an_interpreter(*arguments, SMALL[0], "model.base=null,nowhere.safetensors", folder=tmp_path)
+    (tmp_path / "damaged.safetensors").write_bytes(b"damaged")
+    first = tsv_exp_in_an_interpreter(*arguments, SMALL[0], "model.base=null,damaged.safetensors", folder=tmp_path)
     assert first.returncode == 1, first.stderr
     found = results(tmp_path)
     assert sorted(entry["status"] for entry in found) == ["failed", "ok"], first.stderr
-    assert all("nowhere.safetensors" in entry["error"] for entry in found if entry["status"] == "failed")
+    assert all("damaged.safetensors" in entry["error"] for entry in found if entry["status"] == "failed")
     assert "1 ran, 0 reused, 1 without results" in first.stderr
     assert len(list(tmp_path.glob("outputs/sweeps/**/report.html"))) == 1
     again = tsv_exp_in_an_interpreter(*arguments, SMALL[0], folder=tmp_path)

@@ -17,8 +17,9 @@ from tsv_exp.checkpoints.readers import CONFIGURATION, HUB_NAMES, Reader, read
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.messages.os_errors import explain
 
-HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)/(?P<file>[\w./-]+)")
-HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+REPOSITORY = r"(?P<repo>\w[\w.-]*/\w[\w.-]*)"  # ./folder and ../folder are paths
+HUB_FILE = re.compile(REPOSITORY + r"@(?P<revision>[\w.-]+)/(?P<file>[\w./-]+)")
+HUB_ID = re.compile(REPOSITORY + r"(@(?P<revision>[\w./-]+))?")
 PACKAGE = "pkg://"  # pkg://package/folder: files that an installed Python package carries
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 

@@ -72,6 +72,13 @@ class Model(ABC):
         if self.checkpoints is not None and (missing := locate(self.checkpoints, self.name).missing):
             raise UserError(missing)
 
+    def check_base(self) -> None:  # noqa: B027 - a model may have no base that can be missing
+        """Check that local base weights exist; nothing is read or downloaded.
+
+        Raises:
+            UserError: they do not exist.
+        """
+
     @abstractmethod
     def encoder(self) -> nn.Module:
         """A new encoder with the base weights: a prepared batch of B examples -> features (B, d)."""

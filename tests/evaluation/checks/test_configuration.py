@@ -44,12 +44,15 @@ def check(*overrides: str, here: bool = True) -> None:
         ("router=likelihood", "router=likelihood: method=tsv_m gives one model for all tasks; choose a method"),
         ("tasks.digits.data=nowhere", "tasks.digits.data=nowhere: no such folder"),
         ("model.checkpoints=nowhere", "model.checkpoints=nowhere: no such folder"),
+        ("model.base=nowhere", "model.base=nowhere: no such file"),
+        ("model=vit_b_32 model.pretrained=./nowhere", "./nowhere: there is no such file or folder"),
+        ("model=minilm model.pretrained=nowhere", "nowhere: there is no such file or folder"),
         ("model._target_=nope.Model", "model._target_=nope.Model: it cannot be imported"),
     ],
 )
 def test_a_wrong_value_is_named(typed: str, line: str) -> None:
     with pytest.raises((UserError, HydraException)) as raised:
-        check(typed)
+        check(*typed.split())
     assert re.match(line, error_message(raised.value))
 
 

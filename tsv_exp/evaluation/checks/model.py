@@ -59,7 +59,7 @@ def _dry_run(method: str, tasks: int) -> bool:
 
 
 def check_places(model: Model, tasks: Sequence[tuple[str, Definition]]) -> None:
-    """Check that local data and checkpoints exist.
+    """Check that local data, base weights and checkpoints exist.
 
     Raises:
         UserError: a folder or a file is not there.
@@ -67,5 +67,6 @@ def check_places(model: Model, tasks: Sequence[tuple[str, Definition]]) -> None:
     for name, definition in tasks:
         if definition["data"].get("path"):
             local_place(name, definition["data"])
+    model.check_base()
     if any(not definition.get("checkpoint") for _, definition in tasks):
         model.check_checkpoints()

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from tsv_exp.checkpoints import writer
 from tsv_exp.checkpoints.hub import failures as hub
+from tsv_exp.checkpoints.sources import REPOSITORY
 from tsv_exp.errors import UserError
 
-_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_ID = re.compile(REPOSITORY)
 
 
 def check_upload(repo: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tsv_exp.checkpoints.readers import Reader
-from tsv_exp.checkpoints.sources import open_weights
+from tsv_exp.checkpoints.sources import local, open_weights
 from tsv_exp.config import EXCLUDE
 from tsv_exp.data.splits import Holdout
 from tsv_exp.errors import UserError
@@ -78,6 +78,11 @@ class ClipModel(Model):
         self.finetune = finetune or PublishedRecipe(lr=1e-5, steps=2000, weight_decay=0.1, trainable=("visual.*",))
         self._family = family
         self._splits: dict[tuple[str, SplitName], Split] = {}
+
+    def check_base(self) -> None:
+        """Check that `pretrained` is there, is a repository of the hub, or has the form of an open_clip tag."""
+        if "/" in self.pretrained:
+            local(self.pretrained)
 
     @cached_property
     def family(self) -> str:

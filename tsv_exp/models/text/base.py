@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tsv_exp.checkpoints.adapters.lora import Adapter
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.readers import Reader, file_digest
-from tsv_exp.checkpoints.sources import folder_of, open_weights
+from tsv_exp.checkpoints.sources import folder_of, local, open_weights
 from tsv_exp.checkpoints.sources import locate as locate_source
 from tsv_exp.data.splits import Holdout
 from tsv_exp.errors import UserError
@@ -110,6 +110,10 @@ class TransformersModel(Model):
     def _input(self, task: Task, text: Text) -> Text:
         """The text that the model reads for an example."""
         return text
+
+    def check_base(self) -> None:
+        """Check that `pretrained` is there, or is a repository of the hub."""
+        local(self.pretrained)
 
     @cached_property
     def _where(self) -> str:

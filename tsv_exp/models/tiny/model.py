@@ -79,6 +79,13 @@ class TinyModel(Model):
     def _clip(self) -> Any:
         return network.pretrained_clip(self.file)
 
+    def check_base(self) -> None:
+        """Check that the file of the base exists."""
+        if not self.file.is_file():
+            raise UserError(
+                f"model.base={self.file}: no such file; write it with python -m tsv_exp.models.tiny.pretrain FILE"
+            )
+
     def encoder(self) -> nn.Module:
         """A new image encoder with the base weights: (B, 3, 28, 28) -> (B, 64)."""
         encoder: nn.Module = network.new_clip().visual
