@@ -126,9 +126,37 @@ def test_patterns_match_the_names_of_the_model_that_was_trained(tmp_path):
 
 
 def test_square_weights_of_an_unknown_model_are_refused_where_they_may_be_transposed(tmp_path):
-    trained(gpt2(tmp_path / "base"), tmp_path / "lora", r=2, target_modules=["c_proj"], fan_in_fan_out=True)
-    with pytest.raises(UserError, match=r"'transformer.h.0.attn.c_proj.weight'.*config.json"):
-        open_weights(tmp_path / "lora", dict(open_weights(tmp_path / "base")))
+    merged = trained(gpt2(tmp_path / "base"), tmp_path / "lora", r=2, target_modules=["c_proj"], fan_in_fan_out=True)
+    base = dict(open_weights(tmp_path / "base"))  # without its config.json: biases tell
+    name = "transformer.h.0.attn.c_proj.weight"
+    torch.testing.assert_close(open_weights(tmp_path / "lora", base)[name], merged[name], rtol=1e-5, atol=2e-6)
+    with pytest.raises(UserError, match=rf"'{name}'.*config.json"):
+        open_weights(tmp_path / "lora", {name: weight for name, weight in base.items() if "bias" not in name})
+
+
+def test_what_is_ignored_or_kept_is_not_changed(tmp_path):
+    model = gpt2(tmp_path / "base")
+    trained(model, tmp_path / "lora", r=2, target_modules=["c_attn", "lm_head"], fan_in_fan_out=True)
+    base = open_weights(tmp_path / "base")  # whose head is tied to the embedding
+    with pytest.raises(UserError, match=r"no parameter 'lm_head.weight'.*tie it.*ignore=\['lm_head.weight'\]"):
+        open_weights(tmp_path / "lora", base)
+    names = [f"transformer.h.{i}.attn.c_attn.weight" for i in (0, 1)]
+    found = open_weights(tmp_path / "lora", base, keep=[names[0]], ignore=["lm_head.*"])
+    assert [torch.equal(found[name], base[name]) for name in names] == [True, False]
+    with pytest.raises(UserError, match=r"wrong base$"):
+        open_weights(tmp_path / "lora", {"other.weight": torch.ones(2, 2)})
+
+
+@pytest.mark.parametrize(
+    "name", ["base_model.model.a.lora_A.weight", "unet.a.lora.up.weight", "lora_unet_a.lora_down.weight"]
+)
+def test_factors_without_a_configuration_are_named(tmp_path, name):
+    save_file({name: torch.ones(2, 2)}, tmp_path / "factors.safetensors")
+    with pytest.raises(UserError, match=r"holds LoRA factors .* no adapter_config.json"):
+        open_weights(tmp_path / "factors.safetensors", {"a.weight": torch.ones(2, 2)})
+    assert open_weights(
+        tmp_path / "factors.safetensors", {name: torch.ones(2, 2)}
+    )  # a model with parameters of this name
 
 
 def test_olora_of_transposed_weights_is_refused(tmp_path):

@@ -1,12 +1,11 @@
 """form=lora, with adapters and models that PEFT and transformers write and read."""
 
 import json
-import shutil
 
 import pytest
 import torch
 from adapters import adapter, llama, logits
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tsv_exp import UserError
 from tsv_exp.merge_files.merge import run
@@ -117,12 +116,50 @@ def test_what_cannot_be_an_adapter_is_one_line(folder, tmp_path, words, message)
     assert not (tmp_path / "out").exists()
 
 
-def test_adapters_that_change_the_base_are_refused(folder, tmp_path):
-    config = json.loads((folder / "a" / "adapter_config.json").read_text())
-    shutil.copytree(folder / "a", tmp_path / "pissa")
-    (tmp_path / "pissa" / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "pissa"}))
-    with pytest.raises(UserError, match=r"initialization \(pissa\) was taken from the base"):
-        run(parse([f"models={tmp_path / 'pissa'}", f"out={tmp_path / 'out'}", "form=lora"]))
+@pytest.mark.parametrize("kind", ["pissa", "olora"])
+def test_adapters_that_change_the_base_need_it(folder, tmp_path, kind):
+    adapter(folder / "base", tmp_path / kind, 4, init_lora_weights=kind)
+    two = f"models=[{tmp_path / kind},{folder / 'b'}]"
+    with pytest.raises(UserError, match=rf"initialization \({kind}\) was taken from the base; give base=PATH"):
+        run(parse([two, f"out={tmp_path / 'lora'}", "form=lora"]))
+    run(parse([f"base={folder / 'base'}", two, f"out={tmp_path / 'lora'}", "form=lora"]))
+    run(parse([f"base={folder / 'base'}", two, f"out={tmp_path / 'dense'}"]))
+    agree(tmp_path / "lora", tmp_path / "dense", folder / "base", 6)
+    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["r"] == 2 * 3 + 4
+
+
+def agree(lora, dense, base, changed, transposed=False):
+    """That B A of every module is the change of its weight, of so many weights."""
+    factors, merged, start = (load_file(folder / file) for folder, file in zip((lora, dense, base), FILES, strict=True))
+    modules = [
+        key.removeprefix("base_model.model.").removesuffix(".lora_A.weight") for key in factors if "lora_A" in key
+    ]
+    for module in modules:
+        b, a = (factors[f"base_model.model.{module}.lora_{side}.weight"].double() for side in "BA")
+        delta = merged[f"{module}.weight"].double() - start[f"{module}.weight"].double()
+        assert ((b @ a).mT if transposed else b @ a).sub(delta).norm() < 1e-5 * delta.norm()
+    assert len(modules) == changed
+
+
+FILES = ("adapter_model.safetensors", "model.safetensors", "model.safetensors")
+
+
+def test_modules_that_no_two_adapters_share(folder, tmp_path):
+    adapter(folder / "base", tmp_path / "mlp", 5, target_modules=["up_proj"], layers_to_transform=[1])
+    run(parse([f"models=[{folder / 'b'},{tmp_path / 'mlp'}]", f"out={tmp_path / 'out'}", "form=lora"]))
+    targets = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["target_modules"]
+    assert len(targets) == 7  # by full name: up_proj of one layer
+    assert "model.layers.1.mlp.up_proj" in targets
+    config = json.loads((tmp_path / "mlp" / "adapter_config.json").read_text())
+    (tmp_path / "mlp" / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "other"}))
+    with pytest.raises(UserError, match="different models"):
+        run(parse([f"models=[{folder / 'b'},{tmp_path / 'mlp'}]", f"out={tmp_path / 'no'}", "form=lora"]))
+
+
+def test_ignored_modules_are_not_in_the_adapter(folder, tmp_path):
+    run(parse([models(folder), f"out={tmp_path / 'out'}", "form=lora", "ignore=['*q_proj*', '*up_proj*']"]))
+    names = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in names} == {"v_proj", "down_proj"}
 
 
 def test_weights_multiply_adapters(folder, tmp_path):
@@ -138,9 +175,21 @@ def test_weights_multiply_adapters(folder, tmp_path):
     assert (product(tmp_path / "out") - expected).norm() < 1e-5 * expected.norm()
 
 
-def test_models_whose_layers_are_stored_transposed_are_refused(folder, tmp_path):
-    for name in ("base", "tuned"):
-        shutil.copytree(folder / "base", tmp_path / name)
-        (tmp_path / name / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(UserError, match="gpt2 are stored transposed"):
-        run(parse([f"base={tmp_path / 'base'}", f"models={tmp_path / 'tuned'}", "form=lora", "rank=2", "out=out"]))
+def test_extraction_of_layers_that_are_stored_transposed(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    for seed, name in enumerate(("base", "a", "b")):
+        torch.manual_seed(seed)
+        GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=30, n_positions=8)).save_pretrained(
+            tmp_path / name
+        )
+    words = [f"base={tmp_path / 'base'}", f"models=[{tmp_path / 'a'},{tmp_path / 'b'}]", "method=task_arithmetic"]
+    run(parse([*words, f"out={tmp_path / 'lora'}", "form=lora", "rank=16"]))
+    run(parse([*words, f"out={tmp_path / 'dense'}"]))
+    agree(tmp_path / "lora", tmp_path / "dense", tmp_path / "base", 4, transposed=True)
+    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["fan_in_fan_out"]
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    save_file({name: weight for name, weight in base.items() if "bias" not in name}, tmp_path / "unknown.safetensors")
+    unknown = [f"{key}={tmp_path / 'unknown.safetensors'}" for key in ("base", "models")]
+    with pytest.raises(UserError, match=r"may be stored transposed .* config.json"):
+        run(parse([*unknown, f"out={tmp_path / 'none'}", "form=lora", "rank=2"]))

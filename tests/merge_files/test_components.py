@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from models import close, zoo
+from models import close, same, zoo
 from safetensors.torch import load_file, save_file
 
 from tsv_exp import UserError, apply, merge
@@ -127,3 +128,49 @@ def test_components_that_do_not_fit_are_named(pipeline, tmp_path):
     with pytest.raises(UserError, match="all models are equal to the base"):
         run(options_of(["base=base", "models={a: base}", "out=out"]))
     assert not (tmp_path / "out").exists()
+
+
+def test_variants_are_merged_under_their_name(pipeline):
+    for place in ("base", "a", "b"):
+        Path(place, "unet", DIFFUSERS["unet"]).rename(Path(place, "unet", "diffusion_pytorch_model.fp16.safetensors"))
+    run(options_of([*WORDS, "method=weight_average"]))
+    base, finetuned = pipeline["unet"]
+    expected = apply(base, merge(base, finetuned, "weight_average"), 1.0)
+    found = load_file("out/unet/diffusion_pytorch_model.fp16.safetensors")
+    close(
+        {name: weight.float() for name, weight in found.items()},
+        {name: w.float() for name, w in expected.items()},
+        1e-6,
+    )
+    Path("base/unet/diffusion_pytorch_model.fp16.safetensors").rename("base/unet/my_model.safetensors")
+    with pytest.raises(UserError, match=r"my_model.safetensors: the name of these weights is not known"):
+        run(options_of(["base=base", "models=[a, b]", "out=other"]))
+
+
+def test_a_model_without_components_is_told_so(pipeline):
+    with pytest.raises(
+        UserError, match=r"'unet' \(a/unet\) has none of the base's components \(text_encoder, unet, vae\)"
+    ):
+        run(options_of(["base=base", "models=[a/unet]", "out=out"]))
+
+
+def test_patterns_have_to_match_in_some_component(pipeline):
+    for place in ("base", "a", "b"):
+        file = Path(place, "unet", DIFFUSERS["unet"])
+        save_file({f"unet.{name}": weight for name, weight in load_file(file).items()}, file)
+    for option in ("keep", "exclude", "ignore"):
+        with pytest.raises(UserError, match=rf"{option}='nothing\*' matches none"):
+            run(options_of([*WORDS, f"{option}=['nothing*']"]))
+    run(options_of([*WORDS, "keep=['unet.*']"]))  # a whole component
+    same(load_file("out/unet/" + DIFFUSERS["unet"]), load_file("base/unet/" + DIFFUSERS["unet"]))
+    assert not torch.equal(
+        load_file("out/text_encoder/model.safetensors")["tall.weight"],
+        load_file("base/text_encoder/model.safetensors")["tall.weight"],
+    )
+
+
+def test_exports_of_the_base_for_other_programs_are_not_copied(pipeline):
+    lay_out(Path("base"), {}, {}, {"onnx/model.onnx": {}, "onnx/config.json": {}})
+    run(options_of([*WORDS, "method=weight_average"]))
+    assert not Path("out/onnx/model.onnx").exists()
+    assert Path("out/onnx/config.json").exists()

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tsv_exp.checkpoints.checks.archives import check_records, check_sizes, is_archive, is_torchscript
+from tsv_exp.checkpoints.folders import existing_weights_file
 from tsv_exp.checkpoints.formats import SUFFIXES
 from tsv_exp.errors import UserError
 from tsv_exp.merging.inputs.weights import as_weights
@@ -20,17 +21,6 @@ from tsv_exp.runtime.messages.os_errors import cause, explain
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.json_files import read_object
 
-HUB_NAMES = (  # in order of preference
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "open_clip_model.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "open_clip_pytorch_model.bin",
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.safetensors.index.json",
-    "diffusion_pytorch_model.bin",
-)
 WRAPPERS = (
     "state_dict",
     "model_state_dict",
@@ -143,7 +133,7 @@ def read(path: Path | str) -> Reader:
     path = Path(path)
     try:
         if path.is_dir():
-            path = _inside(path)
+            path = existing_weights_file(path)
         if not path.is_file():
             raise UserError(f"{path}: no such checkpoint file")
         _check_content(path)
@@ -156,13 +146,6 @@ def read(path: Path | str) -> Reader:
     if path.suffix in SUFFIXES:
         return Reader(path, _unpickled(path))
     raise UserError(f"{path}: not a checkpoint; expected one of {', '.join(SUFFIXES)}")
-
-
-def _inside(folder: Path) -> Path:
-    for name in HUB_NAMES:
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"{folder}: no checkpoint in this folder; expected one of {', '.join(HUB_NAMES)}")
 
 
 def _beside(place: object) -> bool:

@@ -1,7 +1,7 @@
 """Opens the weights that a user names: a file, a folder, a hub repository, or an adapter on a base."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,11 +9,13 @@ from torch import Tensor
 
 from tsv_exp.checkpoints.adapters.lora import Adapter
 from tsv_exp.checkpoints.adapters.lora_config import FILE
+from tsv_exp.checkpoints.checks.factors import refuse_factors
 from tsv_exp.checkpoints.checks.quantization import refuse_quantized
+from tsv_exp.checkpoints.folders import ADAPTER_FILES, weights_file
 from tsv_exp.checkpoints.formats import SUFFIXES
 from tsv_exp.checkpoints.hub import downloads
 from tsv_exp.checkpoints.hub import failures as hub
-from tsv_exp.checkpoints.readers import CONFIGURATION, HUB_NAMES, Reader, read
+from tsv_exp.checkpoints.readers import CONFIGURATION, Reader, read
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.messages.os_errors import explain
 
@@ -21,11 +23,21 @@ REPOSITORY = r"(?P<repo>\w[\w.-]*/\w[\w.-]*)"  # ./folder and ../folder are path
 HUB_FILE = re.compile(REPOSITORY + r"@(?P<revision>[\w.-]+)/(?P<file>[\w./-]+)")
 HUB_ID = re.compile(REPOSITORY + r"(@(?P<revision>[\w./-]+))?")
 PACKAGE = "pkg://"  # pkg://package/folder: files that an installed Python package carries
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
-def open_weights(source: str | Path, base: Mapping[str, Tensor] | None = None) -> Reader | Adapter:
+def open_weights(
+    source: str | Path,
+    base: Mapping[str, Tensor] | None = None,
+    keep: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+) -> Reader | Adapter:
     """The weights of a file, a folder, a hub id, or a LoRA adapter on `base`.
+
+    Args:
+        source: where they are.
+        base: the weights that an adapter changes.
+        keep: patterns of the base's names that an adapter leaves as they are.
+        ignore: patterns of an adapter's names that are left out.
 
     Raises:
         UserError: it does not exist, is damaged, or is an adapter without a base.
@@ -35,10 +47,12 @@ def open_weights(source: str | Path, base: Mapping[str, Tensor] | None = None) -
     if file is None:
         weights = read(path)
         refuse_quantized(weights, folder_of(path))
+        if base is not None:
+            refuse_factors(weights, base)
         return weights
     if base is None:
         raise UserError(f"{path} is an adapter, not a model; give the model that it belongs to as base")
-    return Adapter(file.parent, read(file), base)
+    return Adapter(file.parent, read(file), base, keep, ignore)
 
 
 def adapter_file(path: Path) -> Path | None:
@@ -48,10 +62,10 @@ def adapter_file(path: Path) -> Path | None:
     if not path.is_dir() or not (path / FILE).is_file():
         return None
     files = [path / name for name in ADAPTER_FILES if (path / name).is_file()]
-    models = [path / name for name in HUB_NAMES if (path / name).is_file()]
-    if files and models:
-        raise UserError(f"{path} holds a model and an adapter; give the file that is meant: {models[0]} or {files[0]}")
-    if not files and not models:
+    model = weights_file(path)
+    if files and model:
+        raise UserError(f"{path} holds a model and an adapter; give the file that is meant: {model} or {files[0]}")
+    if not files and not model:
         raise UserError(f"{path} has an {FILE} and no {ADAPTER_FILES[0]}; fetch it again")
     return files[0] if files else None  # a model next to a leftover adapter configuration
 

@@ -1,14 +1,14 @@
-"""Full decompositions of batches of matrices by LAPACK or cuSOLVER, in float64 where float32 loses what is kept."""
+"""Decompositions of batches of matrices by LAPACK or cuSOLVER; those of float32 matrices are computed in float64."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import independent, significant
+from tsv_exp.decompositions.numerics import gram, independent, rounding, significant
 from tsv_exp.layers import LowRank
 
-_STEEP = 1e-2
+_GRAM = 1e-4  # ratio of singular values that the Gram matrix keeps in float64: errors are of the size eps · ratio⁻²
 
 
 def truncated_svd(matrices: Tensor, k: int) -> LowRank:
@@ -16,8 +16,8 @@ def truncated_svd(matrices: Tensor, k: int) -> LowRank:
 
     A component that does not stand out of rounding has a zero singular value and zero vectors in place of the
     arbitrary null vectors of a full SVD (the official code keeps those, which makes its merge depend on the library).
-    All-zero matrices need no decomposition. The error of a vector is eps · σ_1 over the distance of its value to
-    others: a float32 matrix whose smallest kept value is below 1e-2 · σ_1 is decomposed in float64.
+    All-zero matrices need no decomposition. float32 matrices are decomposed in float64: the float32 error of a vector
+    is eps · σ_1 over the distance of its value to others.
 
     Returns:
         u (..., m, k), s (..., k) descending, vh (..., k, n).
@@ -28,13 +28,32 @@ def truncated_svd(matrices: Tensor, k: int) -> LowRank:
     u, s, vh = flat.new_zeros(len(flat), m, k), flat.new_zeros(len(flat), k), flat.new_zeros(len(flat), k, n)
     if k:
         for i in flat.flatten(1).any(1).nonzero().flatten().tolist():
-            left, values, right = torch.linalg.svd(flat[i], full_matrices=False)
-            keep = significant(values, m, n)[:k]
-            if flat.dtype == torch.float32 and values[int(keep.sum()) - 1] < _STEEP * values[0]:
-                left, values, right = torch.linalg.svd(flat[i].double(), full_matrices=False)
-                keep = significant(values.float(), m, n)[:k]
-            u[i], s[i], vh[i] = left[:, :k] * keep, values[:k] * keep, right[:k] * keep.unsqueeze(-1)
+            double = flat[i].double()
+            found = _by_gram(double, k) if flat.dtype == torch.float32 else None
+            if found is None:
+                left, values, right = torch.linalg.svd(double, full_matrices=False)
+                found = LowRank(left[:, :k], values[:k], right[:k])
+            keep = _kept(found, double, torch.finfo(flat.dtype).eps)
+            u[i], s[i], vh[i] = found.u * keep, found.s * keep, found.vh * keep.unsqueeze(-1)
     return LowRank(u.view(*batch, m, k), s.view(*batch, k), vh.view(*batch, k, n))
+
+
+def _by_gram(x: Tensor, k: int) -> LowRank | None:
+    """The top k singular components of a float64 matrix from its Gram matrix; None if they are too small for that."""
+    if x.shape[0] < x.shape[1]:
+        found = _by_gram(x.mT, k)
+        return None if found is None else LowRank(found.vh.mT, found.s, found.u.mT)
+    values, vectors = torch.linalg.eigh(gram(x))
+    s, v = values.flip(0)[:k].clamp(min=0).sqrt(), vectors.flip(1)[:, :k]
+    return LowRank(x @ v / s, s, v.mT) if s[-1] > _GRAM * s[0] else None
+
+
+def _kept(factors: LowRank, x: Tensor, eps: float) -> Tensor:
+    """Which components (k,) of a float64 matrix stand out of the rounding of its entries, given with precision eps."""
+    keep = factors.s > max(x.shape) * eps * factors.s[:1]
+    if not bool(keep.all()):
+        keep |= significant(factors.s, *x.shape) & (factors.s > rounding(factors, x, eps))
+    return keep
 
 
 def polar(matrices: Tensor) -> LowRank:

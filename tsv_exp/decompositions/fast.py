@@ -20,7 +20,7 @@ from tsv_exp.decompositions import exact as linalg
 from tsv_exp.decompositions import krylov
 from tsv_exp.decompositions.fast_polar import gram_polar, scaled
 from tsv_exp.decompositions.krylov import BLOCK, EPS, random_block
-from tsv_exp.decompositions.numerics import ORTHOGONAL, gram
+from tsv_exp.decompositions.numerics import ORTHOGONAL, gram, rounding
 from tsv_exp.layers import LowRank
 
 log = logging.getLogger(__name__)
@@ -134,6 +134,8 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     factors = LowRank((ritz.u * keep).to(x), (ritz.s[:, :k] * ritz.keep).to(x), (ritz.v * keep).mT.to(x))
     accurate = (ritz.angles < _ANGLE) | (ritz.residuals.amax(1) < _RESIDUAL)
     good = accurate & _orthonormal(factors) & _complete(x, gram_matrix, factors)
+    if not bool(ritz.keep.all()):
+        good &= _nothing_hidden(x, factors)
     return LowRank(factors.u, factors.s * scale[..., 0], factors.vh), good
 
 
@@ -175,6 +177,17 @@ def _orthonormal(factors: LowRank) -> Tensor:
     identity = torch.diag_embed((factors.s > 0).float())
     errors = [(side - identity).abs().flatten(1).amax(1) for side in (gram(factors.u), gram(factors.vh.mT))]
     return (errors[0] < ORTHOGONAL) & (errors[1] < ORTHOGONAL)
+
+
+def _nothing_hidden(x: Tensor, factors: LowRank) -> Tensor:
+    """Whether what is left of matrices is rounding of their entries (b,), not components that large entries hide."""
+    rest = torch.baddbmm(x, factors.u * factors.s.unsqueeze(-2), factors.vh, alpha=-1)
+    rest = torch.baddbmm(rest, factors.u, factors.u.mT @ rest, alpha=-1)
+    rest = torch.baddbmm(rest, rest @ factors.vh.mT, factors.vh, alpha=-1)
+    basis = torch.linalg.qr(rest.mT @ (rest @ random_block(x))).Q
+    u, s, vh = torch.linalg.svd(rest @ basis, full_matrices=False)
+    largest = LowRank(u, s, vh @ basis.mT)
+    return (s <= rounding(largest, x, EPS)).all(-1)
 
 
 def _complete(x: Tensor, gram_matrix: Tensor, factors: LowRank) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from tsv_exp.layers import LowRank
+
 ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes, that is certified
 
 
@@ -10,6 +12,16 @@ def significant(singular_values: Tensor, m: int, n: int) -> Tensor:
     """Which of the descending singular values (..., r) of m × n matrices exceed rounding: max(m, n) · eps · σ_1."""
     eps = torch.finfo(singular_values.dtype).eps
     return singular_values > max(m, n) * eps * singular_values[..., :1]
+
+
+def rounding(factors: LowRank, x: Tensor, eps: float) -> Tensor:
+    """What rounding of the entries of matrices x (..., m, n) can be of their singular values (..., k).
+
+    Rounding changes x by a matrix E, |E_ij| ≤ eps · |x_ij|, and σ_j by at most eps · |u_j|ᵀ |x| |v_j| to first order.
+    It is max(m, n) times that: as for `significant`, but large entries count only where a component meets them.
+    """
+    met = (factors.u.abs().mT @ x.abs() * factors.vh.abs()).sum(-1)
+    return max(x.shape[-2:]) * eps * met
 
 
 def independent(singular_values: Tensor, m: int, n: int) -> Tensor:

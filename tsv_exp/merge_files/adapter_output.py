@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import reduce
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsv_exp.checkpoints.adapters.conv1d import conv1d_weights
 from tsv_exp.checkpoints.adapters.factors import PREFIX
-from tsv_exp.checkpoints.adapters.lora import CONV1D_TYPES, model_types
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.decompositions.algebra import product_svd
 from tsv_exp.errors import UserError
@@ -25,6 +25,7 @@ from tsv_exp.storage.files import atomic
 
 # embedding matrices: PEFT's LoRA for linear layers does not apply to them
 _EMBEDDINGS = ("*embed*", "*wte.weight", "*wpe.weight", "*shared.weight", "*relative_attention_bias*")
+_NARROWING = ("layers_to_transform", "exclude_modules")  # what else selects modules in an adapter's configuration
 
 
 @dataclass
@@ -32,7 +33,7 @@ class LoraAdapter:
     """An adapter of rank Σ r_i per module, which is exact, or of the given rank.
 
     Raises:
-        UserError: the merge is not of low rank and no rank is given, or the base's layers are stored transposed.
+        UserError: the merge is not of low rank and no rank is given, or how the base's layers are stored is unknown.
     """
 
     work: Work
@@ -48,9 +49,13 @@ class LoraAdapter:
             if rule.rank is None and not (work.inputs.adapters and rule.method.merges_products):
                 reason = f"a merge by {rule.method.name}" if work.inputs.adapters else "a merge of whole models"
                 raise UserError(f"form=lora: {reason} is not of low rank; give rank=R, such as rank=32")
-        transposed = model_types(getattr(stream.base, "path", None)) & CONV1D_TYPES
-        if transposed:
-            raise UserError(f"form=lora: layers of {min(transposed)} are stored transposed, which is not supported")
+        transposed = set() if work.inputs.adapters else conv1d_weights(stream.base)
+        if transposed is None:
+            raise UserError(
+                "form=lora: the base's layers may be stored transposed (Conv1D), and its type is unknown; give it as a "
+                "folder with its config.json"
+            )
+        self.transposed = transposed
         self.ranks = {name: self._rank(name) for name in self.names}
         self.sizes = {name: self._bytes(name) for name in self.names}
 
@@ -61,7 +66,7 @@ class LoraAdapter:
     def _rank(self, name: str) -> int:
         module = name.removesuffix(".weight")
         adapters = self.work.inputs.adapters.values()
-        own = sum(adapter.modules[module][0].shape[1] for adapter in adapters if module in adapter.modules)
+        own = sum(adapter.rank(module) for adapter in adapters)
         wanted = self.work.plan.rule(name).rank
         full = min(self.work.stream.base[name].shape)
         return min(full, *(rank for rank in (own if adapters else None, wanted) if rank is not None))
@@ -73,6 +78,11 @@ class LoraAdapter:
         own = reduce(torch.promote_types, theirs) if theirs else self.work.stream.base[name].dtype
         return DTYPES[self.work.options.dtype] if self.work.options.dtype else own
 
+    def _module_shape(self, name: str) -> tuple[int, int]:
+        """(out, in) of a module; its weight may be stored transposed."""
+        m, n = self.work.stream.base[name].shape
+        return (n, m) if name in self.transposed else (m, n)
+
     def _bytes(self, name: str) -> int:
         return self.ranks[name] * sum(self.work.stream.base[name].shape) * self.dtype(name).itemsize
 
@@ -80,7 +90,7 @@ class LoraAdapter:
         """lora_A (r, n) and lora_B (m, r) of every module."""
         announced: dict[str, tuple[torch.dtype, tuple[int, int]]] = {}
         for name in names:
-            (m, n), r = self.work.stream.base[name].shape, self.ranks[name]
+            (m, n), r = self._module_shape(name), self.ranks[name]
             announced |= {_key(name, "A"): (self.dtype(name), (r, n)), _key(name, "B"): (self.dtype(name), (m, r))}
 
         def tensors() -> Iterator[Tensor]:
@@ -93,6 +103,7 @@ class LoraAdapter:
     def _factored(self, name: str, merged: Representation, found: Measured) -> tuple[Tensor, Tensor]:
         """A and B with B A = α · merge, truncated to the module's rank; each side is scaled by √σ."""
         shape, rank = self.work.stream.base[name].shape, self.ranks[name]
+        m, n = self._module_shape(name)
         if isinstance(merged, LowRank):
             u, s, vh = product_svd(merged, shape)
             found.merged = float(s.square().sum())
@@ -104,7 +115,9 @@ class LoraAdapter:
         found.lost = max(0.0, found.merged - float(s[:kept].square().sum()))
         found.rank = rank
         roots = (abs(found.alpha) * s[:kept]).sqrt()
-        a, b = vh.new_zeros(rank, shape[1]), u.new_zeros(shape[0], rank)
+        if name in self.transposed:
+            u, vh = vh.mT, u.mT
+        a, b = vh.new_zeros(rank, n), u.new_zeros(m, rank)
         a[:kept], b[:, :kept] = roots.unsqueeze(1) * vh[:kept], math.copysign(1, found.alpha) * u[:, :kept] * roots
         return checked(name, a.to("cpu", self.dtype(name))), checked(name, b.to("cpu", self.dtype(name)))
 
@@ -116,30 +129,32 @@ class LoraAdapter:
     def _config(self) -> dict[str, Any]:
         modules = {name.removesuffix(".weight"): rank for name, rank in self.ranks.items()}
         configs = [dict(adapter.config) for adapter in self.work.inputs.adapters.values()]
+        changed = {module for adapter in self.work.inputs.adapters.values() for module in adapter.modules}
         most = max(modules.values())
         others = {module: rank for module, rank in modules.items() if rank != most}
         return {
             "peft_type": "LORA",
             "task_type": _common(configs, "task_type"),
             "base_model_name_or_path": self.work.options.base or _common(configs, "base_model_name_or_path"),
-            "target_modules": _targets(configs, modules),
+            "target_modules": _targets(configs, modules, changed),
             "r": most,
             "lora_alpha": most,
             "rank_pattern": others,
             "alpha_pattern": others,
-            "fan_in_fan_out": bool(_common(configs, "fan_in_fan_out")),
+            "fan_in_fan_out": bool(_common(configs, "fan_in_fan_out") or self.transposed),
             "lora_dropout": 0.0,
             "bias": "none",
             "inference_mode": True,
         }
 
 
-def _targets(configs: Sequence[dict[str, Any]], modules: dict[str, int]) -> list[str]:
-    """The adapters' own lists of module names if they have them, else the full name of every module."""
+def _targets(configs: Sequence[dict[str, Any]], merged: Iterable[str], all_modules: set[str]) -> list[str]:
+    """The adapters' lists of module names if these name only what is merged, else the full name of every module."""
     lists = [config.get("target_modules") for config in configs]
-    if lists and all(isinstance(names, list) for names in lists):
+    narrowed = any(config.get(key) for config in configs for key in _NARROWING)
+    if lists and all(isinstance(names, list) for names in lists) and not narrowed and all_modules == set(merged):
         return sorted({name for names in lists for name in names or ()})
-    return sorted(modules)
+    return sorted(merged)
 
 
 def _common(configs: Sequence[dict[str, Any]], key: str) -> Any:

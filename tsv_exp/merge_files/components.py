@@ -1,17 +1,22 @@
 """Folders with several models: diffusers pipelines, and sentence-transformers with additional layers."""
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tsv_exp.checkpoints.readers import CONFIGURATION, HUB_NAMES
+from tsv_exp.checkpoints.folders import is_weights, weights_file
+from tsv_exp.checkpoints.readers import CONFIGURATION, read
 from tsv_exp.checkpoints.sources import locate
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.inputs import weight_files
 from tsv_exp.merge_files.options.options import Options
+from tsv_exp.merge_files.patterns import check_patterns
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.known_digests import known_digests
+
+log = logging.getLogger(__name__)
 
 _INDEXES = ("model_index.json", "modules.json")  # index files of diffusers and sentence-transformers
 ROOT = "."  # the component whose files are in the folder itself
@@ -42,6 +47,11 @@ def components(options: Options) -> Components:
         raise UserError(f"{whole[0]}: {base} has several components; merge them one by one: {', '.join(names)}")
     places = {task: locate(path) for task, path in options.models.items()}
     for task, place in places.items():
+        if not any(_has_weights(place / name) for name in names):
+            raise UserError(
+                f"model {task!r} ({place}) has none of the base's components ({', '.join(names)}); give a folder like "
+                f"{base}, or one component of it as base"
+            )
         if extra := sorted(set(_names(place)) - set(names)):
             raise UserError(f"model {task!r} ({place}) has a component {extra[0]!r} that the base lacks; leave it out")
     merged: list[str] = []
@@ -68,6 +78,8 @@ def components(options: Options) -> Components:
         )
         for name in merged
     }
+    theirs = (place / name for place in places.values() for name in names if _has_weights(place / name))
+    check_patterns(options, [read(base / name) for name in names], (name for part in theirs for name in read(part)))
     _check_free(options.out, parts)
     return Components(parts, tuple(copied), base)
 
@@ -83,7 +95,10 @@ def copy_rest(options: Options, parts: Components) -> None:
     for folder in sorted(path for path in parts.base.iterdir() if path.is_dir() and not path.name.startswith(".")):
         if folder.name not in known:  # schedulers, tokenizers, poolings: no weights
             for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-                _copy(file, options.out / file.relative_to(parts.base))
+                if is_weights(file):  # of the base, for other programs
+                    log.warning("%s is not copied: it holds weights of the base", file)
+                else:
+                    _copy(file, options.out / file.relative_to(parts.base))
     if ROOT not in known:
         for pattern in CONFIGURATION:
             for file in sorted(parts.base.glob(pattern)):
@@ -96,14 +111,20 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """The subfolders that contain weights."""
-    if any((folder / index).is_file() for index in _INDEXES):
-        places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-        yield from (place.relative_to(folder).as_posix() for place in places if _has_weights(place))
+    """The subfolders that contain weights, and the folder itself if it does."""
+    if not any((folder / index).is_file() for index in _INDEXES):
+        return
+    for place in [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]:
+        if _has_weights(place):
+            yield place.relative_to(folder).as_posix()
+        elif place != folder and (
+            unread := [file for file in sorted(place.glob("*model*.safetensors")) if file.is_file()]
+        ):
+            raise UserError(f"{unread[0]}: the name of these weights is not known; load the model and save it again")
 
 
 def _has_weights(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in HUB_NAMES)
+    return folder.is_dir() and weights_file(folder) is not None
 
 
 def _content(folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ from tsv_exp import layers
 from tsv_exp.checkpoints import store
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.description import DESCRIPTION, describe
+from tsv_exp.checkpoints.folders import is_variant
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
 from tsv_exp.merge_files.records.measures import Measured, square
@@ -57,11 +58,13 @@ class WholeModel:
         folder = self.work.inputs.base_folder
         self.configuration = self.work.inputs.configuration(self.work.options)
         self.stem, self.limit = "model", self.work.options.shard_mb * 2**20
-        own = str(getattr(getattr(self.work.stream.base, "path", None), "name", ""))
-        if own.startswith(_DIFFUSERS):
+        own = Path(getattr(self.work.stream.base, "path", None) or "")
+        if own.name.startswith(_DIFFUSERS):
             self.stem = _DIFFUSERS
+        if folder is not None and is_variant(own):
+            self.stem, self.limit = own.stem, math.inf  # indexes of variants have names of their own
         if folder is not None and (folder / "open_clip_config.json").is_file():
-            self.stem = "open_clip_model" if own.startswith("open_clip") else "model"
+            self.stem = "open_clip_model" if own.name.startswith("open_clip") else "model"
             self.limit = math.inf  # open_clip reads a single file
 
     def content(self, names: Sequence[str], advance: Advance) -> Content:

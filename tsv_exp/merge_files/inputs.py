@@ -1,19 +1,20 @@
 """Opens the inputs of a merge: base and models."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tsv_exp.checkpoints.adapters import factors as adapter_factors
+from tsv_exp.checkpoints.adapters.lora_config import changes_base
 from tsv_exp.checkpoints.configuration import Configuration
-from tsv_exp.checkpoints.readers import HUB_NAMES
+from tsv_exp.checkpoints.folders import existing_weights_file
 from tsv_exp.checkpoints.sources import adapter_file, folder_of, locate, open_weights
 from tsv_exp.checkpoints.vocabulary import rows as vocabularies
 from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options.options import Options
+from tsv_exp.merge_files.patterns import check_patterns
 from tsv_exp.merging.inputs.alignment import align
 from tsv_exp.merging.inputs.weighted import weighted
 from tsv_exp.merging.layer import Weights
@@ -51,19 +52,27 @@ class Inputs:
         models: dict[str, Weights]
         files = {task: adapter_file(found[f"model {task}"]) for task in options.models}
         if options.form == "lora" and None not in files.values():
-            adapters = {task: adapter_factors.Adapter.open(file) for task, file in files.items() if file}
+            opened = None
+            if options.base is not None and any(file and changes_base(file.parent) for file in files.values()):
+                found = {"base": locate(options.base)} | found
+                opened = open_weights(options.base)
+            for task, file in files.items():
+                if file:
+                    adapters[task] = adapter_factors.Adapter.open(file, opened, options.ignore)
             base = adapter_factors.stand_in(adapters)
             models = {task: adapter_factors.FactoredModel(adapter, base) for task, adapter in adapters.items()}
         else:
             if options.base is None:
-                raise UserError("base is missing; only form=lora of adapters does without")
+                other = next(task for task, file in files.items() if file is None)
+                raise UserError(f"base is missing; model {other!r} is no adapter in PEFT's format, so it is needed")
             found = {"base": locate(options.base)} | found
             base = open_weights(options.base)
-            models = {task: open_weights(path, base) for task, path in options.models.items()}
+            models = {
+                task: open_weights(path, base, options.keep, options.ignore) for task, path in options.models.items()
+            }
         if not options.component:
-            own = [name for model in models.values() for name in model]
-            _all_match("keep", options.keep, list(base), "base's tensors")
-            _all_match("ignore", options.ignore, own, "models' tensors")
+            own = (name for model in models.values() for name in getattr(model, "own_names", model))
+            check_patterns(options, [base], own)
         vocabulary = None
         if (options.vocabulary or options.tokenizer) and not options.component:
             if options.form == "lora" or "base" not in found:
@@ -81,10 +90,6 @@ class Inputs:
         if unknown := sorted(set(options.weights) - set(stream.tasks)):
             raise UserError(f"weights: there is no model {unknown[0]!r}; choose from: {', '.join(stream.tasks)}")
         stream = weighted(stream, options.weights)
-        if not options.component:
-            shapes = {name: stream.base[name].dim() for name in stream.names}
-            _all_match("exclude", options.exclude, [n for n in shapes if shapes[n] in (2, 3)], "base's 2-D weights")
-            _all_match("stacks", options.stacks, [n for n in shapes if shapes[n] == 3], "base's 3-D weights")
         if options.task is not None and options.task not in stream.tasks:
             raise UserError(f"task={options.task}: choose from: {', '.join(stream.tasks)}")
         return cls(stream, found, adapters, vocabulary)
@@ -119,7 +124,7 @@ def weight_files(place: Path) -> list[Path]:
     """The weight files of a source."""
     file = adapter_file(place) or place
     if file.is_dir():
-        file = next(file / name for name in HUB_NAMES if (file / name).is_file())
+        file = existing_weights_file(file)
     if not file.name.endswith(".index.json"):
         return [file]
     return sorted({file.parent / shard for shard in json.loads(file.read_text())["weight_map"].values()})
@@ -127,10 +132,3 @@ def weight_files(place: Path) -> list[Path]:
 
 def _fingerprint(path: Path) -> list[tuple[str, int, int]]:
     return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files_of(path)]
-
-
-def _all_match(option: str, patterns: Iterable[str] | None, names: Sequence[str], what: str) -> None:
-    for pattern in patterns or ():
-        if not any(fnmatchcase(name, pattern) for name in names):
-            some = f" ({', '.join(names[:3])}, ...)" if names else ""
-            raise UserError(f"{option}={pattern!r} matches none of the {what}{some}; * is any part of a name")

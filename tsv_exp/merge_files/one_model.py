@@ -59,7 +59,7 @@ def merge_model(options: Options) -> Finished | None:
     recipe = digest(program(), plan.description, settings, inputs.fingerprints())
     with process_group() as (rank, world, wait), ExitStack() as held:
         algebra = build_algebra(engine, inputs.stream.compute_device)
-        bound = plan.bind(inputs.stream, algebra, options.form == "lora", options.component)
+        bound = plan.bind(inputs.stream, algebra, options.form == "lora")
         form = _form(Work(options, inputs, plan, bound, algebra, {}))
         parts = writer.shards(form.sizes, form.limit)
         output = writer.Output(options.out, form.stem, len(parts), recipe, short_form(options, plan), options.beside)

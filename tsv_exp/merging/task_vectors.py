@@ -71,7 +71,7 @@ class TaskVectors:
             what = f"model {task!r}"
             aligned[task] = align(weights, as_weights(model, what), engine.keep, engine.ignore, what)
         stream = cls(weights, aligned, engine.excluded, device, None, tuple(engine.keep), tuple(engine.stacks))
-        if not stream.names:
+        if not any(weight.is_floating_point() for weight in weights.values()):
             raise UserError("the base has no floating-point tensor to merge; give a checkpoint that holds weights")
         return stream
 

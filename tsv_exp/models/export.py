@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from tsv_exp.checkpoints.readers import HUB_NAMES
+from tsv_exp.checkpoints.folders import HUB_NAMES
 from tsv_exp.merging.engine import Merged, apply
 from tsv_exp.models.protocol import Model
 from tsv_exp.storage.files import atomic

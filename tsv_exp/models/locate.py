@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tsv_exp.checkpoints.readers import HUB_NAMES
-from tsv_exp.checkpoints.sources import ADAPTER_FILES, HUB_FILE
+from tsv_exp.checkpoints.folders import ADAPTER_FILES, HUB_NAMES
+from tsv_exp.checkpoints.sources import HUB_FILE
 from tsv_exp.errors import UserError
 from tsv_exp.tasks.task import Task
 

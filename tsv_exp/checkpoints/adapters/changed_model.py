@@ -10,7 +10,12 @@ from tsv_exp.layers import LowRank
 
 
 class ChangedModel(Mapping[str, Tensor]):
-    """Has the names of its base; subclasses return the changed weights, and the changes as factors."""
+    """Has the names of its base; subclasses return the changed weights, and the changes as factors.
+
+    `own_names` are the names of the weights in the adapter, without PEFT's prefix.
+    """
+
+    own_names: tuple[str, ...]
 
     def __init__(self, path: Path, base: Mapping[str, Tensor]) -> None:
         self.path, self._base = path, base

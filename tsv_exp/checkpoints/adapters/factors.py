@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,50 +11,93 @@ import torch
 from torch import Tensor
 
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
+from tsv_exp.checkpoints.adapters.lora import Adapter as OnBase
 from tsv_exp.checkpoints.adapters.lora_config import FILE, LoraConfig
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
+from tsv_exp.merging.inputs.alignment import matches
 
 PREFIX = "base_model.model."  # prefix of module names in PEFT's files
+_BASE = "base_model_name_or_path"
 _KEY = re.compile(rf"({re.escape(PREFIX)})?(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
+
+
+Initial = Callable[[str], LowRank | None]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter: its configuration, and per module B (m, r), A (r, n) and the scale s in s · B A."""
+    """One adapter: its configuration, and per module B (m, r), A (r, n) and the scale s in s · B A.
+
+    `initial` gives what the initialization subtracted from a module's weight (PiSSA, OLoRA); None if it did not.
+    `own_names` are those of the weights it changes, also of those that are left out.
+    """
 
     path: Path
     config: Mapping[str, Any]
     modules: Mapping[str, tuple[Tensor, Tensor, float]]
+    own_names: tuple[str, ...]
+    initial: Initial | None = None
 
     @classmethod
-    def open(cls, file: Path) -> "Adapter":
+    def open(cls, file: Path, base: Mapping[str, Tensor] | None = None, ignore: Sequence[str] = ()) -> "Adapter":
         """Open an adapter file that PEFT wrote, with the configuration next to it.
 
+        Args:
+            file: its weights.
+            base: the weights that it changes, which are read only if its initialization changed them.
+            ignore: patterns of the names (<module>.weight) that are left out.
+
         Raises:
-            UserError: it is damaged, or contains more than low-rank updates of matrices.
+            UserError: it is damaged, contains more than low-rank updates of matrices, or needs a base and has none.
         """
         path = file.parent
-        lora = LoraConfig.load(path)
-        if lora.initialization != "none":
-            raise UserError(
-                f"{path}: its initialization ({lora.initialization}) was taken from the base; form=lora takes plain "
-                "LoRA adapters: save it again in PEFT with path_initial_model_for_weight_conversion"
-            )
+        lora, tensors = LoraConfig.load(path), read(file)
         config = json.loads((path / FILE).read_text(encoding="utf-8"))
-        tensors, sides = read(file), dict[str, dict[str, Tensor]]()
+        sides: dict[str, dict[str, Tensor]] = {}
+        own_names: dict[str, None] = {}
         for key in tensors:
             match = _KEY.fullmatch(key)
+            own = f"{match['module']}.weight" if match else key.removeprefix(PREFIX)
+            own_names[own] = None
+            if matches(own, ignore):
+                continue
             if not match:
-                raise UserError(f"{path}: the tensor {key!r} is not a LoRA factor; form=lora takes plain LoRA adapters")
+                raise UserError(
+                    f"{path}: the tensor {key!r} is not a LoRA factor; form=lora takes plain LoRA adapters; "
+                    f"\"ignore=['{own}']\" leaves it out"
+                )
             sides.setdefault(match["module"], {})[match["side"]] = tensors[key]
         modules = {}
         for module, pair in sides.items():
             if set(pair) != {"A", "B"} or any(factor.dim() != 2 for factor in pair.values()):
                 raise UserError(f"{path}: {module!r} needs two matrices, lora_A and lora_B; leave this adapter out")
             modules[module] = pair["B"], pair["A"], lora.scale(module)
-        return cls(path, config, modules)
+        initial = None
+        if lora.initialization != "none":
+            if base is None:
+                raise UserError(
+                    f"{path}: its initialization ({lora.initialization}) was taken from the base; give base=PATH too, "
+                    "or save it again in PEFT with path_initial_model_for_weight_conversion"
+                )
+            initial = OnBase(path, tensors, base, ignore=ignore).subtracted
+        return cls(path, config, modules, tuple(own_names), initial)
+
+    def rank(self, module: str) -> int:
+        """The rank of the change of a module's weight; 0 if there is none."""
+        if module not in self.modules:
+            return 0
+        return self.modules[module][0].shape[1] * (1 if self.initial is None else 2)
+
+    def factors(self, module: str, dtype: torch.dtype) -> LowRank:
+        """The change of a module's weight as u (m, r), s (r,), vh (r, n), not orthonormal."""
+        b, a, scale = self.modules[module]
+        u, s, vh = b.to(dtype), torch.full((b.shape[1],), scale, dtype=dtype), a.to(dtype)
+        if self.initial is not None and (taken := self.initial(module)) is not None:
+            less = LowRank(*(part.to(dtype) for part in taken))
+            u, s, vh = torch.cat([u, less.u], 1), torch.cat([s, -less.s]), torch.cat([vh, less.vh])
+        return LowRank(u, s, vh)
 
 
 class FactoredModel(ChangedModel):
@@ -62,15 +105,12 @@ class FactoredModel(ChangedModel):
 
     def __init__(self, adapter: Adapter, base: Mapping[str, Tensor]) -> None:
         super().__init__(adapter.path, base)
-        self.adapter = adapter
+        self.adapter, self.own_names = adapter, adapter.own_names
 
     def factors(self, name: str, dtype: torch.dtype) -> LowRank:
         """The change of a weight as u (m, r), s (r,), vh (r, n), not orthonormal; r = 0 if there is none."""
-        found = self.adapter.modules.get(name.removesuffix(".weight"))
-        if found is None:
-            return self._no_change(name, dtype)
-        b, a, scale = found
-        return LowRank(b.to(dtype), torch.full((b.shape[1],), scale, dtype=dtype), a.to(dtype))
+        module = name.removesuffix(".weight")
+        return self.adapter.factors(module, dtype) if module in self.adapter.modules else self._no_change(name, dtype)
 
     def delta(self, name: str, dtype: torch.dtype) -> Tensor | None:
         """The change of a weight in `dtype`, or None if there is none."""
@@ -84,15 +124,19 @@ def stand_in(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
     """Zeros that use no memory, as a base: one <module>.weight (out, in) for each weight that the adapters change.
 
     Raises:
-        UserError: a module has different shapes in two adapters, or two adapters share no module.
+        UserError: a module has different shapes in two adapters, or two adapters share neither a module nor the name
+            of their base.
     """
     base: dict[str, Tensor] = {}
+    named: set[object] = set()
     for task, adapter in adapters.items():
-        if base and not any(f"{module}.weight" in base for module in adapter.modules):
+        shared = any(f"{module}.weight" in base for module in adapter.modules)
+        if base and not shared and adapter.config.get(_BASE) not in named:
             raise UserError(
                 f"model {task!r} ({adapter.path}) changes no module that the adapters before it change "
-                f"({next(iter(adapter.modules))}, ...); they belong to different models"
+                f"({next(iter(adapter.modules), 'none')}, ...), and names another base; they belong to different models"
             )
+        named |= {adapter.config.get(_BASE)} - {None, ""}
         for module, (b, a, _) in adapter.modules.items():
             shape, name = torch.Size((b.shape[0], a.shape[1])), f"{module}.weight"
             if base.setdefault(name, torch.zeros(()).expand(shape)).shape != shape:

@@ -1,20 +1,20 @@
 """LoRA adapters in PEFT's format (arXiv 2106.09685) as models with exactly known task vectors."""
 
 import re
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
+from tsv_exp.checkpoints.adapters.conv1d import conv1d_weights
 from tsv_exp.checkpoints.adapters.lora_config import LoraConfig
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
+from tsv_exp.merging.inputs.alignment import matches
 from tsv_exp.merging.inputs.names import match_names
-from tsv_exp.storage.json_files import read_json
 
 _KEY = re.compile(
     r"(base_model\.model\.)?(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.(?!weight$|bias$)\w+)?(\.weight)?"
@@ -22,8 +22,6 @@ _KEY = re.compile(
 _WHOLE = re.compile(
     r"(?<=\.)(base_layer|modules_to_save(\.(?!weight$|bias$)\w+)?)\."
 )  # marks weights saved whole, not as factors
-_CONV1D = re.compile(r"(.*\.)?(c_attn|q_attn|c_proj|c_fc)")  # modules that store (in, out) in models of the types below
-CONV1D_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder"}
 
 
 class Adapter(ChangedModel):
@@ -32,11 +30,25 @@ class Adapter(ChangedModel):
     Δ = s · B A, minus what the adapter's initialization subtracted from the base (PiSSA, OLoRA). Weights that the
     adapter stores whole (modules_to_save, embeddings, biases) replace the base's.
 
+    Args:
+        path: the adapter's folder.
+        tensors: the content of its file.
+        base: the weights that it changes.
+        keep: patterns of the base's names that stay as they are.
+        ignore: patterns of the adapter's names (<module>.weight) that are left out.
+
     Raises:
         UserError: the adapter is not LoRA on linear layers and embeddings, or belongs to another base.
     """
 
-    def __init__(self, path: Path, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tensors: Mapping[str, Tensor],
+        base: Mapping[str, Tensor],
+        keep: Sequence[str] = (),
+        ignore: Sequence[str] = (),
+    ) -> None:
         super().__init__(path, base)
         self._config = LoraConfig.load(path)
         modules: dict[str, dict[str, Tensor]] = {}
@@ -52,16 +64,20 @@ class Adapter(ChangedModel):
                 )
             else:
                 whole[_WHOLE.sub("", key.removeprefix("base_model.model."))] = tensors[key]
-        changed = [*(f"{module}.weight" for module in modules), *whole]
+        self.own_names = (*(f"{module}.weight" for module in modules), *whole)
+        changed = [own for own in self.own_names if not matches(own, ignore)]
         names = {own: name for name, own in match_names(list(base), changed).items()}
         if unknown := [own for own in changed if own not in names]:
-            raise UserError(f"{path}: the base has no parameter {unknown[0]!r} that the adapter changes; wrong base")
-        self._whole = {names[own]: tensor for own, tensor in whole.items()}
+            raise UserError(
+                f"{path}: the base has no parameter {unknown[0]!r} that the adapter changes; {_cause(unknown, changed)}"
+            )
+        names = {own: name for own, name in names.items() if not matches(name, keep)}
+        self._whole = {names[own]: tensor for own, tensor in whole.items() if own in names}
         self._factors: dict[str, tuple[Tensor, Tensor, float]] = {}
         self._transposed: set[str] = set()
-        for module, pair in modules.items():
-            name = names[f"{module}.weight"]
-            self._factors[name] = self._checked(module, pair)
+        self._names = {module: names[f"{module}.weight"] for module in modules if f"{module}.weight" in names}
+        for module, name in self._names.items():
+            self._factors[name] = self._checked(module, modules[module])
             if module in embeddings or self._stored_transposed(name):
                 self._transposed.add(name)
                 if self._config.initialization == "olora":  # PEFT does not handle such a weight correctly
@@ -94,9 +110,8 @@ class Adapter(ChangedModel):
         straight = (b.shape[0], a.shape[1])
         if straight[0] != straight[1]:
             return tuple(self._base[name].shape) == straight[::-1]
-        types = model_types(getattr(self._base, "path", None))
-        if types & CONV1D_TYPES:
-            return bool(_CONV1D.fullmatch(name.removesuffix(".weight")))
+        if self._conv1d is not None:
+            return name in self._conv1d
         if not self._config.fan_in_fan_out:
             return False
         raise UserError(
@@ -104,11 +119,19 @@ class Adapter(ChangedModel):
             "and the base's type is unknown; give the base as a folder with its config.json, or merge the adapter first"
         )
 
+    @cached_property
+    def _conv1d(self) -> set[str] | None:
+        return conv1d_weights(self._base)
+
     def _shape(self, name: str) -> torch.Size:
         if name not in self._factors:
             return self._whole[name].shape
         b, a, _ = self._factors[name]
         return torch.Size((a.shape[1], b.shape[0]) if name in self._transposed else (b.shape[0], a.shape[1]))
+
+    def subtracted(self, module: str) -> LowRank | None:
+        """What the initialization subtracted from the weight (out, in) of a module, by its name in the adapter."""
+        return self._initial(self._names[module])
 
     def _subtracted(self, name: str) -> LowRank | None:
         _, a, scale = self._factors[name]
@@ -155,17 +178,10 @@ class Adapter(ChangedModel):
         return weight if delta is None else weight.to(delta.dtype) + delta
 
 
-def model_types(path: Path | None) -> set[str]:
-    """The model types in the config.json next to a checkpoint file, including nested ones."""
-
-    def types(config: Any) -> Iterator[str]:
-        if isinstance(config, dict):
-            if isinstance(config.get("model_type"), str):
-                yield config["model_type"]
-            for part in config.values():
-                yield from types(part)
-
-    try:
-        return set(types(read_json(Path(path or "").parent / "config.json")))
-    except (OSError, ValueError, RecursionError):
-        return set()
+def _cause(unknown: Sequence[str], changed: Sequence[str]) -> str:
+    if len(unknown) == len(changed):
+        return "wrong base"
+    return (
+        "the base may tie it to its embedding, or have no such head: merge the adapter into its model first; "
+        f"\"ignore=['{unknown[0]}']\" leaves it out"
+    )

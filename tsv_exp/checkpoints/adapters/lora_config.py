@@ -129,6 +129,11 @@ class LoraConfig:
         return default
 
 
+def changes_base(folder: Path) -> bool:
+    """Whether the initialization of the adapter in a folder changed the weights of its base."""
+    return LoraConfig.load(folder).initialization != "none"
+
+
 def _number(config: Mapping[str, Any], key: str) -> float:
     value = config[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:

@@ -68,26 +68,19 @@ class Plan:
             for rule in self.rules
         ]
 
-    def bind(self, stream: TaskVectors, algebra: Algebra, products: bool, component: bool) -> Bound:
+    def bind(self, stream: TaskVectors, algebra: Algebra, products: bool) -> Bound:
         """Bind the methods to their layers. A method that first reads all layers sees only those that it merges.
 
         Args:
             stream: the task vectors.
             algebra: how decompositions are computed.
             products: whether merges of low-rank products stay low-rank products.
-            component: whether this is one of several models, so that a pattern may belong to another one.
-
-        Raises:
-            UserError: a pattern matches no layer.
         """
         names: dict[Rule, list[str]] = {rule: [] for rule in self.rules}
         for name in stream.names:
             names[self.rule(name)].append(name)
         functions: dict[Rule, Bound] = {}
         for rule in self.rules:
-            if not names[rule] and rule is not self.rules[-1] and not component:
-                some = ", ".join(stream.names[:3])
-                raise UserError(f"layers: {rule.pattern!r} is the first match of no layer ({some}, ...)")
             its = stream if len(self.rules) == 1 else replace(stream, only=tuple(names[rule]))
             if names[rule]:
                 functions[rule] = (rule.method.bind_products if products else rule.method.bind)(its, algebra)

@@ -1,0 +1,43 @@
+"""Which file of a folder holds its weights, and what is said where none does."""
+
+import pytest
+
+from tsv_exp import UserError
+from tsv_exp.checkpoints.folders import existing_weights_file, weights_file
+
+
+def folder(path, *names):
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).touch()
+    return path
+
+
+def test_plain_names_come_before_variants(tmp_path):
+    assert weights_file(tmp_path) is None
+    assert weights_file(folder(tmp_path, "model.fp16.safetensors")).name == "model.fp16.safetensors"
+    assert weights_file(folder(tmp_path, "model.safetensors")).name == "model.safetensors"
+
+
+def test_several_variants_are_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"several variants .* model.fp16.safetensors and model.non_ema.safetensors"):
+        weights_file(folder(tmp_path, "model.fp16.safetensors", "model.non_ema.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["model-00001-of-00002.safetensors"], "is a shard, and its index"),
+        (["consolidated.safetensors"], "give the file that is meant, such as .*consolidated.safetensors"),
+        (["model.gguf"], "model.gguf is of a format that is not read"),
+        (
+            ["checkpoint-5/model.safetensors", "checkpoint-9/model.safetensors"],
+            r"checkpoint-5 \(of 2\) holds one; give ",
+        ),
+        (["math/adapter_model.safetensors"], "math holds one"),
+        (["config.json"], "expected model.safetensors"),
+    ],
+)
+def test_a_folder_without_weights_is_told_the_remedy(tmp_path, names, message):
+    with pytest.raises(UserError, match=message):
+        existing_weights_file(folder(tmp_path, *names))

@@ -1,0 +1,51 @@
+"""Weights that are stored transposed, as (in, out): those of transformers' Conv1D layers (GPT-2 and others)."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tsv_exp.storage.json_files import read_json
+
+_MODULES = re.compile(r"(.*\.)?(c_attn|q_attn|c_proj|c_fc)")
+_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder"}
+
+
+def conv1d_weights(base: Mapping[str, Tensor]) -> set[str] | None:
+    """The names of a model's weights that are stored transposed; None if that cannot be known.
+
+    The model type in the config.json beside the weights decides. Without one, a bias does: it is as long as the
+    weight has columns, where the two sizes differ.
+    """
+    modules = {name: name.removesuffix(".weight") for name in base if name.endswith(".weight")}
+    named = {name for name, module in modules.items() if _MODULES.fullmatch(module) and base[name].dim() == 2}
+    if not named:
+        return named
+    if types := _model_types(getattr(base, "path", None)):
+        return named if types & _TYPES else set()
+    columns = {
+        len(base[bias]) == base[name].shape[1]
+        for name in named
+        if (bias := f"{modules[name]}.bias") in base and base[name].shape[0] != base[name].shape[1]
+    }
+    if len(columns) != 1:
+        return None
+    return named if columns.pop() else set()
+
+
+def _model_types(path: Path | None) -> set[str]:
+    """The model types in the config.json next to a checkpoint file, including nested ones."""
+
+    def types(config: Any) -> Iterator[str]:
+        if isinstance(config, dict):
+            if isinstance(config.get("model_type"), str):
+                yield config["model_type"]
+            for part in config.values():
+                yield from types(part)
+
+    try:
+        return set(types(read_json(Path(path or "").parent / "config.json")))
+    except (OSError, ValueError, RecursionError):
+        return set()
