@@ -24,9 +24,20 @@ ZOOS = {  # overrides of tsv-exp, and the numbers of tasks that are merged
     "tiny, LoRA 16": (("finetune=lora",), (8, 14, 20)),
     "minilm": (("model=minilm",), (8,)),
 }
-METHODS = ["task_arithmetic", "ties", "dare", "dare_ties", "breadcrumbs", "consensus_ta", "knots_ties"]
-METHODS += ["tsv_m", "tsv_m_no_orthogonalization", "tsv_m_no_truncation", "tsv_m_marchenko_pastur", "iso_c", "iso_cts"]
-METHODS += ["subspace_boosting", "wudi_closed", "actmat", "ace", "dc_merge", "iso_reg"]
+METHODS = [
+    "iso_reg",
+    "tsv_m",
+    "iso_cts",
+    "iso_c",
+    "dc_merge",
+    "ace",
+    "actmat",
+    "wudi_closed",
+    "task_arithmetic",
+    "ties",
+]
+METHODS += ["consensus_ta", "breadcrumbs", "dare", "dare_ties", "knots_ties", "tsv_m_marchenko_pastur"]
+METHODS += ["tsv_m_no_orthogonalization", "subspace_boosting"]
 
 
 def measure(zoo: ConfiguredZoo, count: int, method: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """RegMean and iso_reg with second moments of layers' inputs: of the task's own images, of other tasks', of noise.
 
     OMP_NUM_THREADS=1 python benchmarks/inputs.py --results inputs.jsonl            measure what is missing
+    OMP_NUM_THREADS=1 python benchmarks/inputs.py --results inputs_lora.jsonl --finetune lora         low-rank checkpoints
     python benchmarks/inputs.py --results inputs.jsonl --table                    print what was measured
 
 The default zoo of the embedded benchmark: the package's base, fine-tuning seed 0, 8 tasks. All figures are of the
@@ -12,14 +13,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from zoos import Zoo, parser, record, recorded
+from zoos import ConfiguredZoo, parser, record, recorded
 
 from tsv_exp.api import merge
 from tsv_exp.evaluation.moments import Inputs, Noise, OtherTasks, Validation, second_moments
 from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.console import track
 
-TASKS, DATA = 8, 2412
+TASKS = 8
 FEW = 32
 INPUTS: dict[str, Inputs | None] = {
     "none": None,
@@ -79,13 +80,15 @@ def _own(**params: float | bool) -> Method:
 
 
 def main() -> None:
-    options = parser(__doc__).parse_args()
+    given = parser(__doc__)
+    given.add_argument("--finetune", choices=["full", "lora"], default="full", help="how the checkpoints are trained")
+    options = given.parse_args()
     entries = recorded(options.results)
     known = {(e["row"], e["inputs"]) for e in entries}
     cells = [(row, used) for used in INPUTS for row in ROWS if (row, used) not in known]
     cells = [(row, used) for row, used in cells if used != "none" or not row.startswith("regmean")]
     if cells and not options.table:
-        zoo = Zoo(None, 0, DATA)
+        zoo = ConfiguredZoo([f"finetune={options.finetune}"], TASKS)
         models = zoo.models(TASKS)
         zoo.evaluator.tasks = {name: zoo.evaluator.tasks[name] for name in models}
         found = {name: used and second_moments(used, zoo.evaluator, models) for name, used in INPUTS.items()}
