@@ -1,7 +1,7 @@
 """RegMean and iso_reg with second moments of layers' inputs: of the task's own images, of other tasks', of noise.
 
     OMP_NUM_THREADS=1 python benchmarks/inputs.py --results inputs.jsonl            measure what is missing
-    OMP_NUM_THREADS=1 python benchmarks/inputs.py --results inputs_lora.jsonl --finetune lora         low-rank checkpoints
+    OMP_NUM_THREADS=1 python benchmarks/inputs.py --results inputs_lora.jsonl --finetune lora      of low rank
     python benchmarks/inputs.py --results inputs.jsonl --table                    print what was measured
 
 The default zoo of the embedded benchmark: the package's base, fine-tuning seed 0, 8 tasks. All figures are of the
