@@ -4,25 +4,24 @@
 
 The embedded benchmark's encoder and CLIP ViT-B-32 with random weights; the time does not depend on values, so the
 router's statistics are random too. `--rehearsal FOLDER` merges and serves a ViT-B-32 of random weights with 8 tasks by
-tsv-merge and tsv_exp.load instead, and tells seconds and peak memory.
+tsv-merge and tsv_exp.load instead, and tells seconds and peak anonymous memory (mapped pages of files not counted).
 """
 
 import argparse
 import json
 import math
-import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from merge_memory import TSV_MERGE, measured
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import tsv_exp
-from tsv_exp.merge_files.merge import run
-from tsv_exp.merge_files.options.options import parse
 from tsv_exp.models.tiny.network import new_clip
 from tsv_exp.routing.capture import linear_layers
 from tsv_exp.routing.gaussian import fit_gaussians
@@ -97,31 +96,33 @@ def rehearsal(folder: Path, tasks: int = 8) -> dict[str, float]:
         save_file({k: w.contiguous() for k, w in moved.items()}, folder / f"{name}.safetensors")
         del moved
     files = ",".join(f"{folder}/{name}.safetensors" for name in names)
-    start = time.perf_counter()
     words = [f"base={folder}/base.safetensors", f"models=[{files}]", f"out={folder}/out", "method=tsv_c"]
-    run(parse([*words, "router=likelihood"]))
-    merged = time.perf_counter()
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    served = tsv_exp.load(folder / "out", encoder)
-    served.predict(torch.randn(16, 3, 224, 224))
-    end = time.perf_counter()
+    merging = measured([TSV_MERGE, *words, "router=likelihood"])
+    serving = measured([sys.executable, __file__, "--serve", str(folder / "out")])
     return {
-        "seconds to merge": merged - start,
-        "peak memory of merging (GB)": memory / 1e6,
-        "seconds to load and answer 16 images": end - merged,
-        "peak memory of all (GB)": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        **{f"{key} of merging": value for key, value in merging.items()},
+        **{f"{key} of loading and answering 16 images": value for key, value in serving.items()},
         "size of the folder (MB)": sum(file.stat().st_size for file in (folder / "out").glob("*.safetensors")) / 1e6,
         "size of the router (MB)": (folder / "out" / "router.safetensors").stat().st_size / 1e6,
         "size of one checkpoint (MB)": (folder / "base.safetensors").stat().st_size / 1e6,
     }
 
 
+def serve(folder: Path) -> None:
+    """Load a ViT-B-32 with its router, and answer 16 images."""
+    tsv_exp.load(folder, vit()).predict(torch.randn(16, 3, 224, 224))
+
+
 def main() -> None:
     given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    given.add_argument("--out", type=Path, required=True)
+    given.add_argument("--out", type=Path, default=Path("benchmarks/results/router_cost.json"))
     given.add_argument("--rehearsal", type=Path, metavar="FOLDER", help="needs 5 GB of disk")
+    given.add_argument("--serve", type=Path, metavar="FOLDER", help="only load what a rehearsal wrote and answer")
     options = given.parse_args()
     torch.manual_seed(0)
+    if options.serve:
+        serve(options.serve)
+        return
     known = json.loads(options.out.read_text()) if options.out.exists() else {}
     if options.rehearsal:
         known["rehearsal"] = rehearsal(options.rehearsal)
