@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 LIMITS = (
     "α %.3g was computed without data: on our benchmarks that lost 0 to 13 points of normalized accuracy against "
-    "validation, by method and network; prefer alpha=search where labelled examples exist (docs/iso_reg.md)"
+    "validation, by method and network; prefer alpha=search where labelled examples exist (docs/data_free.md)"
 )
 
 
@@ -42,7 +42,7 @@ def data_free_scale(merged: Merged, vectors: TaskVectors) -> float:
         a² = Σ ‖Δ_i D_iᵀ‖² / Σ ‖M D_iᵀ‖²    and    b = Σ ⟨M D_iᵀ, Δ_i D_iᵀ⟩ / Σ ‖M D_iᵀ‖²
 
     Where responses differ in direction, a overestimates the scale and b underestimates it; b / a is their cosine
-    (docs/iso_reg.md compares rules). Layers that are not matrices are ignored. 1 if no responses agree.
+    (docs/data_free.md compares rules). Layers that are not matrices are ignored. 1 if no responses agree.
     """
     own, theirs, common = all_responses(merged, vectors)
     return math.sqrt(math.sqrt(own / theirs) * common / theirs) if theirs and common > 0 else 1.0
