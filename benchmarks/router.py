@@ -1,4 +1,4 @@
-"""The router by likelihood on validation images of the embedded benchmark: ablations, baselines, uses (docs/router_results.md).
+"""Measures the router by likelihood on validation images of the embedded benchmark (docs/router_results.md).
 
     python benchmarks/router.py --results benchmarks/results/router.jsonl            measure what is missing
     python benchmarks/router.py --results benchmarks/results/router.jsonl --table    print what was measured

@@ -1,4 +1,4 @@
-"""What the router costs: processor time of routing beside one pass of the encoder, and stored size (docs/router_results.md).
+"""Measures the cost of the router: processor time and stored size (docs/router_results.md).
 
     OMP_NUM_THREADS=1 python benchmarks/router_cost.py --out benchmarks/results/router_cost.json
 

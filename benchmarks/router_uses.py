@@ -1,4 +1,4 @@
-"""Uses of the router beyond the most likely task, on validation images of the embedded benchmark (docs/router_results.md).
+"""Measures other uses of the router on validation images of the embedded benchmark (docs/router_results.md).
 
     python benchmarks/router_uses.py --results benchmarks/results/router_uses.jsonl            measure what is missing
     python benchmarks/router_uses.py --results benchmarks/results/router_uses.jsonl --table    print what was measured
