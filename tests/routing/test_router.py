@@ -1,5 +1,7 @@
 """Fitted routers: sums over layers, products of thin factors, choice of layers, errors."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from blocks import WIDTH, Block
@@ -13,7 +15,7 @@ from tsv_exp.routing.capture import captured
 from tsv_exp.routing.gaussian import fit_gaussians, log_likelihoods
 from tsv_exp.routing.likelihood import Likelihood
 from tsv_exp.routing.mass import Mass
-from tsv_exp.routing.router import FittedRouter, fit
+from tsv_exp.routing.router import FittedRouter, Router, fit
 from tsv_exp.routing.subspace import residuals, standardized
 from tsv_exp.routing.tokens import token_weights
 
@@ -21,15 +23,18 @@ FIRST = "blocks.0.mlp.0.weight"
 
 
 def stream(network: torch.nn.Module, tasks: int = 3) -> TaskVectors:
+    return TaskVectors(dict(network.state_dict()), finetuned(network, tasks))
+
+
+def finetuned(network: torch.nn.Module, tasks: int = 3) -> dict[str, dict[str, Tensor]]:
     base = dict(network.state_dict())
     generator = torch.Generator().manual_seed(0)
-    models = {
+    return {
         f"t{i}": {
             name: w + 0.1 * torch.randn(w.shape, generator=generator) if w.dim() == 2 else w for name, w in base.items()
         }
         for i in range(tasks)
     }
-    return TaskVectors(base, models)
 
 
 def scores(fitted: FittedRouter, network: torch.nn.Module, x: Tensor) -> Tensor:
@@ -181,3 +186,24 @@ def whole() -> FittedRouter:
 def test_errors(make: "object", words: str) -> None:
     with pytest.raises(UserError, match=words):
         make()  # type: ignore[operator]
+
+
+def turned(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight.mT if weight.dim() == 2 else weight for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize("router", [Likelihood(rank_fraction=1.0, narrowing=True), Mass(layer="0.weight")])
+def test_transposed_layers_are_read_as_linear_ones(router: Router) -> None:
+    conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    torch.manual_seed(0)
+    transposed = torch.nn.Sequential(conv1d(12, WIDTH), torch.nn.GELU(), conv1d(WIDTH, 12)).requires_grad_(False)
+    linear = torch.nn.Sequential(torch.nn.Linear(WIDTH, 12), torch.nn.GELU(), torch.nn.Linear(12, WIDTH))
+    linear.load_state_dict(turned(transposed.state_dict()))
+    vectors = stream(transposed)
+    models = {task: turned(model) for task, model in finetuned(transposed).items()}
+    straight = TaskVectors(dict(linear.state_dict()), models)
+    x = torch.randn(5, 4, WIDTH)
+    wanted = scores(fit(router, straight, ExactAlgebra(), linear), linear.requires_grad_(False), x)
+    torch.testing.assert_close(scores(fit(router, vectors, ExactAlgebra(), transposed), transposed, x), wanted)
+    by_files = fit(router, vectors, ExactAlgebra(), transposed={"0.weight", "2.weight"})
+    torch.testing.assert_close(scores(by_files, transposed, x), wanted)

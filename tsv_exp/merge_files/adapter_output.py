@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsv_exp.checkpoints.adapters.conv1d import conv1d_weights
+from tsv_exp.checkpoints.adapters.conv1d import known_conv1d_weights
 from tsv_exp.checkpoints.adapters.factors import PREFIX
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.decompositions.algebra import product_svd
@@ -49,13 +49,7 @@ class LoraAdapter:
             if rule.rank is None and not (work.inputs.adapters and rule.method.merges_products):
                 reason = f"a merge by {rule.method.name}" if work.inputs.adapters else "a merge of whole models"
                 raise UserError(f"form=lora: {reason} is not of low rank; give rank=R, such as rank=32")
-        transposed = set() if work.inputs.adapters else conv1d_weights(stream.base)
-        if transposed is None:
-            raise UserError(
-                "form=lora: the base's layers may be stored transposed (Conv1D), and its type is unknown; give it as a "
-                "folder with its config.json"
-            )
-        self.transposed = transposed
+        self.transposed = set() if work.inputs.adapters else known_conv1d_weights(stream.base, "form=lora")
         self.ranks = {name: self._rank(name) for name in self.names}
         self.sizes = {name: self._bytes(name) for name in self.names}
 

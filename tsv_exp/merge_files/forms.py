@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tsv_exp import layers
 from tsv_exp.checkpoints import store
+from tsv_exp.checkpoints.adapters.conv1d import known_conv1d_weights
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.description import DESCRIPTION, describe
 from tsv_exp.checkpoints.folders import is_variant
@@ -99,6 +100,8 @@ class ByTask:
             raise UserError("layers: methods with a model per task take no layers of their own; give task=NAME")
         if self.work.inputs.vocabulary is not None:
             raise UserError("vocabulary and tokenizer: this method has a model per task; give task=NAME")
+        router = self.work.options.router
+        self.transposed = known_conv1d_weights(self.work.stream.base, f"router={router.name}") if router else ()
         self.stem = store.STEM
         self.configuration: Configuration | None = None
         self.sizes = _sizes(self.work)
@@ -120,7 +123,8 @@ class ByTask:
         """Write method, tasks and shapes, for `store.load_merged`, and the router for `tsv_exp.load`."""
         rest, stream = self.work.plan.rules[-1], self.work.stream
         if self.work.options.router is not None:
-            write_router(folder, fit(self.work.options.router, stream, self.work.algebra))
+            fitted = fit(self.work.options.router, stream, self.work.algebra, transposed=self.transposed)
+            write_router(folder, fitted)
         with atomic(folder / DESCRIPTION) as path:
             path.write_text(describe(rest.method, stream.tasks, stream.base, rest.alpha, digests))
 

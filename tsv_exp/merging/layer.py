@@ -79,6 +79,19 @@ class Layer:
         """The deltas (T, *shape), computed on first use."""
         return self.form()
 
+    @property
+    def transposed(self) -> "Layer":
+        """The same matrices (T, m, n) as (T, n, m): those of a layer that stores its weight as (in, out)."""
+        one = self.one
+        return Layer(
+            self.name,
+            torch.Size((self.shape[0], self.shape[2], self.shape[1])),
+            self.matrix,
+            lambda: self.deltas.mT,
+            one=None if one is None else lambda task: one(task).mT,
+            factors=self.factors and tuple(LowRank(part.vh.mT, part.s, part.u.mT) for part in self.factors),
+        )
+
     def blocks(self, stride: int = 1) -> Iterator[Tensor]:
         """Every stride-th of the flattened deltas as (T, b), a block at a time; on a GPU all at once."""
         if self.parts is not None:

@@ -1,5 +1,6 @@
 """The inputs of linear layers during a forward pass, handed on layer by layer and never kept together."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,20 +13,26 @@ Receiver = Callable[[str, Tensor], None]  # name, inputs (B, L, n)
 def linear_layers(network: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     """Parameter name -> the module whose input the parameter multiplies; other parameters are left out.
 
-    These are the weights of linear layers, and matrices of queries, keys and values that share one input. The output
-    projection of torch's attention is no module that is called.
+    These are the weights of linear layers, those of transformers' Conv1D included, and matrices of queries, keys and
+    values that share one input. The output projection of torch's attention is no module that is called.
     """
     modules = dict(network.named_modules(remove_duplicate=False))
     found = {}
     for name in names:
         owner, _, parameter = name.rpartition(".")
         module = modules.get(owner)
-        linear = isinstance(module, nn.Linear) and not isinstance(
-            module, nn.modules.linear.NonDynamicallyQuantizableLinear
+        linear = stores_transposed(module) or (
+            isinstance(module, nn.Linear) and not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
         )
         if module is not None and (parameter == "in_proj_weight" or (parameter == "weight" and linear)):
             found[name] = module
     return found
+
+
+def stores_transposed(module: nn.Module | None) -> bool:
+    """Whether a module is a linear layer whose weight is (in, out): transformers' Conv1D (GPT-2 and others)."""
+    library = sys.modules.get("transformers.pytorch_utils")  # not imported: no module of it, no such layer
+    return library is not None and isinstance(module, library.Conv1D)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Routers: scores of every task for every input, from statistics of the task matrices of single layers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.merging.layer import Layer
 from tsv_exp.merging.layer_map import map_layers
 from tsv_exp.merging.task_vectors import TaskVectors
-from tsv_exp.routing.capture import captured, linear_layers
+from tsv_exp.routing.capture import captured, linear_layers, stores_transposed
 from tsv_exp.routing.tokens import Support, supports, token_weights
 
 Statistics = dict[str, Tensor]
@@ -125,7 +125,13 @@ class FittedRouter:
         return self.router.combined(list(self.layer_scores(network, run, mask).values()))
 
 
-def fit(router: Router, stream: TaskVectors, algebra: Algebra, network: nn.Module | None = None) -> FittedRouter:
+def fit(
+    router: Router,
+    stream: TaskVectors,
+    algebra: Algebra,
+    network: nn.Module | None = None,
+    transposed: Container[str] = (),
+) -> FittedRouter:
     """The router for these task vectors; holds one layer × T at a time.
 
     Args:
@@ -133,15 +139,23 @@ def fit(router: Router, stream: TaskVectors, algebra: Algebra, network: nn.Modul
         stream: the task vectors.
         algebra: how task matrices are decomposed.
         network: the base model, whose linear layers are read; None: every matrix is.
+        transposed: without a network, the parameters that are stored as (in, out).
 
     Raises:
         UserError: no layer matches the router's patterns, or no task changes one.
     """
     matrices = [name for name in stream.names if stream.is_matrix(name)]
-    usable = matrices if network is None else list(linear_layers(network, matrices))
+    usable = matrices
+    if network is not None:
+        modules = linear_layers(network, matrices)
+        usable = list(modules)
+        transposed = {name for name, module in modules.items() if stores_transposed(module)}
     names = [name for name in usable if any(fnmatchcase(name, pattern) for pattern in router.layers)]
     kept = map_layers(
-        lambda layer: router.statistics(layer, algebra), stream.with_progress(f"router {router.name}"), algebra, names
+        lambda layer: router.statistics(layer.transposed if layer.name in transposed else layer, algebra),
+        stream.with_progress(f"router {router.name}"),
+        algebra,
+        names,
     )
     layers = {name: statistics for name, statistics in zip(names, kept, strict=True) if statistics is not None}
     if not layers:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tsv_exp.errors import UserError
 from tsv_exp.storage.json_files import read_json
 
 _MODULES = re.compile(r"(.*\.)?(c_attn|q_attn|c_proj|c_fc)")
@@ -33,6 +34,21 @@ def conv1d_weights(base: Mapping[str, Tensor]) -> set[str] | None:
     if len(columns) != 1:
         return None
     return named if columns.pop() else set()
+
+
+def known_conv1d_weights(base: Mapping[str, Tensor], option: str) -> set[str]:
+    """As `conv1d_weights`, for `option`, which needs to know.
+
+    Raises:
+        UserError: it cannot be known.
+    """
+    found = conv1d_weights(base)
+    if found is None:
+        raise UserError(
+            f"{option}: the base's layers may be stored transposed (Conv1D), and its type is unknown; give it as a "
+            "folder with its config.json"
+        )
+    return found
 
 
 def _model_types(path: Path | None) -> set[str]:
