@@ -2,10 +2,14 @@
 
     OMP_NUM_THREADS=2 python benchmarks/merge_memory.py --model vit --tasks 8 --methods tsv_m ties --out memory.json
     OMP_NUM_THREADS=2 python benchmarks/merge_memory.py --model llama --tasks 4 --methods "tsv_m rank_fraction=0.0625"
+    OMP_NUM_THREADS=1 python benchmarks/merge_memory.py --model llama_8b --blocks 1 --only "model.layers.*" --tasks 4 \
+        --methods "tsv_m rank_fraction=0.03125"
 
 `vit` and `vit_l_14` are the image encoders of ViT-B-32 and ViT-L-14 in float32 (88 M and 304 M parameters), `llama` a
-language model of 1.2 B in bfloat16; the fine-tuned models differ by noise plus matrices of decaying spectrum. They are
-written to a temporary folder, 1.2 GB each for ViT-L-14. `load` is the load of the machine when a merge began.
+language model of 1.2 B in bfloat16, `llama_8b` the shapes of Llama-3-8B with `--blocks` of its 32 blocks. The
+fine-tuned models differ by noise plus matrices of decaying spectrum. They are written to a temporary folder, 1.2 GB
+each for ViT-L-14, 2.5 GB for Llama-3-8B with one block. `load` is the load of the machine when a merge began,
+`floor_seconds` the time of the necessary products of TSV-M at the measured rate of one thread.
 """
 
 import argparse
@@ -17,13 +21,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tsv_exp.storage.tensor_files import save
+from tsv_exp.checkpoints.readers import read
+from tsv_exp.storage.tensor_files import stream
 
+ROWS = 8192  # that are drawn at a time
 TSV_MERGE = str(Path(sys.executable).with_name("tsv-merge"))  # the command installed next to this Python
 
 
@@ -56,25 +63,69 @@ def llama(blocks: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def models(folder: Path, shapes: dict[str, tuple[int, ...]], tasks: int, dtype: torch.dtype) -> list[Path]:
-    """Write a base and `tasks` fine-tuned models; the base comes first."""
-    g = torch.Generator().manual_seed(0)
+def llama_8b(blocks: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of Llama-3-8B with so many of its 32 blocks; embedding and head are not tied."""
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (128256, 4096), "model.norm.weight": (4096,)}
+    for i in range(blocks):
+        linear = {"self_attn.q_proj": (4096, 4096), "self_attn.k_proj": (1024, 4096), "self_attn.v_proj": (1024, 4096)}
+        linear |= {"self_attn.o_proj": (4096, 4096), "mlp.gate_proj": (14336, 4096), "mlp.up_proj": (14336, 4096)}
+        linear |= {"mlp.down_proj": (4096, 14336)}
+        shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in linear.items()}
+        shapes |= {f"model.layers.{i}.{name}_layernorm.weight": (4096,) for name in ("input", "post_attention")}
+    return shapes | {"lm_head.weight": (128256, 4096)}
 
-    def delta(shape: tuple[int, ...]) -> Tensor:
-        noise = torch.randn(shape, generator=g).mul_(2e-5)
-        if len(shape) < 2:
-            return noise
-        flat = (shape[0], noise[0].numel())
+
+def models(folder: Path, shapes: dict[str, tuple[int, ...]], tasks: int, dtype: torch.dtype) -> list[Path]:
+    """Write a base and `tasks` fine-tuned models, a block of rows at a time; the base comes first."""
+    g = torch.Generator().manual_seed(0)
+    paths = [folder / f"{name}.safetensors" for name in ("base", *(f"task{t}" for t in range(tasks)))]
+
+    def base(shape: tuple[int, ...]) -> Tensor:
+        weight = torch.empty(shape, dtype=dtype)
+        for rows in weight.split(ROWS):
+            rows.copy_(torch.randn(rows.shape, generator=g) * 0.02)
+        return weight
+
+    def changed(weight: Tensor) -> Tensor:
+        if weight.dim() < 2:
+            return weight + (torch.randn(weight.shape, generator=g) * 2e-5).to(dtype)
+        flat = weight.shape[0], weight[0].numel()
         r = min(256, *flat)  # more than the components that are used
         left, right = (torch.randn(size, r, generator=g) / size**0.5 for size in flat)
-        return noise + ((left * (0.3 * torch.arange(1, r + 1) ** -0.75)) @ right.mT).view(shape)
+        right = ((0.3 * torch.arange(1, r + 1) ** -0.75) * right).T
+        made = torch.empty_like(weight)
+        for start, rows, part in zip(weight.split(ROWS), made.split(ROWS), left.split(ROWS), strict=True):
+            delta = torch.randn(rows.shape, generator=g).mul_(2e-5).add_((part @ right).view(rows.shape))
+            rows.copy_(start + delta.to(dtype))
+        return made
 
-    base = {name: (torch.randn(shape, generator=g) * 0.02).to(dtype) for name, shape in shapes.items()}
-    paths = [folder / f"{name}.safetensors" for name in ("base", *(f"task{t}" for t in range(tasks)))]
-    save(paths[0], base)
+    kinds = {name: (dtype, shape) for name, shape in shapes.items()}
+    with paths[0].open("wb") as file:
+        stream(file, kinds, (base(shape) for shape in shapes.values()))
+    known = read(paths[0])
     for path in paths[1:]:
-        save(path, {name: (weight + delta(tuple(weight.shape)).to(dtype)) for name, weight in base.items()})
+        with path.open("wb") as file:
+            stream(file, kinds, (changed(known[name]) for name in shapes))
     return paths
+
+
+def floor(shapes: dict[str, tuple[int, ...]], tasks: int, options: list[str]) -> float | None:
+    """Seconds of TSV-M's necessary float32 products: Gram matrices, the other side's vectors, polar factors, result."""
+    share = next((float(word.partition("=")[2]) for word in options if word.startswith("rank_fraction=")), 1 / tasks)
+    if options[0] != "tsv_m":
+        return None
+    flops = 0.0
+    for shape in shapes.values():
+        if len(shape) == 2:
+            m, n = max(shape), min(shape)
+            k = max(1, int(share * n))
+            flops += tasks * (m * n**2 + 2 * m * n * k)  # half of a Gram matrix's entries; the other side's vectors
+            flops += (m + n) * (tasks * k) ** 2 + 2 * m * n * tasks * k  # Gram matrices of the concatenations; result
+    x = torch.randn(2048, 2048)
+    start = time.process_time()
+    for _ in range(5):
+        x @ x
+    return flops / (5 * 2 * 2048**3 / (time.process_time() - start))
 
 
 def measured(command: list[str], environment: Mapping[str, str] | None = None) -> dict[str, float]:
@@ -97,8 +148,9 @@ def measured(command: list[str], environment: Mapping[str, str] | None = None) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["vit", "vit_l_14", "llama"], default="vit")
+    parser.add_argument("--model", choices=["vit", "vit_l_14", "llama", "llama_8b"], default="vit")
     parser.add_argument("--blocks", type=int, default=20, help="of the language model: 20 are 1.2 B parameters")
+    parser.add_argument("--only", default="*", help="pattern of the tensors that take part")
     parser.add_argument("--tasks", type=int, nargs="+", default=[8])
     parser.add_argument(
         "--methods", nargs="+", default=["tsv_m", "ties"], help='each with its options: "ties density=0.1"'
@@ -111,7 +163,9 @@ def main() -> None:
         "vit": (VIT, torch.float32),
         "vit_l_14": (vit(1024, 24, 14, 257, 768), torch.float32),
         "llama": (llama(args.blocks), torch.bfloat16),
+        "llama_8b": (llama_8b(args.blocks), torch.bfloat16),
     }[args.model]
+    shapes = {name: shape for name, shape in shapes.items() if fnmatchcase(name, args.only)}
     results = []
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
@@ -128,6 +182,7 @@ def main() -> None:
                     "parameters": sum(torch.Size(s).numel() for s in shapes.values()),
                 }
                 result |= {"tasks": tasks, "method": method, "load": os.getloadavg()[0], **measured(command)}
+                result |= {"floor_seconds": floor(shapes, tasks, options)}
                 result |= {"threads": int(os.environ.get("OMP_NUM_THREADS", 0)), "torch": torch.__version__}
                 print(json.dumps(result), flush=True)
                 results.append(result)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tsv_exp import merge
+from tsv_exp import layers, merge
 from tsv_exp.config import Engine
 from tsv_exp.layers import changed_rows, stored_bytes
 
@@ -55,3 +55,28 @@ def test_compressed_embeddings_cost_what_changed() -> None:
     for task in seen:
         exact = finetuned[task]["embeddings.weight"] - base["embeddings.weight"]
         assert torch.equal(merged.vector(task)["embeddings.weight"], exact)
+
+
+def test_blocks_of_rows_are_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_BLOCK", 3 * WIDTH)
+    u, s, vh = torch.randn(WORDS, 2), torch.rand(2), torch.randn(2, WIDTH)
+    product = layers.LowRank(u, s, vh)
+    shape = torch.Size([WORDS, WIDTH])
+    blocks = list(layers.delta_blocks(product, shape))
+    assert [len(block) for block in blocks] == [3] * 33 + [1]
+    torch.testing.assert_close(torch.cat(blocks), product.dense())
+    several = torch.randn(2, WORDS, WIDTH)
+    assert torch.equal(torch.cat(list(layers.delta_blocks(several, shape, 1))), several[1])
+    assert [block.shape for block in layers.delta_blocks(torch.ones(()), torch.Size([]))] == [()]
+    assert [block.shape for block in layers.delta_blocks(torch.ones(0, 4), torch.Size([0, 4]))] == [(0, 4)]
+
+
+def test_joined_blocks_are_the_layer() -> None:
+    entries = torch.randn(2, 12)
+    found = layers.join_blocks((part for part in entries.split(5, 1)), torch.Size([3, 4]))
+    assert torch.equal(found, entries.view(2, 3, 4))
+    masks, scales = entries > 0, torch.rand(2)
+    runs = (layers.Masked(entries[0, i : i + 5], masks[:, i : i + 5], scales) for i in (0, 5, 10))
+    joined = layers.join_blocks(runs, torch.Size([3, 4]))
+    for part, expected in zip(joined, (entries[0].view(3, 4), masks.view(2, 3, 4), scales), strict=True):
+        assert torch.equal(part, expected)

@@ -1,6 +1,6 @@
 """Representations of one layer of a merged model: dense, low-rank or masked, shared by all tasks or one per task."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 BITS = 8
 ROW_BYTES = 4  # of a row index
+_BLOCK = 1 << 22  # entries
 
 
 class LowRank(NamedTuple):
@@ -47,16 +48,20 @@ def per_task(layer: Representation, shape: torch.Size) -> bool:
     return (layer.u if isinstance(layer, LowRank) else layer).dim() > len(shape)
 
 
-def join_blocks(runs: Sequence[Representation], shape: torch.Size) -> Representation:
+def join_blocks(runs: Iterable[Representation], shape: torch.Size) -> Representation:
     """The layer of this shape from blocks of its flattened entries: (b,), (T, b) or masked."""
-
-    def whole(tensors: list[Tensor]) -> Tensor:
-        return torch.cat(tensors, -1).view((*tensors[0].shape[:-1], *shape))
-
-    masked = [run for run in runs if isinstance(run, Masked)]
-    if masked:
-        return Masked(whole([run.vector for run in masked]), whole([run.masks for run in masked]), masked[0].scales)
-    return whole([run for run in runs if isinstance(run, Tensor)])
+    joined: list[Tensor] = []
+    scales, start = None, 0
+    for run in runs:
+        assert not isinstance(run, LowRank)
+        tensors = (run,) if isinstance(run, Tensor) else (run.vector, run.masks)
+        scales = run.scales if isinstance(run, Masked) else None
+        joined = joined or [tensor.new_empty((*tensor.shape[:-1], shape.numel())) for tensor in tensors]
+        for whole, tensor in zip(joined, tensors, strict=True):
+            whole[..., start : start + tensor.shape[-1]] = tensor
+        start += tensors[0].shape[-1]
+    layer = [whole.view((*whole.shape[:-1], *shape)) for whole in joined]
+    return Masked(*layer, scales) if len(layer) > 1 else layer[0]
 
 
 def stack(parts: Sequence[Representation]) -> Representation:
@@ -102,6 +107,19 @@ def delta(layer: Representation, shape: torch.Size, task: int | None = None) -> 
     if isinstance(layer, LowRank):
         return (LowRank(*(factor[task] for factor in layer)) if per_task(layer, shape) else layer).dense()
     return layer[task] if per_task(layer, shape) else layer
+
+
+def row_blocks(tensor: Tensor, shape: torch.Size) -> tuple[Tensor, ...]:
+    """A tensor in blocks of rows, as many as have about 4 million entries in a layer of this shape."""
+    return tensor.split(max(1, _BLOCK * shape[0] // max(1, shape.numel()))) if shape else (tensor,)
+
+
+def delta_blocks(layer: Representation, shape: torch.Size, task: int | None = None) -> Iterator[Tensor]:
+    """The same blocks of `delta`; of a shared product no more is in memory at a time."""
+    if isinstance(layer, LowRank) and not per_task(layer, shape):
+        yield from (LowRank(rows, layer.s, layer.vh).dense() for rows in row_blocks(layer.u, shape))
+    else:
+        yield from row_blocks(delta(layer, shape, task), shape)
 
 
 def stored_bytes(layer: Representation, shape: torch.Size, itemsize: int) -> int:

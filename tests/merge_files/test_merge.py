@@ -8,13 +8,14 @@ import torch
 from models import close, same
 from safetensors.torch import load_file, save_file
 
-from tsv_exp import UserError, apply, merge
+from tsv_exp import UserError, apply, layers, merge
 from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.commands.merge import main
-from tsv_exp.decompositions import fast
+from tsv_exp.decompositions import fast, numerics
 from tsv_exp.merge_files import one_model
 from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options.options import parse
+from tsv_exp.methods.specification import binding
 
 PER_TASK = ["individual", "tsv_c", "tall_mask", "emr"]
 
@@ -25,6 +26,19 @@ def test_the_same_as_in_memory(files, tmp_path, method):
     run(parse([*words, f"method={method}", "alpha=0.7"]))
     same(tmp_path / "out", apply(base, merge(base, finetuned, method), 0.7))
     assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_large_layers_are_merged_in_parts(files, tmp_path, monkeypatch):
+    """As products of factors, and a few rows at a time."""
+    base, finetuned, words = files
+    expected = apply(base, merge(base, finetuned, "tsv_m"), 0.7)
+    monkeypatch.setattr(binding, "_LARGE", 100)
+    monkeypatch.setattr(layers, "_BLOCK", 100)
+    monkeypatch.setattr(numerics, "ROWS", 50)
+    run(parse([*words, "method=tsv_m", "alpha=0.7"]))
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    floating = {name: weight.double() for name, weight in expected.items() if weight.is_floating_point()}
+    close({name: merged[name] for name in floating}, floating, 1e-6)
 
 
 def test_steps_are_taken_layer_by_layer(files, tmp_path):
@@ -163,7 +177,7 @@ def test_parts_that_another_command_has_finished_are_not_overwritten(files, tmp_
 def test_a_line_counts_the_decompositions_that_were_made_exactly(files, monkeypatch, capsys, wrong):
     if wrong:
         gram = fast.gram
-        monkeypatch.setattr(fast, "gram", lambda x: 1.01 * gram(x))
+        monkeypatch.setattr(fast, "gram", lambda x, *_: 1.01 * gram(x))
     monkeypatch.setattr(sys, "argv", ["tsv-merge", *files[2]])
     monkeypatch.setattr(logging.getLogger("tsv_exp.merging.engine"), "handlers", [])
     main()

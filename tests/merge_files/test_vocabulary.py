@@ -54,6 +54,17 @@ def merged(folder, *words, models="a,b"):
     return read(folder / "out"), loaded, transformers.LlamaForCausalLM.from_pretrained(folder / "out")
 
 
+def test_weights_that_have_as_many_rows_by_chance(folder):
+    sizes = {"hidden_size": 12, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for seed, (name, tokens) in enumerate({"base": 8, "c": 8, "b": 9}.items()):
+        torch.manual_seed(seed)
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, vocab_size=tokens))
+        model.save_pretrained(folder / name)
+    found, _, _ = merged(folder, "vocabulary=union", "method=weight_average", models="b,c")
+    name = "model.layers.0.mlp.up_proj.weight"  # 8 rows, which no token moves
+    torch.testing.assert_close(found[name], (read(folder / "b")[name] + read(folder / "c")[name]) / 2)
+
+
 def rows(folder, name, token, tensor):
     ids = transformers.AutoTokenizer.from_pretrained(folder / name).get_vocab()
     return read(folder / name)[tensor][ids[token]] if token in ids else None

@@ -84,6 +84,10 @@ def test_modules_arrays_and_values_that_are_no_tensors():
     arrays = {name: value.numpy() for name, value in states["a"].items()} | {"epoch": 3, "_extra_state": None}
     same(apply(base, merge(base, {"a": arrays, "b": b})), expected)
     assert isinstance(arrays["0.weight"], np.ndarray)
+    trained = base.state_dict() | dict(base.named_parameters()), a.state_dict(keep_vars=True)
+    found = apply(trained[0], merge(trained[0], {"a": trained[1], "b": b}))  # weights that require gradients
+    same(found, expected)
+    assert not any(weight.requires_grad for weight in found.values())
 
 
 @pytest.mark.parametrize(

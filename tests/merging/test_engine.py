@@ -90,6 +90,7 @@ def test_a_method_from_anywhere():
         (lambda b, f: merge(b, f, "tsv_m", density=0.2), "no parameter 'density'; it has: rank_fraction"),
         (lambda b, f: merge(b, f, "zero_shot", a=1), "has: before, after"),
         (lambda b, f: merge(b, {}), "no fine-tuned model"),
+        (lambda b, f: merge(b, list(f.values())), "the models are a list; give a mapping"),
         (lambda b, f: apply(b, merge(b, f, "tsv_c")), "needs a task; choose from: task0, task1"),
         (lambda b, f: apply(b, merge(b, f), task="x"), "has no task 'x'"),
         (lambda b, f: apply(b, merge(b, f), float("nan")), "alpha"),

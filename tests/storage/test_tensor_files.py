@@ -23,6 +23,15 @@ def test_every_dtype_of_safetensors(tmp_path: Path, dtype: torch.dtype) -> None:
     assert found["none"].shape == (0, 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e8m0fnu, torch.float4_e2m1fn_x2])
+def test_dtypes_of_codes(tmp_path: Path, dtype: torch.dtype) -> None:
+    codes = torch.arange(12, dtype=torch.uint8).view(3, 4)
+    save(tmp_path / "x.safetensors", {"x": codes.view(dtype)})
+    found = load_file(tmp_path / "x.safetensors")["x"]
+    assert (found.dtype, found.shape) == (dtype, (3, 4))
+    assert torch.equal(found.view(torch.uint8), codes)
+
+
 def test_a_dtype_that_safetensors_lacks(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'x': safetensors has no dtype complex128"):
         save(tmp_path / "x.safetensors", {"x": torch.zeros(2, dtype=torch.complex128)})

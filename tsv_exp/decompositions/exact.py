@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import gram, independent, rounding, significant
+from tsv_exp.decompositions.numerics import gram, independent, rounding, significant, times
 from tsv_exp.layers import LowRank
 
 _GRAM = 1e-4  # ratio of singular values that the Gram matrix keeps in float64: errors are of the size eps · ratio⁻²
@@ -28,31 +28,31 @@ def truncated_svd(matrices: Tensor, k: int) -> LowRank:
     u, s, vh = flat.new_zeros(len(flat), m, k), flat.new_zeros(len(flat), k), flat.new_zeros(len(flat), k, n)
     if k:
         for i in flat.flatten(1).any(1).nonzero().flatten().tolist():
-            double = flat[i].double()
-            found = _by_gram(double, k) if flat.dtype == torch.float32 else None
+            found = _by_gram(flat[i], k) if flat.dtype == torch.float32 else None
             if found is None:
-                left, values, right = torch.linalg.svd(double, full_matrices=False)
+                left, values, right = torch.linalg.svd(flat[i].double(), full_matrices=False)
                 found = LowRank(left[:, :k], values[:k], right[:k])
-            keep = _kept(found, double, torch.finfo(flat.dtype).eps)
+            keep = _kept(found, flat[i])
             u[i], s[i], vh[i] = found.u * keep, found.s * keep, found.vh * keep.unsqueeze(-1)
     return LowRank(u.view(*batch, m, k), s.view(*batch, k), vh.view(*batch, k, n))
 
 
 def _by_gram(x: Tensor, k: int) -> LowRank | None:
-    """The top k singular components of a float64 matrix from its Gram matrix; None if they are too small for that."""
+    """The top k singular components of a matrix from its float64 Gram matrix; None if they are too small for that."""
     if x.shape[0] < x.shape[1]:
         found = _by_gram(x.mT, k)
         return None if found is None else LowRank(found.vh.mT, found.s, found.u.mT)
-    values, vectors = torch.linalg.eigh(gram(x))
+    values, vectors = torch.linalg.eigh(gram(x, torch.float64))
     s, v = values.flip(0)[:k].clamp(min=0).sqrt(), vectors.flip(1)[:, :k]
-    return LowRank(x @ v / s, s, v.mT) if s[-1] > _GRAM * s[0] else None
+    return LowRank(times(x, v) / s, s, v.mT) if s[-1] > _GRAM * s[0] else None
 
 
-def _kept(factors: LowRank, x: Tensor, eps: float) -> Tensor:
-    """Which components (k,) of a float64 matrix stand out of the rounding of its entries, given with precision eps."""
+def _kept(factors: LowRank, x: Tensor) -> Tensor:
+    """Which components (k,) of a matrix, in float64, stand out of the rounding of its entries."""
+    eps = torch.finfo(x.dtype).eps
     keep = factors.s > max(x.shape) * eps * factors.s[:1]
     if not bool(keep.all()):
-        keep |= significant(factors.s, *x.shape) & (factors.s > rounding(factors, x, eps))
+        keep |= significant(factors.s, *x.shape) & (factors.s > rounding(factors, x.double(), eps))
     return keep
 
 

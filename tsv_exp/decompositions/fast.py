@@ -10,6 +10,7 @@ Nearly all of the work is matrix products; every step is batched and runs on any
 import logging
 import math
 from dataclasses import dataclass
+from functools import reduce
 from threading import Lock
 from typing import ClassVar, NamedTuple
 
@@ -20,7 +21,7 @@ from tsv_exp.decompositions import exact as linalg
 from tsv_exp.decompositions import krylov
 from tsv_exp.decompositions.fast_polar import gram_polar, scaled
 from tsv_exp.decompositions.krylov import BLOCK, EPS, random_block
-from tsv_exp.decompositions.numerics import ORTHOGONAL, gram, rounding
+from tsv_exp.decompositions.numerics import ORTHOGONAL, ROWS, gram, rounding, times, transposed_times
 from tsv_exp.layers import LowRank
 
 log = logging.getLogger(__name__)
@@ -128,8 +129,7 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
     if ritz is not None and _ANGLE <= float(ritz.angles.max()) < _IMPROVABLE:
         ritz = _ritz(x, torch.linalg.qr(x.mT @ (x @ basis)).Q, k)  # the extra width of the basis speeds the step up
     if ritz is None or not bool((ritz.angles < _ANGLE).all()):
-        double = x.double()
-        ritz = _ritz(double, torch.linalg.eigh(gram(double)).eigenvectors.flip(-1)[..., :width], k)
+        ritz = _ritz(x, torch.linalg.eigh(gram(x, torch.float64)).eigenvectors.flip(-1)[..., :width], k)
     keep = ritz.keep.unsqueeze(-2)
     factors = LowRank((ritz.u * keep).to(x), (ritz.s[:, :k] * ritz.keep).to(x), (ritz.v * keep).mT.to(x))
     accurate = (ritz.angles < _ANGLE) | (ritz.residuals.amax(1) < _RESIDUAL)
@@ -148,14 +148,14 @@ def _effective_ranks(g: Tensor) -> Tensor:
 def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
     """Rayleigh-Ritz: the singular components of x restricted to an orthonormal basis (b, n, l), squared in float64.
 
-    The rest is done in the dtype of x.
+    The rest is done in the dtype of the basis.
     """
-    image = x @ basis
+    image = times(x, basis)
     values, rotation = torch.linalg.eigh(gram(image.double()))
     s, rotation = values.flip(-1).clamp(min=0).sqrt(), rotation.flip(-1)[..., :k]
     keep = s[:, :k] > max(x.shape[-2:]) * EPS * s[:, :1]
-    u = image @ (rotation / torch.where(keep, s[:, :k], 1).unsqueeze(-2)).to(x)
-    v = basis @ rotation.to(x)
+    u = image @ (rotation / torch.where(keep, s[:, :k], 1).unsqueeze(-2)).to(basis)
+    v = basis @ rotation.to(basis)
     relative = s / s[:, :1]
     gaps = (relative[:, :k].square() - relative[:, -1:].square()).clamp(min=EPS**2)
 
@@ -164,11 +164,11 @@ def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
         return residuals, (relative[:, :k] * residuals / gaps).square().mean(1).sqrt()
 
     # Random projections estimate the norms (Halko et al., arXiv 0909.4061, section 4.3) and leave out most of the work.
-    right = v * s[:, :k].to(x).unsqueeze(-2)
-    probes = random_block(x)
-    residuals, angles = judged(((x @ probes).mT @ u - probes.mT @ right).norm(dim=-2) / BLOCK**0.5)
+    right = v * s[:, :k].to(basis).unsqueeze(-2)
+    probes = random_block(x).to(basis)
+    residuals, angles = judged((times(x, probes).mT @ u - probes.mT @ right).norm(dim=-2) / BLOCK**0.5)
     if not bool((angles < _ANGLE).all()):
-        residuals, angles = judged((x.mT @ u - right).norm(dim=-2))
+        residuals, angles = judged((transposed_times(x, u) - right).norm(dim=-2))
     return _Ritz(u, s, v, keep, residuals, angles)
 
 
@@ -182,8 +182,8 @@ def _orthonormal(factors: LowRank) -> Tensor:
 def _nothing_hidden(x: Tensor, factors: LowRank) -> Tensor:
     """Whether what is left of matrices is rounding of their entries (b,), not components that large entries hide."""
     rest = torch.baddbmm(x, factors.u * factors.s.unsqueeze(-2), factors.vh, alpha=-1)
-    rest = torch.baddbmm(rest, factors.u, factors.u.mT @ rest, alpha=-1)
-    rest = torch.baddbmm(rest, rest @ factors.vh.mT, factors.vh, alpha=-1)
+    rest.baddbmm_(factors.u, factors.u.mT @ rest, alpha=-1)
+    rest.baddbmm_(rest @ factors.vh.mT, factors.vh, alpha=-1)
     basis = torch.linalg.qr(rest.mT @ (rest @ random_block(x))).Q
     u, s, vh = torch.linalg.svd(rest @ basis, full_matrices=False)
     largest = LowRank(u, s, vh @ basis.mT)
@@ -199,7 +199,8 @@ def _complete(x: Tensor, gram_matrix: Tensor, factors: LowRank) -> Tensor:
     values = factors.s.double().square()
     first, last = values[:, 0], values[:, -1]
     if bool((last < 1e-4 * first).any()):
-        rest = gram(torch.baddbmm(x, factors.u * factors.s.unsqueeze(-2), factors.vh, alpha=-1)).neg_()
+        parts = zip(x.split(ROWS, -2), (factors.u * factors.s.unsqueeze(-2)).split(ROWS, -2), strict=True)
+        rest = reduce(torch.add, (gram(torch.baddbmm(part, u, factors.vh, alpha=-1)) for part, u in parts)).neg_()
         noise = (max(x.shape[-2:]) * EPS) ** 2
     else:
         rest = gram(factors.s.unsqueeze(-1) * factors.vh).sub_(gram_matrix)

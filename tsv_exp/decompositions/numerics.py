@@ -1,10 +1,13 @@
 """Gram matrices, and the thresholds below which singular values are rounding errors."""
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
 from tsv_exp.layers import LowRank
 
+ROWS = 8192  # rows that are converted to a wider dtype at a time
 ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes, that is certified
 
 
@@ -34,9 +37,26 @@ def independent(singular_values: Tensor, m: int, n: int) -> Tensor:
     return singular_values > max(m, n) ** 0.5 * eps * singular_values.amax(-1, keepdim=True)
 
 
-def gram(x: Tensor) -> Tensor:
-    """The Gram matrices xᵀx (..., n, n) of matrices (..., m, n) in float32 or float64."""
+def gram(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The Gram matrices xᵀx (..., n, n) of matrices (..., m, n) in float32 or float64; `dtype` may be the wider one."""
+    if dtype not in (None, x.dtype):
+        return reduce(torch.add, (gram(part.to(dtype)) for part in x.split(ROWS, -2)))
     if x.device.type != "cpu":
         return x.mT @ x
     array = x.detach().numpy()
     return torch.from_numpy(array.swapaxes(-1, -2) @ array)  # numpy sees that it is symmetric, which halves the work
+
+
+def times(x: Tensor, y: Tensor) -> Tensor:
+    """x y of matrices (..., m, n) and (..., n, k) in the dtype of y, which may be the wider one."""
+    if x.dtype == y.dtype:
+        return x @ y
+    return torch.cat([part.to(y.dtype) @ y for part in x.split(ROWS, -2)], -2)
+
+
+def transposed_times(x: Tensor, y: Tensor) -> Tensor:
+    """xᵀ y of matrices (..., m, n) and (..., m, k) in the dtype of y, which may be the wider one."""
+    if x.dtype == y.dtype:
+        return x.mT @ y
+    parts = zip(x.split(ROWS, -2), y.split(ROWS, -2), strict=True)
+    return reduce(torch.add, (part.to(y.dtype).mT @ own for part, own in parts))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from tsv_exp import layers
@@ -76,10 +77,15 @@ class WholeModel:
 
         def whole(name: str, merged: Representation, found: Measured) -> Tensor:
             weight = base[name]
-            tau = layers.delta(merged, weight.shape, index)
-            found.merged = square(tau)
-            result, found.kept_entries = merged_weight(name, weight, tau, found.alpha)
-            return checked(name, result.to("cpu", work.dtype(name)), weight)
+            result = torch.empty(
+                weight.shape, dtype=work.dtype(name)
+            )  # a weight is never held in another dtype as a whole
+            blocks = layers.row_blocks(weight, weight.shape), layers.row_blocks(result, weight.shape)
+            for start, part, tau in zip(*blocks, layers.delta_blocks(merged, weight.shape, index), strict=True):
+                made, kept = merged_weight(name, start, tau, found.alpha)
+                part.copy_(checked(name, made.to("cpu", result.dtype), start))
+                found.merged, found.kept_entries = found.merged + square(tau), found.kept_entries + kept
+            return result
 
         results = work.made(whole, names, advance)
         announced = {name: (work.dtype(name), base[name].shape) for name in names}

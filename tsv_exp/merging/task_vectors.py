@@ -11,11 +11,11 @@ from torch import Tensor
 
 from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
-from tsv_exp.layers import LowRank, compute_dtype
+from tsv_exp.layers import LowRank, compute_dtype, row_blocks
 from tsv_exp.merging.inputs.alignment import align, matches
 from tsv_exp.merging.inputs.checks import check_models, file_of
 from tsv_exp.merging.inputs.views import Sliced
-from tsv_exp.merging.inputs.weights import as_weights
+from tsv_exp.merging.inputs.weights import as_models, as_weights
 from tsv_exp.merging.layer import ExplicitDeltas, Layer, Weights, _run, finite
 from tsv_exp.runtime.console import track
 from tsv_exp.runtime.parallel.threads import map_in_threads
@@ -67,7 +67,7 @@ class TaskVectors:
         """
         weights = as_weights(base, "the base")
         aligned = {}
-        for task, model in finetuned.items():
+        for task, model in as_models(finetuned).items():
             what = f"model {task!r}"
             aligned[task] = align(weights, as_weights(model, what), engine.keep, engine.ignore, what)
         stream = cls(weights, aligned, engine.excluded, device, None, tuple(engine.keep), tuple(engine.stacks))
@@ -129,9 +129,8 @@ class TaskVectors:
     def map(self, function: Callable[[Layer], Result], names: Sequence[str] | None = None) -> Iterator[Result]:
         """`function` of every layer (or the named ones), in order, several layers at a time."""
         chosen = self.names if names is None else names
-        return self.under_progress(
-            map_in_threads(lambda name: function(self.layer(name)), chosen, self._bytes), len(chosen)
-        )
+        results = map_in_threads(lambda name: function(self.layer(name)), chosen, self._bytes)
+        return self.under_progress(results, len(chosen))
 
     def under_progress(self, results: Iterator[Result], count: int) -> Iterator[Result]:
         """Results of so many layers, under the stream's progress bar."""
@@ -211,13 +210,16 @@ class TaskVectors:
             yield self._minus(name, start, ends)
 
     def _minus(self, name: str, start: Tensor, ends: Sequence[Tensor]) -> Tensor:
-        start = start.detach().to(self.device, compute_dtype(start.dtype))
-        deltas = start.new_empty(len(ends), *start.shape)
-        for end, delta in zip(ends, deltas, strict=True):
-            torch.sub(end.to(start), start, out=delta)
+        place = torch.device(self.device or start.device)
+        deltas = torch.empty((len(ends), *start.shape), dtype=compute_dtype(start.dtype), device=place)
+        blocks = (row_blocks(weight.detach(), start.shape) for weight in (start, *ends, *deltas))
+        for first, *others in zip(*blocks, strict=True):
+            begin = first.to(deltas)
+            for end, delta in zip(others[: len(ends)], others[len(ends) :], strict=True):
+                torch.sub(end.to(deltas), begin, out=delta)
         if not finite(deltas):  # infinite entries that no model changes, as those of a mask, are no damage
             for end, delta in zip(ends, deltas, strict=True):
-                delta[start.isinf() & (end.to(start) == start)] = 0
+                delta[start.isinf().to(place) & (end.to(deltas) == start.to(deltas))] = 0
         return self._finite(name, deltas)
 
     def _finite(self, name: str, deltas: Tensor) -> Tensor:

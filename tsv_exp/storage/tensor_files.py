@@ -16,8 +16,10 @@ _NAMES = {
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
     torch.uint16: "U16", torch.uint32: "U32", torch.uint64: "U64", torch.complex64: "C64",
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
-    torch.float8_e4m3fnuz: "F8_E4M3FNUZ", torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ", torch.float8_e5m2fnuz: "F8_E5M2FNUZ", torch.float8_e8m0fnu: "F8_E8M0",
+    torch.float4_e2m1fn_x2: "F4",
 }  # fmt: skip
+_PACKED = (torch.float4_e2m1fn_x2,)  # two numbers in one element; the format counts numbers
 
 
 Kinds: TypeAlias = Mapping[str, tuple[torch.dtype, Sequence[int]]]  # name -> dtype and shape
@@ -51,7 +53,8 @@ def stream(file: Sink, kinds: Kinds, tensors: Iterable[Tensor], metadata: Mappin
             remedy = "keep it out of the weights, or store it in another"
             raise UserError(f"tensor {name!r}: safetensors has no dtype {str(dtype).removeprefix('torch.')}; {remedy}")
         size = math.prod(shape) * dtype.itemsize
-        entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
+        counts = [*shape[:-1], 2 * shape[-1]] if dtype in _PACKED and shape else list(shape)
+        entries[name] = {"dtype": _NAMES[dtype], "shape": counts, "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 64)  # aligned data can be memory-mapped

@@ -1,5 +1,6 @@
 """Matches rows of embeddings and output heads by token, for models with different tokenizers."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from tsv_exp.errors import UserError
 from tsv_exp.merging.inputs.views import View
 from tsv_exp.merging.layer import ExplicitDeltas, Weights
 from tsv_exp.storage.json_files import read_object
+
+_NUMBERED = re.compile(r"\.\d+\.")
+_OF_TOKENS = re.compile("embed|head")
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,7 @@ def plan(
     tokens = {task: Tokens.read(folder, _what(task)) for task, folder in folders.items()}
     carried = tokens[tokenizer]
     size = _size(base, models, folders[None])
-    names = tuple(
-        name for name, weight in base.items() if weight.is_floating_point() and weight.dim() and len(weight) == size
-    )
+    names = _names(base, models, folders, size)
     for task, model in models.items():
         if isinstance(model, ExplicitDeltas) and any(model.delta(name, torch.float32) is not None for name in names):
             raise UserError(f"{_what(task)} is an adapter that changes the vocabulary; merge it into its model first")
@@ -137,6 +139,26 @@ def plan(
     return Vocabulary(own, found, names, rows, files, values)
 
 
+def _names(
+    base: Weights, models: Mapping[str, Weights], folders: Mapping[str | None, Path | None], size: int
+) -> tuple[str, ...]:
+    """The tensors with a row for each token: as many rows as the vocabulary in the base and in every model.
+
+    Weights of numbered layers may have as many by chance. Of those, only embeddings and heads have rows for tokens.
+    """
+    own = {task: _configured_size(folders[task]) for task in models}
+
+    def fits(name: str, weight: Tensor) -> bool:
+        if not weight.is_floating_point() or not weight.dim() or len(weight) != size:
+            return False
+        if _NUMBERED.search(name) and not _OF_TOKENS.search(name):
+            return False
+        theirs = [(len(model[name]), own[task]) for task, model in models.items() if name in model and own[task]]
+        return all(rows == wanted for rows, wanted in theirs)
+
+    return tuple(name for name, weight in base.items() if fits(name, weight))
+
+
 def _index(target: Mapping[str, int], own: Mapping[str, int], rows: int, size: int, unnamed: bool) -> Tensor:
     """For every row of the result the row of the same token, or -1; `unnamed`: rows without a token stay in place."""
     index = torch.full((rows,), -1, dtype=torch.int64)
@@ -151,17 +173,24 @@ def _index(target: Mapping[str, int], own: Mapping[str, int], rows: int, size: i
 
 def _size(base: Weights, models: Mapping[str, Weights], folder: Path | None) -> int:
     """The number of rows of the base's embedding: from its config.json, else from shapes that differ between models."""
+    if size := _configured_size(folder):
+        return size
+    for model in models.values():
+        for name, weight in base.items():
+            if name in model and model[name].shape != weight.shape and model[name].shape[1:] == weight.shape[1:]:
+                return len(weight)
+    raise UserError("vocabulary: the base's config.json has no vocab_size, and all embeddings have its number of rows")
+
+
+def _configured_size(folder: Path | None) -> int | None:
+    """The vocab_size in a folder's config.json."""
     config: dict[str, Any] = {}
     if folder is not None and (folder / "config.json").is_file():
         config = read_object(folder / "config.json")
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         if isinstance(size := part.get("vocab_size"), int):
             return size
-    for model in models.values():
-        for name, weight in base.items():
-            if name in model and model[name].shape != weight.shape and model[name].shape[1:] == weight.shape[1:]:
-                return len(weight)
-    raise UserError("vocabulary: the base's config.json has no vocab_size, and all embeddings have its number of rows")
+    return None
 
 
 def _special(folder: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def as_weights(given: object, what: str) -> Weights:
         raise UserError(f"{what} is a {type(given).__name__}; give a state dict or a module")
     if not isinstance(given, dict):
         return given
-    if given and all(isinstance(value, Tensor) for value in given.values()):
+    if given and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in given.items()):
         return given
     weights = {}
     for name, value in given.items():
@@ -41,6 +41,13 @@ def as_weights(given: object, what: str) -> Weights:
     if not weights:
         raise UserError(f"{what} holds no tensor; give a state dict (names to tensors)")
     return weights
+
+
+def as_models(given: object) -> Mapping[str, object]:
+    """The models by task; raises UserError if they are no mapping."""
+    if not isinstance(given, Mapping):
+        raise UserError(f"the models are a {type(given).__name__}; give a mapping of tasks to models")
+    return given
 
 
 def _from_array(array: np.ndarray, what: str) -> Tensor:

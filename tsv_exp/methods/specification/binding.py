@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LARGE = 1 << 28  # entries of a matrix from which its merge stays a product of thin factors: 1 GB in float32
+
 Bound = Callable[[Layer], Representation]
 
 
@@ -59,11 +61,14 @@ def bind(method: "Method", stream: TaskVectors, algebra: Algebra, moments: Momen
             return check_result(function(deltas, **given, **more), deltas.shape, devices, method.name, layer.name)
 
         if getattr(function, "entrywise", False):
-            return join_blocks([checked(block) for block in layer.blocks()], layer.shape[1:])
+            return join_blocks((checked(block) for block in layer.blocks()), layer.shape[1:])
         if not (mine and decomposes):
             return checked(layer.deltas)
         if getattr(function, "factors_suffice", False):
             deltas, known = layer.to_decompose(algebra)
+            product = getattr(function, "product", None)
+            if product is not None and not method.after and layer.shape[1:].numel() > _LARGE:
+                return product(deltas, **given, algebra=known)
             return checked(deltas, algebra=known)
         return checked(layer.deltas, algebra=algebra)
 
