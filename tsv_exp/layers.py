@@ -61,7 +61,7 @@ def join_blocks(runs: Iterable[Representation], shape: torch.Size) -> Representa
             whole[..., start : start + tensor.shape[-1]] = tensor
         start += tensors[0].shape[-1]
     layer = [whole.view((*whole.shape[:-1], *shape)) for whole in joined]
-    return Masked(*layer, scales) if len(layer) > 1 else layer[0]
+    return Masked(layer[0], layer[1], scales) if len(layer) > 1 else layer[0]
 
 
 def stack(parts: Sequence[Representation]) -> Representation:
