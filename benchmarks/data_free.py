@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/data_free.py --results data_free.jsonl        measure what is missing
     python benchmarks/data_free.py --results data_free.jsonl --table                print what was measured
 
-Fine-tuning seed 0. Both values of α are scored on the same validation examples; test examples are not looked at.
+Fine-tuning seed 0. Both values of α are scored on the same validation examples; test examples are not looked at. The
+entries of the zoo `tiny` with 8 tasks in benchmarks/results are those of methods_table.py, which measures the same.
 Methods whose α is fixed, and methods with a model per task, have no choice to make.
 """
 
