@@ -167,7 +167,10 @@ def test_help_lists_what_the_search_path_adds(tmp_path: Path) -> None:
     lines = dict(line.split(": ", 1) for line in shown.stdout.splitlines() if re.match(r"\w+: \w", line))
     assert {"my_birds", "Cars", "digits"} <= set(lines["TASK"].split(", "))
     assert {"my_set", "clip", "tiny"} <= set(lines["SET"].split(", "))
-    assert {"my_clip", "tiny", "vit_b_32"} <= set(lines["model"].split(", "))
+    assert {"my_clip", "tiny", "vit_b_32"} <= set(re.findall(r"^  (\w+)", shown.stdout, re.MULTILINE))
+    assert re.search(r"^  tasks=8 +the model's first N tasks", shown.stdout, re.MULTILINE)
+    assert re.search(r"^  evaluate.precision=auto +\w", shown.stdout, re.MULTILINE)
+    assert re.search(r"^  debug +A complete run of the embedded benchmark in seconds", shown.stdout, re.MULTILINE)
     assert re.search(r"^  my_mean +A mean of mine\.$", shown.stdout, re.MULTILINE)
     assert re.search(r"^  tsv_m +TSV-Merge \(arXiv 2412.00081, algorithm 1\)", shown.stdout, re.MULTILINE)
     assert "_number" not in shown.stdout

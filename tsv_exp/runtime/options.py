@@ -1,7 +1,9 @@
-"""Options of a group of the configuration: their files, and their content as Hydra composes it."""
+"""Options of a group of the configuration: their files, their descriptions in --help, and their content."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ def option_files(group: str, sources: Sequence[str]) -> dict[str, Path]:
 
 
 def described(group: str, sources: Sequence[str]) -> str:
-    """The options of a group, one per line, with the first comment of their YAML; see `option_files`."""
+    """The options of a group, one per line, with the first sentence of their YAML's comment; see `option_files`."""
     found = option_files(group, sources)
     width = max(map(len, found), default=0)
     return "\n".join(f"  {name:<{width}}  {_comment(path)}".rstrip() for name, path in found.items())
@@ -41,9 +43,29 @@ def folder_of(source: str) -> Path:
     return Path(place) if scheme == "file" else Path(str(files(place)))
 
 
+def explained(files: Sequence[Path]) -> str:
+    """The keys of configuration files that have a comment, one per line, with their default values and comments."""
+    found = [entry for file in files for entry in _commented(file)]
+    width = max((len(key) for key, _ in found), default=0)
+    return "\n".join(f"  {key:<{width}}  {comment}" for key, comment in found)
+
+
+def _commented(file: Path) -> Iterator[tuple[str, str]]:
+    """key=value of each commented line with its comment; the section `hydra` is left out."""
+    parents: list[str] = []
+    for line in file.read_text(encoding="utf-8").partition("\nhydra:")[0].splitlines():
+        if match := re.fullmatch(r"((?:  )*)(\w+):(?: ([^#]+?))?(?: # (.*))?", line):
+            indent, key, value, comment = match.groups()
+            parents[len(indent) // 2 :] = [key]
+            if comment:
+                yield ".".join(parents) + (f"={value}" if value else ""), comment
+
+
 def _comment(file: Path) -> str:
-    first = file.read_text(encoding="utf-8").partition("\n")[0]
-    return first.lstrip("# ") if first.startswith("#") else ""
+    """The first sentence of the comment at the head of a file."""
+    lines = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+    text = " ".join(line.lstrip("# ") for line in lines if "@package" not in line)
+    return re.split(r"(?<=\.) (?=\S)", text)[0]
 
 
 def composed(group: str, names: Sequence[str], sources: Sequence[str]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
-from tsv_exp.runtime.options import composed, described, folder_of, option_files
+from tsv_exp.runtime.options import composed, described, explained, folder_of, option_files
 
 Definition = dict[str, Any]  # a task's YAML with the run's settings
 
@@ -172,3 +172,4 @@ def _composed(group: str, names: tuple[str, ...], sources: tuple[str, ...]) -> t
 
 OmegaConf.register_new_resolver("options", lambda group: ", ".join(options(group)), replace=True)  # in --help
 OmegaConf.register_new_resolver("described", lambda group: described(group, _sources()), replace=True)
+OmegaConf.register_new_resolver("explained", lambda *names: explained([conf_dir() / n for n in names]), replace=True)
