@@ -51,7 +51,7 @@ def merges(kind: str, change: Callable[[int], list[str]], words: list[str], roun
             found = files(out, *PATTERNS)
             wrote = [writer for writer, (code, _) in enumerate(ends) if code == 0]
             done["wrote"] += len(wrote)
-            done["refused"] += sum(code == 1 and "holds something else" in output for code, output in ends)
+            done["refused"] += sum(code == 1 and "contains something else" in output for code, output in ends)
             if not wrote or any(found != wanted[writer] for writer in wrote):
                 done["failures"].append(f"round {number}: {wrote} ended well, the folder is another")
             if any(code not in (0, 1) or "Traceback" in output for code, output in ends):

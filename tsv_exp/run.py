@@ -1,4 +1,4 @@
-"""The whole flow: checkpoints -> task vectors -> merge -> α on validation -> test, with the tasks told or routed."""
+"""The whole flow: checkpoints -> task vectors -> merge -> α on validation -> test, with the tasks known or routed."""
 
 import math
 import time

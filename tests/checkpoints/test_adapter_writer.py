@@ -67,7 +67,7 @@ def test_a_run_takes_the_folder_of_adapters(base: Path) -> None:
     file = finetuned(base, "finetune=lora", "finetune.lora.rank=2", "adapter=true")
     from tsv_exp.models.locate import locate
 
-    assert locate(str(file.parent.parent), "text_encoder").places == {"mood": str(file.parent)}
+    assert locate(str(file.parent.parent), "text_encoder").paths == {"mood": str(file.parent)}
 
 
 def test_adapters_need_factors(base: Path) -> None:

@@ -28,7 +28,7 @@ def test_several_variants_are_an_error(tmp_path):
     ("names", "message"),
     [
         (["model-00001-of-00002.safetensors"], "is a shard, and its index"),
-        (["consolidated.safetensors"], "give the file that is meant, such as .*consolidated.safetensors"),
+        (["consolidated.safetensors"], "give the path of one file, such as .*consolidated.safetensors"),
         (["model.gguf"], "model.gguf is of a format that is not read"),
         (
             ["checkpoint-5/model.safetensors", "checkpoint-9/model.safetensors"],

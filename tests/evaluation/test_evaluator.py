@@ -139,7 +139,7 @@ def test_no_room_for_a_single_image() -> None:
     model = Crowded(lambda *_: True)
     evaluator = Evaluator(model, TASKS, CPU, "float32", batch_size=6)
     merged = merge(model.base(), model.finetuned(TASKS), "weight_average")
-    with pytest.raises(UserError, match="cpu has no room for one example of a; choose another device="):
+    with pytest.raises(UserError, match="cpu is out of memory with one example of a; choose another device="):
         evaluator.accuracies(merged, 1.0, "test")
     assert model.sizes == [6, 3, 1]
 

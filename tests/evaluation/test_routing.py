@@ -14,7 +14,7 @@ from tsv_exp.config import Engine
 from tsv_exp.decompositions.exact import ExactAlgebra
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.evaluator import Evaluator
-from tsv_exp.evaluation.routing import Oracle, Routed, check_router, route_tasks
+from tsv_exp.evaluation.routing import Oracle, RoutingResult, check_router, route_tasks
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.routing.likelihood import Likelihood
 from tsv_exp.routing.mass import Mass
@@ -37,7 +37,7 @@ def cache(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path))
 
 
-def routed(router: Router | Oracle, method: str = "tsv_c") -> tuple[Own, Any, Routed]:
+def routed(router: Router | Oracle, method: str = "tsv_c") -> tuple[Own, Any, RoutingResult]:
     model = Own()
     evaluator = Evaluator(model, TASKS, CPU, "float32", batch_size=7)
     base, finetuned = model.base(), model.finetuned(TASKS)

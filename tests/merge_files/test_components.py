@@ -80,7 +80,7 @@ def test_a_pipeline_is_merged_component_by_component(pipeline, tmp_path):
     told = json.loads((tmp_path / "out" / "tsv_merge.json").read_text())
     assert set(told["inputs"]["model a"]["files"]) == {f"{name}/{DIFFUSERS[name]}" for name in ("unet", "text_encoder")}
     run(options_of(WORDS))  # what is finished is recognized
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="contains something else"):
         run(options_of([*WORDS, "alpha=0.5"]))
 
 

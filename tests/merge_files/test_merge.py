@@ -98,14 +98,14 @@ def test_finished_files_are_kept_and_damaged_ones_made_again(files, tmp_path):
     run(parse(words))
     assert first.read_bytes() == content
     assert second.stat().st_mtime_ns == kept
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="contains something else"):
         run(parse([*words, "alpha=0.3"]))
 
 
 def test_what_another_version_began_is_not_gone_on_with(files, monkeypatch):
     run(parse(files[2]))
     monkeypatch.setattr(one_model, "program", lambda: "another version")
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="contains something else"):
         run(parse(files[2]))
 
 
@@ -125,7 +125,7 @@ def test_an_index_stands_for_its_folder(files, tmp_path):
     written = {file.name for file in (tmp_path / "out").iterdir()}
     assert written == {".tsv-merge", ".gitignore", "README.md", "tsv_merge.json", "model.safetensors", *beside}
     save_file({name: base[name] + 1 for name in sorted(base)[:5]}, tmp_path / "base" / "0.safetensors")
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="contains something else"):
         run(parse(words))
 
 
@@ -169,7 +169,7 @@ def test_what_the_dtype_cannot_hold_is_an_error_and_the_folder_is_free_again(fil
 def test_parts_that_another_command_has_finished_are_not_overwritten(files, tmp_path):
     (tmp_path / "out" / ".tsv-merge").mkdir(parents=True)
     (tmp_path / "out" / ".tsv-merge" / "model-0123.safetensors").touch()
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="contains something else"):
         run(parse(files[2]))
 
 

@@ -53,7 +53,7 @@ def test_layers_are_counted(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "4 matrices merged by tsv_m, α = 1" in said  # tall, wide, square, thin
     assert "4 other layers merged by weight_average, α = 1" in said  # text_projection, conv, norm, scale
-    assert "2 tensors kept as the base has them" in said  # frozen and position_ids
+    assert "2 tensors copied from the base" in said  # frozen and position_ids
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,10 @@ def test_one_writes_at_a_time(tmp_path: Path) -> None:
         ):
             pass
         (tmp_path / "out" / "model.safetensors").touch()
-        with pytest.raises(UserError, match="holds something else"), output(tmp_path / "out", "b").prepared(wait=True):
+        with (
+            pytest.raises(UserError, match="contains something else"),
+            output(tmp_path / "out", "b").prepared(wait=True),
+        ):
             pass
     with output(tmp_path / "out", "a").prepared(wait=False):
         pass
@@ -83,7 +86,7 @@ def test_the_second_of_two_different_merges_waits_and_is_refused(words: list[str
             assert second.stderr is not None
             told = second.stderr.read().strip().splitlines()
         assert second.returncode == 1
-        assert "holds something else already" in told[-1]
+        assert "already contains something else" in told[-1]
     base, finetuned = zoo(2, torch.float32)
     weights = read(tmp_path / "out")
     for name, tensor in apply(base, merge(base, finetuned)).items():

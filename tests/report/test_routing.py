@@ -30,7 +30,7 @@ def test_a_router_is_part_of_the_method_and_has_a_table_and_a_map(tmp_path: Path
     (group,) = report.groups
     assert [row.label for row in group.rows] == ["tsv_c", "tsv_c + likelihood"]
     text = (tmp_path / "report" / "table.md").read_text(encoding="utf-8")
-    assert "not told the task" in text
+    assert "does not know the task of an example" in text
     (line,) = [line for line in text.split("routing")[1].splitlines() if "tsv_c + likelihood" in line]
     assert [cell.strip() for cell in line.split("|")[2:-1]] == ["70.00"] * 4 + [
         "70.00",
@@ -54,8 +54,8 @@ def test_settings_of_a_router_tell_its_rows_apart(tmp_path: Path) -> None:
 
 def test_the_table_of_a_run_and_its_summary_tell_what_routing_costs() -> None:
     table = run_table(routed())
-    assert "the router finds it for 70.00 % of the examples" in table
-    assert "told the task 90.00" in table
+    assert "the router finds the task of 70.00 % of the examples" in table
+    assert "with the task known 90.00" in table
     found = summary(routed())
     assert found["routing/routed/mean_accuracy"] == 0.7
     assert found["routing/told/accuracy/Digits"] == 0.9

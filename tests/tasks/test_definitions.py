@@ -95,7 +95,7 @@ def test_what_is_not_a_choice_of_tasks(wanted: Any, message: str) -> None:
 
 
 def test_a_model_without_a_set(mine: Path) -> None:
-    with pytest.raises(UserError, match=r"tasks=8: this model has no task_set to count in; give a list"):
+    with pytest.raises(UserError, match=r"tasks=8: this model has no task_set; give a list"):
         task_names(8, None)
 
 
@@ -114,7 +114,7 @@ def test_what_is_wrong_is_named(mine: Path, typed: str, message: str) -> None:
 
 def test_a_name_that_is_there_twice_is_refused(mine: Path) -> None:
     (mine / "task/Cars.yaml").write_text("data: cars")
-    with pytest.raises(UserError, match=r"task 'Cars' is in file://.*conf and in file://.*: give yours another name"):
+    with pytest.raises(UserError, match=r"task 'Cars' is in file://.*conf and in file://.*: rename yours"):
         selected(composed(mine, "tasks=[Cars]"))
 
 

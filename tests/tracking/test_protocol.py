@@ -13,7 +13,7 @@ from synthetic import results
 
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
-from tsv_exp.tracking.protocol import Description, Harmless, NoTracker, OpenRun, needs
+from tsv_exp.tracking.protocol import Description, FailsafeRun, NoTracker, OpenRun, needs
 from tsv_exp.tracking.tensorboard import TensorBoardTracker
 from tsv_exp.tracking.wandb import WandbTracker
 
@@ -38,7 +38,7 @@ def test_a_failure_is_one_line_of_warning_and_the_run_is_closed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     broken = Broken(error)
-    run = Harmless(broken, Description("tsv_m", "run", tmp_path))
+    run = FailsafeRun(broken, Description("tsv_m", "run", tmp_path))
     with caplog.at_level(logging.WARNING):
         run.point({})
         run.close(0)
@@ -54,7 +54,7 @@ def test_what_cannot_be_opened_is_not_tracked(tmp_path: Path, caplog: pytest.Log
         def open(self, description: Description) -> OpenRun:
             raise ValueError("no account")
 
-    run = Harmless(Refusing(), Description("tsv_m", "run", tmp_path))
+    run = FailsafeRun(Refusing(), Description("tsv_m", "run", tmp_path))
     run.results(results(), tmp_path)
     run.close(0)
     assert [message.partition(": ")[2] for message in caplog.messages] == [
@@ -64,7 +64,7 @@ def test_what_cannot_be_opened_is_not_tracked(tmp_path: Path, caplog: pytest.Log
 
 
 def test_interrupts_are_not_swallowed(tmp_path: Path) -> None:
-    run = Harmless(Broken(KeyboardInterrupt()), Description("tsv_m", "run", tmp_path))
+    run = FailsafeRun(Broken(KeyboardInterrupt()), Description("tsv_m", "run", tmp_path))
     with pytest.raises(KeyboardInterrupt):
         run.point({})
 

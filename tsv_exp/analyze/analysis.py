@@ -31,12 +31,12 @@ class Analysis:
 
     @property
     def interference(self) -> float:
-        """STI, all layers together."""
+        """STI, summed over all layers."""
         return sum(layer.interference for layer in self.layers)
 
     @property
     def strength(self) -> float:
-        """Σσ, all layers together."""
+        """Σσ, summed over all layers."""
         return sum(layer.strength for layer in self.layers)
 
     @property
@@ -46,7 +46,7 @@ class Analysis:
 
     @property
     def changed(self) -> tuple[LayerMeasures, ...]:
-        """The layers that fine-tuning changed, which means are taken over; all layers if it changed none."""
+        """The layers that fine-tuning changed, over which means are computed; all layers if it changed none."""
         return tuple(layer for layer in self.layers if layer.spectra.any()) or self.layers
 
     @property
@@ -65,14 +65,14 @@ class Analysis:
 
     @property
     def pairs(self) -> Tensor:
-        """(T, T): STI / Σσ of every two tasks alone, all layers together."""
+        """(T, T): STI / Σσ of each pair of tasks alone, summed over all layers."""
         strengths = self.strengths
         whole = strengths + strengths.unsqueeze(1)
         return torch.where(whole > 0, self._sum("pairs") / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0)
 
     @property
     def strengths(self) -> Tensor:
-        """(T,): Σσ of every task, all layers together."""
+        """(T,): Σσ of each task, summed over all layers."""
         return self._sum("strengths")
 
     def overlap(self, side: str) -> Tensor:
@@ -121,7 +121,7 @@ def analyze(
     results = list(map_layers(measured, stream.with_progress("measuring"), computed))
     layers = tuple(found for found, _ in results if found is not None)
     if not layers:
-        raise UserError("the base has no matrix to analyze (engine.exclude names 2-D parameters that are none)")
+        raise UserError("the base has no matrix to analyze (engine.exclude leaves out all 2-D parameters)")
     return Analysis(stream.tasks, layers, sum((product for _, product in results), start=torch.zeros(()).double()))
 
 
@@ -155,7 +155,7 @@ def propose(analysis: Analysis, count: int) -> list[Proposal]:
     total = len(analysis.tasks)
     check_count(count, total)
     if comb(total, count) > SUBSETS:
-        raise UserError(f"select={count}: that is {comb(total, count):,} choices; give a smaller pool of tasks")
+        raise UserError(f"select={count}: that is {comb(total, count):,} choices; give fewer tasks")
     chosen = np.array(list(combinations(range(total), count)))
     pairs = sum(layer.pairs.double().cpu() for layer in analysis.layers)
     among, own = torch.as_tensor(pairs).numpy(), analysis.strengths.numpy()

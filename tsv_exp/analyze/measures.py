@@ -1,4 +1,4 @@
-"""What is measured on one layer's deltas (T, m, n): spectra, subspaces, interference."""
+"""Measures of one layer's deltas (T, m, n): spectra, subspaces, interference."""
 
 import re
 from dataclasses import dataclass

@@ -61,7 +61,7 @@ def by_layer(analysis: Analysis, narrow: bool = False) -> Figure:
 
 
 def _short(name: str, narrow: bool) -> str:
-    """A layer's name, on a phone its end."""
+    """A layer's name; on a phone only its end."""
     return f"…{name[-LETTERS:]}" if narrow and len(name) > LETTERS else name
 
 
@@ -160,7 +160,7 @@ class Scale:
 
 
 def _heat(axes: Axes, values: Tensor, scale: Scale, rows: Sequence[str], columns: Sequence[str]) -> None:
-    """A heatmap with its figures written into it where there is room; what is not known is grey."""
+    """A heatmap with numbers in its cells if there is space; missing values are grey."""
     shown = values.double().cpu()
     low, high = scale.limits(shown[shown.isfinite()])
     colours = colormaps[scale.colours].with_extremes(bad=NEUTRAL)

@@ -26,7 +26,7 @@ _LARGEST_ALPHA = 1e9
 _MEMORY = 1 << 60  # largest model in bytes
 
 
-def place(name: str, task: str) -> str:
+def key_prefix(name: str, task: str) -> str:
     """The key prefix of the tensors of a layer and a task."""
     return f"{name}/{quote(task, safe='')}"
 
@@ -99,7 +99,7 @@ class Description:
             raise ValueError("files is not a table of file names and digests")
         alpha, base_bytes = content["alpha"], content["base_bytes"]
         if not _number(alpha) or not abs(alpha) <= _LARGEST_ALPHA:
-            raise ValueError(f"alpha is {str(alpha)[:40]}, not a number that it can be")
+            raise ValueError(f"alpha is {str(alpha)[:40]}, not a valid number")
         shapes = {name: _shape(name, entry["shape"]) for name, entry in layers.items()}
         dtypes = {name: _dtype(name, entry["dtype"]) for name, entry in layers.items()}
         least = sum(shape.numel() * dtypes[name].itemsize for name, shape in shapes.items())
@@ -119,16 +119,16 @@ def check_parts(folder: Path, description: Description, stored: Weights) -> None
     """
     tasks = description.tasks
     owners = {name: name for name in description.shapes}
-    owners |= {place(name, task): name for name in description.shapes for task in tasks}
+    owners |= {key_prefix(name, task): name for name in description.shapes for task in tasks}
     for key in stored:
         at, _, part = key.rpartition("/")
         if at not in owners:
-            raise UserError(f"{folder}: {at} is of no layer and task that its {DESCRIPTION} names; merge again")
+            raise UserError(f"{folder}: {at} belongs to no layer and task of its {DESCRIPTION}; merge again")
         wanted, tensor = _wanted(at, part, description.shapes[owners[at]], stored, len(tasks)), stored[key]
         if tensor.shape != wanted or not _right(part, tensor, description.shapes[owners[at]]):
             raise UserError(f"{folder}: the tensor {key!r} is not what its {DESCRIPTION} says; merge again")
     for name in description.shapes:
-        masks = [f"{place(name, task)}/mask" in stored for task in tasks]
+        masks = [f"{key_prefix(name, task)}/mask" in stored for task in tasks]
         if any(masks) != (f"{name}/vector" in stored) or any(masks) != all(masks):
             raise UserError(f"{folder}: {name!r} lacks its vector or one of its masks; merge again")
 
@@ -174,7 +174,7 @@ def _plain(name: str) -> bool:
 def _shape(name: str, sizes: Any) -> torch.Size:
     plain = isinstance(sizes, list) and all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
     if not plain or any(size < 0 for size in sizes) or math.prod(sizes) > _LARGEST:
-        raise ValueError(f"layer {name!r} has no shape that a layer can have")
+        raise ValueError(f"layer {name!r} has no valid shape")
     return torch.Size(sizes)
 
 

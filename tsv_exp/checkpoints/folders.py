@@ -1,4 +1,4 @@
-"""Which file of a folder holds its weights."""
+"""Finds the file in a folder that holds the weights."""
 
 import re
 from pathlib import Path
@@ -63,7 +63,7 @@ def is_weights(path: Path) -> bool:
 
 
 def existing_weights_file(folder: Path) -> Path:
-    """As `weights_file`, of a folder that has to have one.
+    """As `weights_file`, but a folder without weights is an error.
 
     Raises:
         UserError: it has none; the message names the remedy for what it holds.
@@ -80,9 +80,9 @@ def _no_weights(folder: Path) -> UserError:
     if shards := [path for path in weights if _SHARD.fullmatch(path.name)]:
         remedy = f"{shards[0].name} is a shard, and its index (*.index.json) is missing; fetch that too"
     elif weights:
-        remedy = f"give the file that is meant, such as {weights[0]}"
+        remedy = f"give the path of one file, such as {weights[0]}"
     elif others := [path for path in files if path.suffix in _OTHERS]:
-        remedy = f"{others[0].name} is of a format that is not read; give the model as safetensors"
+        remedy = f"{others[0].name} has an unsupported format; give the model as safetensors"
     elif inside := [path for path in sorted(folder.iterdir()) if _holds_weights(path)]:
         more = f" (of {len(inside)})" if len(inside) > 1 else ""
         remedy = f"its subfolder {inside[0].name}{more} holds one; give {inside[0]}"

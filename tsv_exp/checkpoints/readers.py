@@ -99,7 +99,9 @@ class Shards(Reader):
             raise _damaged(path, error) from error
         for place in self._places.values():
             if not _beside(place):
-                raise UserError(f"{path} lists {place!r}, which is no checkpoint file in its folder; fetch both again")
+                raise UserError(
+                    f"{path} lists {place!r}, which is not a checkpoint file in its folder; fetch both again"
+                )
         self._shards = {place: read(path.parent / place) for place in sorted(set(self._places.values()))}
         for name, place in self._places.items():
             if name not in self._shards[place]:

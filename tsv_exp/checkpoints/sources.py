@@ -64,7 +64,7 @@ def adapter_file(path: Path) -> Path | None:
     files = [path / name for name in ADAPTER_FILES if (path / name).is_file()]
     model = weights_file(path)
     if files and model:
-        raise UserError(f"{path} holds a model and an adapter; give the file that is meant: {model} or {files[0]}")
+        raise UserError(f"{path} holds a model and an adapter; give the path of one of them: {model} or {files[0]}")
     if not files and not model:
         raise UserError(f"{path} has an {FILE} and no {ADAPTER_FILES[0]}; fetch it again")
     return files[0] if files else None  # a model next to a leftover adapter configuration

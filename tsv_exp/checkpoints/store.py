@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp import layers
-from tsv_exp.checkpoints.description import Description, check_parts, place
+from tsv_exp.checkpoints.description import Description, check_parts, key_prefix
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.layers import LowRank, Masked, Representation
 from tsv_exp.merging.engine import Merged
@@ -31,13 +31,15 @@ def encode(
         if layer.vector.any():
             tensors[f"{name}/vector"] = layer.vector.to(dtype)
             for task, mask in zip(tasks, layer.masks, strict=True):
-                tensors[f"{place(name, task)}/mask"] = torch.from_numpy(np.packbits(mask.cpu().reshape(-1).numpy()))
+                tensors[f"{key_prefix(name, task)}/mask"] = torch.from_numpy(
+                    np.packbits(mask.cpu().reshape(-1).numpy())
+                )
             if layer.scales is not None:
                 tensors[f"{name}/scales"] = layer.scales
         return tensors
     shared = not layers.per_task(layer, shape)
     for index, task in [(None, "")] if shared else list(enumerate(tasks)):
-        key = name if shared else place(name, task)
+        key = name if shared else key_prefix(name, task)
         if isinstance(layer, LowRank):
             u, s, vh = layer if index is None else (part[index] for part in layer)
             kept = (s != 0).reshape(-1, s.shape[-1]).any(0)
@@ -60,10 +62,10 @@ def decode(
 ) -> Representation:
     """Decode the tensors of `encode` to a layer."""
     if f"{name}/vector" in stored:
-        masks = [np.unpackbits(stored[f"{place(name, task)}/mask"].numpy(), count=shape.numel()) for task in tasks]
+        masks = [np.unpackbits(stored[f"{key_prefix(name, task)}/mask"].numpy(), count=shape.numel()) for task in tasks]
         packed = torch.from_numpy(np.stack(masks)).bool().view(-1, *shape)
         return Masked(stored[f"{name}/vector"].to(dtype), packed, stored.get(f"{name}/scales"))
-    keys = [place(name, task) for task in tasks] if per_task else [name]
+    keys = [key_prefix(name, task) for task in tasks] if per_task else [name]
     if any(f"{key}/delta" in stored for key in keys) or not any(f"{key}/s" in stored for key in keys):
         parts = [_dense(key, shape, stored, dtype) for key in keys]
         return torch.stack(parts) if per_task and any(part.any() for part in parts) else parts[0]
@@ -104,7 +106,7 @@ def load_merged(folder: Path | str) -> Merged:
     tasks, shapes, dtypes = description.tasks, description.shapes, description.dtypes
     stored = read(index if index.is_file() else folder / f"{STEM}.safetensors")
     check_parts(folder, description, stored)
-    own = {name: {place(name, task) for task in tasks} for name in shapes}
+    own = {name: {key_prefix(name, task) for task in tasks} for name in shapes}
     parts = [key.rpartition("/") for key in stored]
     places = {at for at, _, _ in parts}
     written = {at: stored[f"{at}/{part}"].element_size() for at, _, part in parts if part in _NUMBERS}

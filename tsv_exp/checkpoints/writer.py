@@ -90,8 +90,8 @@ class Output:
             others = (entry for entry in self.folder.glob("*") if entry.name not in self._known)
             if any(others) or any(self._marker.parent.glob("*.safetensors")):
                 raise UserError(
-                    f"out={self.folder} holds something else already, or what other inputs, options or another version "
-                    "began; remove it or choose another folder"
+                    f"out={self.folder} already contains something else, or a merge with other inputs, options or "
+                    "another version; remove it or choose another folder"
                 )
 
     def _ours(self) -> bool:

@@ -13,7 +13,7 @@ from tsv_exp.arguments import check_nodes
 from tsv_exp.checkpoints.sources import local, open_weights
 from tsv_exp.config import EXCLUDE, Engine
 from tsv_exp.errors import UserError
-from tsv_exp.evaluation.checks.model import check_places
+from tsv_exp.evaluation.checks.model import check_paths
 from tsv_exp.merge_files.options.paths import named
 from tsv_exp.merging.layer import Weights
 from tsv_exp.methods.singular_vectors import components_per_task
@@ -106,5 +106,5 @@ def check(cfg: DictConfig, here: bool = True) -> None:
         for place in (cfg.base, *paths.values()):
             local(place)
     elif here:
-        check_places(instantiate(cfg.model), tasks)
+        check_paths(instantiate(cfg.model), tasks)
     components_per_task((1, 1), 1, cfg.rank_fraction)  # refuses what is no share

@@ -11,7 +11,7 @@ from tsv_exp.commands.app.guard import error_guard, run_command
 from tsv_exp.commands.app.hydra_app import hydra_app
 from tsv_exp.runtime.imports import import_late
 from tsv_exp.sweeps.names import suffix as suffix  # folder name in conf/analyze.yaml
-from tsv_exp.tracking.protocol import Description, Harmless
+from tsv_exp.tracking.protocol import Description, FailsafeRun
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
 def _app(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     with error_guard("tsv-analyze"):
-        tracked = Harmless(instantiate(cfg.tracking), _description(cfg, folder))
+        tracked = FailsafeRun(instantiate(cfg.tracking), _description(cfg, folder))
         try:
             tracked.report(import_late("tsv_exp.commands.analysis").run(cfg, folder), ())
         except BaseException:

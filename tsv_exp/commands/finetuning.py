@@ -104,8 +104,8 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
             )
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{device} has no room for its share of finetune.batch_size={recipe.batch_size} examples; share them "
-                "among more GPUs (torchrun --nproc-per-node N), or give fewer; the last saved step is kept"
+                f"{device} is out of memory with its share of finetune.batch_size={recipe.batch_size} examples; use "
+                "more GPUs (torchrun --nproc-per-node N) or a smaller batch; the last saved state remains"
             ) from error
     if rank == 0:
         if cfg.adapter and recipe.lora:

@@ -1,15 +1,17 @@
-"""tsv-merge: weights in, merged weights out, for any architecture, a few layers at a time.
+"""tsv-merge merges checkpoint files of any architecture, a few layers at a time.
 
     tsv-merge base=PATH 'models=[PATH,...]' out=FOLDER [method=tsv_m] [alpha=1.0] [rank_fraction=0.1] ...
 
 base, models   .safetensors, .pt or .ckpt files, folders in the hub's layout, hub ids (owner/name[@revision]), and for
-               models also LoRA adapters. models may name its tasks: 'models={cars: PATH, digits: PATH}'.
+               models also LoRA adapters. Names of tasks are optional: 'models={cars: PATH, digits: PATH}'.
 out            the folder to write: sharded safetensors with an index, and the base's configuration files. Methods
                with a model per task (tsv_c, tall_mask, ...) write their factors and masks, for tsv_exp.apply; with
                task=NAME the whole model of that task instead.
-method, alpha  a name in conf/method; alpha defaults to what its file says. Its parameters are given by name.
+method, alpha  a method of the list below, and the scaling of the merged task vector (default: in the method's YAML).
+               Parameters of the method are options too, such as rank_fraction=0.1.
+before, after  steps that change the task vectors or the merged layers, such as after=[svc] (docs/methods.md).
 router         likelihood: write a router too, for methods with a model per task; tsv_exp.load then serves them
-               without being told the task. Or mass, with router.layer=NAME. Parameters: router.epsilon=0.3.
+               and predicts the task. Or mass, with router.layer=NAME. Parameters: router.epsilon=0.3.
 dtype          dtype of the result: float32, bfloat16, float16; default: the base's.
 shard_mb       largest size of a file, default 512; methods with a model per task hold one file in memory. With an
                open_clip_config.json a whole model is always one file, since open_clip cannot load several.
@@ -18,7 +20,7 @@ form           lora: the result is one LoRA adapter. A merge of adapters is exac
                it, and the lost energy is printed. A merge of whole models needs rank=R.
 weights        factors of the task vectors of some models: "weights={math: 0.3}".
 push           owner/name: upload the folder to the hub; a missing repository is created as private.
-svd, exclude, device   as in the engine: auto or exact; patterns of 2-D weights that are not matrices; cpu, cuda.
+svd, exclude, device   decompositions, auto or exact; patterns of 2-D weights that are not matrices; cpu or cuda.
                * needs quotes inside quotes: "exclude='*embed*'" or "exclude=['*embed*', 'head.*']".
 keep, ignore   patterns of the base's tensors that are not merged, and of the models' tensors that are left out:
                heads of another size, extra buffers.
@@ -37,7 +39,7 @@ FILE.yaml      the same options, and layers: method, alpha and rank for layers t
 After an interruption, the same command resumes. Under torchrun the layers are distributed over the ranks, each with
 its own GPU if device=cuda.
 
-Methods, with the first comment of their YAML:
+Methods:
 """
 
 import logging

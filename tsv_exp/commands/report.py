@@ -27,28 +27,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="tsv-report",
-        description="Tables, plots and a page from any set of run folders.",
+        description="Makes tables, plots and an HTML page from any set of run folders.",
         epilog='Tab completion for this shell: eval "$(tsv-report -sc install=bash)", or zsh, fish.',
     )
-    parser.add_argument("folders", nargs="+", metavar="DIR", type=Path, help="a run, a sweep, or a folder of them")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: the first DIR)")
+    parser.add_argument(
+        "folders", nargs="+", metavar="DIR", type=Path, help="the folder of a run or a sweep, or a folder of these"
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to write (default: the first DIR)")
     help_published = (
-        "compare with the results published for this family (default: the family of the measured checkpoints)"
+        "compare with the published results of this family (default: the family of the measured checkpoints)"
     )
     parser.add_argument("--published", choices=families(), help=help_published)
-    help_paired = (
-        "a row, such as tsv_m: the differences of all others to it, with standard errors over the same examples"
-    )
+    help_paired = "a row such as tsv_m: adds the differences of all other rows to it, with paired standard errors"
     parser.add_argument("--paired", metavar="ROW", help=help_paired)
     help_sort = "sort the methods in plots by average accuracy, best first"
     parser.add_argument("--by-score", action="store_true", help=help_sort)
-    help_all = "list missing runs also of sweeps of which no run began"
+    help_all = "also list the missing runs of sweeps of which no run started"
     parser.add_argument("--all", action="store_true", help=help_all)
     return parser
 
 
 def _words(typed: Sequence[str]) -> list[str]:
-    """What may follow the words of a command line, beside folders."""
+    """Completions of a command line, besides folders."""
     if typed and typed[-1] == "--published":
         return list(families())
     return ["--out", "--published", "--paired", "--by-score", "--all", "--help", "--version"]

@@ -39,7 +39,7 @@ def task_of(name: str, definition: Definition, family: str, templates: Sequence[
     if classes is None and metric not in VALUES:
         classes = source_of(task).class_names(kind)
         if not classes:
-            raise UserError(f"task {name}: its YAML has no classes and its data name none; add a line classes: [...]")
+            raise UserError(f"task {name}: neither its YAML nor its data names classes; add a line classes: [...]")
     if prompts is None:
         prompts = getattr(source_of(task), "templates", templates)
     written = [prompts] if isinstance(prompts, str) else list(prompts or ())

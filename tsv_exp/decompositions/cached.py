@@ -59,7 +59,7 @@ class FactorCache:
             return None
         stored = read_verified(path, key)
         if stored is None:
-            log.warning("%s is damaged and is computed again", path)
+            log.warning("%s is damaged and is recomputed", path)
             return None
         with suppress(OSError):  # another process may have evicted it meanwhile
             os.utime(path)
@@ -101,7 +101,7 @@ class FactorCache:
             while len(self._in_memory) > 1 and sum(_bytes(held) for held in self._in_memory.values()) > self.memory:
                 if self.folder is None and not self._overflowed:
                     log.warning(
-                        "the factor cache exceeds %.1f GB of memory; engine.cache=disk avoids computing again",
+                        "the factor cache exceeds %.1f GB of memory; engine.cache=disk avoids recomputing",
                         self.memory / 1e9,
                     )
                     self._overflowed = True

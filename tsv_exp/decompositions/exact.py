@@ -48,7 +48,7 @@ def _by_gram(x: Tensor, k: int) -> LowRank | None:
 
 
 def _kept(factors: LowRank, x: Tensor) -> Tensor:
-    """Which components (k,) of a matrix, in float64, stand out of the rounding of its entries."""
+    """Which components (k,) of a matrix, computed in float64, exceed the rounding errors of its entries."""
     eps = torch.finfo(x.dtype).eps
     keep = factors.s > max(x.shape) * eps * factors.s[:1]
     if not bool(keep.all()):

@@ -180,7 +180,7 @@ def _orthonormal(factors: LowRank) -> Tensor:
 
 
 def _nothing_hidden(x: Tensor, factors: LowRank) -> Tensor:
-    """Whether what is left of matrices is rounding of their entries (b,), not components that large entries hide."""
+    """Whether the residual of matrices is rounding of their entries (b,), not components hidden by large entries."""
     rest = torch.baddbmm(x, factors.u * factors.s.unsqueeze(-2), factors.vh, alpha=-1)
     rest.baddbmm_(factors.u, factors.u.mT @ rest, alpha=-1)
     rest.baddbmm_(rest @ factors.vh.mT, factors.vh, alpha=-1)

@@ -18,7 +18,7 @@ def significant(singular_values: Tensor, m: int, n: int) -> Tensor:
 
 
 def rounding(factors: LowRank, x: Tensor, eps: float) -> Tensor:
-    """What rounding of the entries of matrices x (..., m, n) can be of their singular values (..., k).
+    """The part of the singular values (..., k) of matrices x (..., m, n) that may be due to rounding of their entries.
 
     Rounding changes x by a matrix E, |E_ij| ≤ eps · |x_ij|, and σ_j by at most eps · |u_j|ᵀ |x| |v_j| to first order.
     It is max(m, n) times that: as for `significant`, but large entries count only where a component meets them.

@@ -141,7 +141,7 @@ class Evaluator:
         return self._forward(self._predictor(task), self._split(task, split).take(rows), task)
 
     def by_base(self, function: Forward, task: str, split: SplitName, count: int | None = None) -> Tensor:
-        """What a function of the base encoder and a prepared batch (B examples) gives for a split: (N, ...).
+        """The results (N, ...) on a split of a function of the base encoder and a prepared batch of B examples.
 
         Args:
             function: returns (B, ...).
@@ -219,7 +219,7 @@ class Evaluator:
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise UserError(
-                        f"{self.device} has no room for one example of {task}; choose another device="
+                        f"{self.device} is out of memory with one example of {task}; choose another device="
                     ) from None
                 self.batch_size //= 2
                 torch.cuda.empty_cache()

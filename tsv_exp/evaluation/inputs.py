@@ -1,4 +1,4 @@
-"""What the runs of a sweep share, loaded once: weights, data, accuracies of the fine-tuned models."""
+"""Inputs that the runs of a sweep share, loaded once: weights, data, accuracies of the fine-tuned models."""
 
 import json
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Methods with a model per task that are not told the task: a router chooses model and head of every example."""
+"""Methods with a model per task and an unknown task: a router chooses model and head of every example."""
 
 import logging
 import time
@@ -34,13 +34,13 @@ ELSEWHERE = -1  # prediction of an example that another task's head answers
 
 @dataclass(frozen=True)
 class Oracle:
-    """A router that is told the task of every example: the reference for all others."""
+    """A router that knows the task of every example: the reference for all others."""
 
     name: ClassVar[str] = "oracle"
 
 
 @dataclass(frozen=True)
-class Routed:
+class RoutingResult:
     """The outcome of routing the test examples of every task.
 
     Attributes:
@@ -104,7 +104,7 @@ def check_router(router: Router | Oracle, per_task: bool, method: str, metrics: 
 
 def route_tasks(
     router: Router | Oracle, evaluator: Evaluator, merged: Merged, alpha: float, stream: TaskVectors, engine: Engine
-) -> Routed:
+) -> RoutingResult:
     """Choose a task for every test example by one pass of the base model, and predict with that task's model and head.
 
     Raises:
@@ -124,7 +124,7 @@ def route_tasks(
         measure = metric(evaluator.tasks[task].metric).measure
         right[task], own[task] = measure(answered, labels), measure(predictions[task], labels)
         correct[task] = (answered == labels).numpy()
-    return Routed(
+    return RoutingResult(
         accuracy=right,
         correct=correct,
         own_head=own,

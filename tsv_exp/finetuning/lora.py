@@ -106,7 +106,7 @@ def attach(encoder: nn.Module, trainable: Sequence[str], lora: Lora, seed: int) 
 
 
 def absorb(encoder: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Put W in the place of W_pre, A and B; returns B (m, r) and A (r, n) by the name of their matrix, if any.
+    """Replace W_pre, A and B by W; returns B (m, r) and A (r, n) by the name of their matrix, if any.
 
     The state dict is a full one again.
     """

@@ -88,7 +88,7 @@ class LoraAdapter:
             announced |= {_key(name, "A"): (self.dtype(name), (r, n)), _key(name, "B"): (self.dtype(name), (m, r))}
 
         def tensors() -> Iterator[Tensor]:
-            for a, b in self.work.made(self._factored, names, advance):
+            for a, b in self.work.merged_layers(self._factored, names, advance):
                 yield a
                 yield b
 

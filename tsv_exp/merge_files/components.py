@@ -134,4 +134,4 @@ def _content(folder: Path) -> list[str]:
 def _check_free(out: Path, parts: Mapping[str, Options]) -> None:
     begun = any((part.out / ".tsv-merge").is_dir() for part in parts.values())
     if out.is_dir() and any(out.iterdir()) and not begun:
-        raise UserError(f"out={out} holds something else already; remove it or choose another folder")
+        raise UserError(f"out={out} already contains something else; remove it or choose another folder")

@@ -87,7 +87,7 @@ class WholeModel:
                 found.merged, found.kept_entries = found.merged + square(tau), found.kept_entries + kept
             return result
 
-        results = work.made(whole, names, advance)
+        results = work.merged_layers(whole, names, advance)
         announced = {name: (work.dtype(name), base[name].shape) for name in names}
         return announced, (next(results) if name in floating else base[name] for name in names)
 
@@ -103,7 +103,7 @@ class ByTask:
 
     def __post_init__(self) -> None:
         if len(self.work.plan.rules) > 1:
-            raise UserError("layers: methods with a model per task take no layers of their own; give task=NAME")
+            raise UserError("layers: methods with a model per task do not support layers; give task=NAME")
         if self.work.inputs.vocabulary is not None:
             raise UserError("vocabulary and tokenizer: this method has a model per task; give task=NAME")
         router = self.work.options.router
@@ -122,7 +122,7 @@ class ByTask:
             parts = store.encode(name, merged, stream.base[name].shape, stream.tasks, work.dtype(name))
             return {key: checked(name, part) for key, part in parts.items()}
 
-        parts = {key: tensor for part in work.made(encoded, names, advance) for key, tensor in part.items()}
+        parts = {key: tensor for part in work.merged_layers(encoded, names, advance) for key, tensor in part.items()}
         return _announced(parts)
 
     def describe(self, folder: Path, digests: Mapping[str, str]) -> None:

@@ -28,13 +28,13 @@ class Inputs:
 
     Args:
         stream: the task vectors.
-        places: name -> file or folder, for the base and each model.
+        paths: name -> file or folder, for the base and each model.
         adapters: the models, if all are adapters and no base was opened; else empty.
         vocabulary: the rows of embeddings, if matched by token.
     """
 
     stream: TaskVectors
-    places: Mapping[str, Path]
+    paths: Mapping[str, Path]
     adapters: Mapping[str, adapter_factors.Adapter]
     vocabulary: vocabularies.Vocabulary | None = None
 
@@ -99,7 +99,7 @@ class Inputs:
         if self.base_folder is None:
             return None
         other = options.tokenizer not in (None, "base") and not options.component
-        tokenizer = folder_of(self.places[f"model {options.tokenizer}"]) if other else None
+        tokenizer = folder_of(self.paths[f"model {options.tokenizer}"]) if other else None
         found = self.vocabulary
         values, files = (found.values, found.files) if found else ({}, {})
         return Configuration(self.base_folder, options.dtype, values, files, tokenizer, options.beside)
@@ -107,11 +107,11 @@ class Inputs:
     @property
     def base_folder(self) -> Path | None:
         """The folder of the base model, if it has one."""
-        return folder_of(self.places["base"]) if "base" in self.places else None
+        return folder_of(self.paths["base"]) if "base" in self.paths else None
 
     def fingerprints(self) -> dict[str, list[tuple[str, int, int]]]:
         """Names, sizes and modification times of all files: an interrupted merge resumes only if they are unchanged."""
-        return {name: _fingerprint(path) for name, path in self.places.items()}
+        return {name: _fingerprint(path) for name, path in self.paths.items()}
 
 
 def files_of(path: Path) -> list[Path]:

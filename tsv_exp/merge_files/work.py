@@ -43,7 +43,7 @@ class Work:
         """The task vectors."""
         return self.inputs.stream
 
-    def made(
+    def merged_layers(
         self, finish: Callable[[str, Representation, Measured], Result], names: Sequence[str], advance: Advance
     ) -> Iterator[Result]:
         """Lazily apply `finish` to every floating-point layer and its merge before α, in order."""

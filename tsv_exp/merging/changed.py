@@ -1,4 +1,4 @@
-"""A stream of task vectors whose layers are changed on the way."""
+"""A stream of task vectors whose layers are changed by a function."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ def _unchanged(layer: Layer) -> Layer:
 
 @dataclass(frozen=True)
 class Changed(TaskVectors):
-    """The stream of `change` of every layer: Changed(**stream.fields(), change=...)."""
+    """The stream with `change` applied to every layer: Changed(**stream.fields(), change=...)."""
 
     change: Callable[[Layer], Layer] = _unchanged
 

@@ -1,4 +1,4 @@
-"""What a method may return for a layer; anything else is one line that says what came."""
+"""Checks what a method returns for a layer; a wrong result is a one-line error."""
 
 from typing import Any
 

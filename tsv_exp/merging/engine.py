@@ -17,7 +17,7 @@ from tsv_exp.layers import Representation
 from tsv_exp.merging.inputs.weights import as_weights
 from tsv_exp.merging.layer import Layer, Moments, Weights
 from tsv_exp.merging.layer_map import map_layers
-from tsv_exp.merging.result import check_alpha, kept_variances, merged_weight
+from tsv_exp.merging.result import check_alpha, merged_weight, variance_warning
 from tsv_exp.merging.task_vectors import TaskVectors
 
 log = logging.getLogger(__name__)
@@ -163,5 +163,5 @@ def apply(base: Weights | nn.Module, merged: Merged, alpha: float = 1.0, task: s
         weights[name] = result.to(weight.dtype)
         negative += kept
     if negative:
-        log.warning(kept_variances(negative))
+        log.warning(variance_warning(negative))
     return weights

@@ -39,10 +39,10 @@ def matrices_only(function: Function) -> Function:
 
 @runtime_checkable
 class ExplicitDeltas(Protocol):
-    """Weights whose difference from the base is known more exactly than by subtraction in their dtype."""
+    """Weights that know their difference from the base more precisely than subtraction in their dtype gives it."""
 
     def delta(self, name: str, dtype: torch.dtype) -> Tensor | None:
-        """The difference of one parameter in `dtype`, or None where there is none."""
+        """The difference of one parameter in `dtype`, or None if there is none."""
         ...
 
     def factors(self, name: str, dtype: torch.dtype) -> LowRank:
@@ -119,7 +119,7 @@ class Layer:
 
 
 def finite(tensor: Tensor) -> bool:
-    """Whether no entry is NaN or infinite."""
+    """Whether all entries are finite."""
     # A sum is not finite if an entry is not; the exact check, which takes memory, is needed only then.
     if tensor.numel() and not any(tensor.stride()):  # one number that stands for all entries
         tensor = tensor.as_strided((1,), (1,))

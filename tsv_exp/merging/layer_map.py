@@ -23,7 +23,7 @@ _SHARE = (
 def map_layers(
     function: Callable[[Layer], Result], stream: TaskVectors, used: Algebra, names: Sequence[str] | None = None
 ) -> Iterator[Result]:
-    """`function`, which decomposes by `used`, of every layer (or the named ones), in order, several at a time."""
+    """Apply `function`, which decomposes by `used`, to every layer (or the named ones), in order, several at a time."""
     if not isinstance(used, BatchedAlgebra):
         return stream.map(function, names)
     chosen = stream.names if names is None else names
@@ -43,7 +43,7 @@ def _in_batches(
 
 
 def _groups(stream: TaskVectors, names: Sequence[str]) -> Iterator[list[Layer]]:
-    """The layers in groups of one shape; on a GPU they are copied while it computes."""
+    """Groups of layers of equal shape; on a GPU the next group is copied during the computation."""
     if stream.compute_device.type != "cuda":
         yield from stream.groups(names, BUDGET)
         return

@@ -11,14 +11,14 @@ _VARIANCE = "running_var"  # of batch normalization, which takes its square root
 
 
 def check_alpha(alpha: float) -> None:
-    """Raise UserError unless α is a number that float32 holds."""
+    """Raise a UserError if float32 cannot represent α."""
     if not abs(alpha) <= torch.finfo(torch.float32).max:
         size = "a finite number" if not math.isfinite(alpha) else "at most 3.4e38 in size"
         raise UserError(f"alpha={alpha}: it must be {size}")
 
 
 def merged_weight(name: str, weight: Tensor, tau: Tensor, alpha: float) -> tuple[Tensor, int]:
-    """θ_pre + α · τ of one parameter in the dtype of τ, and how many of its entries had to be kept.
+    """θ_pre + α · τ of one parameter in the dtype of τ, and the number of entries that stay as in the base.
 
     A running variance that α > 1 would take below zero stays the base's at that entry: its root would be NaN.
     """
@@ -30,6 +30,6 @@ def merged_weight(name: str, weight: Tensor, tau: Tensor, alpha: float) -> tuple
     return torch.where(negative, start, result), int(negative.sum())
 
 
-def kept_variances(count: int) -> str:
-    """The line that says so."""
-    return f"{count} running variances would be below 0 and stay the base's; a smaller alpha changes them"
+def variance_warning(count: int) -> str:
+    """The warning about running variances that stay as in the base."""
+    return f"{count} running variances would be below 0 and stay as in the base; a smaller alpha changes them"

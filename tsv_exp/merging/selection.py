@@ -15,7 +15,7 @@ _FLOATS = {torch.int32: torch.float32, torch.int64: torch.float64}
 
 
 def kth_magnitudes(stream: TaskVectors, rank: int) -> Tensor:
-    """Of each task the rank-th smallest magnitude (from 1) of its flattened task vector; rank 0 is 0.
+    """The rank-th smallest magnitude (from 1) of each task's flattened task vector; rank 0 gives 0.
 
     The bits of non-negative floats, read as integers, have the order of the floats. A sample gives two integers that
     should enclose the result. A pass counts the entries below them, and those between them in bins. If the guess was
@@ -44,7 +44,7 @@ def kth_magnitudes(stream: TaskVectors, rank: int) -> Tensor:
 
 
 def _guesses(stream: TaskVectors, rank: int, integer: torch.dtype, end: int) -> list[tuple[int, int]]:
-    """Of each task the integers [low, high) among which the one at `rank` should be, according to a sample."""
+    """For each task, a range of integers [low, high) that should contain the one at `rank`, estimated from a sample."""
     stride = math.ceil(stream.size / _SAMPLE)
     while math.gcd(stride, 2 * 3 * 5 * 7 * 11 * 13) > 1:  # else it would miss columns of a matrix
         stride += 1
@@ -88,14 +88,14 @@ def _bits(values: Tensor, integer: torch.dtype) -> Tensor:
 
 
 def _at_least(numbers: Tensor, limits: Tensor) -> Tensor:
-    """numbers ≥ limits; on a CPU by numpy, which is several times faster."""
+    """numbers ≥ limits; by numpy on a CPU, which is several times faster."""
     if numbers.device.type == "cpu":
         return torch.from_numpy(numbers.numpy() >= limits.numpy())
     return numbers >= limits
 
 
 def _true(mask: Tensor) -> Tensor:
-    """The flat indices where a mask is true; likewise."""
+    """The flat indices where a mask is true; by numpy on a CPU."""
     if mask.device.type == "cpu":
         return torch.from_numpy(mask.numpy().ravel().nonzero()[0])
     return mask.view(-1).nonzero().squeeze(1)

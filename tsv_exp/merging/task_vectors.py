@@ -60,7 +60,7 @@ class TaskVectors:
     def of(
         cls, base: object, finetuned: Mapping[str, object], engine: Engine, device: torch.device | str | None = None
     ) -> "TaskVectors":
-        """The stream of models of one base, as `engine` says: state dicts, modules or readers, names aligned.
+        """The stream of models of one base: state dicts, modules or readers. Names are aligned as `engine` says.
 
         Raises:
             UserError: they do not fit, as above.
@@ -103,7 +103,7 @@ class TaskVectors:
         return sum(self.base[name].numel() for name in self.names)
 
     def fields(self) -> dict[str, Any]:
-        """What a stream of other deltas of the same models is made with; it has no progress bar."""
+        """The arguments for a stream with other deltas of the same models, without a progress bar."""
         return {field.name: getattr(self, field.name) for field in fields(TaskVectors)} | {"description": None}
 
     def with_progress(self, description: str | None) -> "TaskVectors":
@@ -127,17 +127,17 @@ class TaskVectors:
         return map(self.layer, self.names)
 
     def map(self, function: Callable[[Layer], Result], names: Sequence[str] | None = None) -> Iterator[Result]:
-        """`function` of every layer (or the named ones), in order, several layers at a time."""
+        """Apply `function` to every layer (or the named ones), in order, several layers at a time."""
         chosen = self.names if names is None else names
         results = map_in_threads(lambda name: function(self.layer(name)), chosen, self._bytes)
         return self.under_progress(results, len(chosen))
 
     def under_progress(self, results: Iterator[Result], count: int) -> Iterator[Result]:
-        """Results of so many layers, under the stream's progress bar."""
+        """The results of `count` layers, with the stream's progress bar."""
         return results if self.description is None else track(results, self.description, count)
 
     def groups(self, names: Sequence[str], budget: int) -> Iterator[list[Layer]]:
-        """The named layers with their deltas, those of one shape together as far as they fit `budget` bytes."""
+        """Groups of the named layers with their deltas: layers of equal shape, up to `budget` bytes."""
         shapes: dict[torch.Size, list[str]] = {}
         for name in names:
             shapes.setdefault(self.base[name].shape, []).append(name)
@@ -159,7 +159,7 @@ class TaskVectors:
         return 2 * len(self.finetuned) * entries * self.dtype.itemsize
 
     def layer(self, name: str) -> Layer:
-        """One layer; its deltas are new tensors, the weights stay as they are."""
+        """One layer. Its deltas are new tensors; the weights are not changed."""
         weight = self.base[name]
         shape, matrix = torch.Size((len(self.finetuned), *weight.shape)), self.is_matrix(name)
         streamed = not self._adapters and self.compute_device.type == "cpu"

@@ -13,7 +13,7 @@ from tsv_exp.methods.singular_vectors import concatenate_factors, decorrelate
 
 
 def iso_c_product(deltas: Tensor, *, algebra: Algebra) -> LowRank:
-    """`iso_c` as factors (m, K), (K,), (K, n): of T task matrices of rank r at most T · r components."""
+    """`iso_c` as factors (m, K), (K,), (K, n); T task matrices of rank r give at most T · r components."""
     u, s, vh = sum_svd(deltas, min(deltas.shape[1:]), algebra)
     return LowRank(u, s.mean().expand_as(s), vh)
 

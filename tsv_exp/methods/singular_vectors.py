@@ -26,7 +26,7 @@ def components_per_task(shape: Sequence[int], tasks: int, rank_fraction: float |
 
 @factors_suffice
 def tsv_c(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra = ExactAlgebra()) -> LowRank:  # noqa: B008
-    """TSV-Compress (arXiv 2412.00081, section 4.1): of each Δ_i its top k singular components.
+    """TSV-Compress (arXiv 2412.00081, section 4.1): the top k singular components of each Δ_i.
 
     Args:
         deltas: (T, m, n).
@@ -37,7 +37,7 @@ def tsv_c(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebr
 
 
 def tsv_m_product(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra) -> LowRank:
-    """`tsv_m` as factors (m, K), (K,), (K, n), K ≤ T · k: of low-rank task matrices the merge is of low rank."""
+    """`tsv_m` as factors (m, K), (K,), (K, n), K ≤ T · k: the merge of low-rank task matrices has low rank."""
     factors = concatenate_factors(tsv_c(deltas, rank_fraction, algebra=algebra))
     left, right = algebra.polar(factors.u), algebra.polar(factors.vh)
     inner = (left.s.unsqueeze(1) * left.vh * factors.s) @ (right.u * right.s)
@@ -113,7 +113,7 @@ def cart(
     *,
     algebra: Algebra = ExactAlgebra(),  # noqa: B008
 ) -> Tensor:
-    """CART (arXiv 2412.12153): the mean of the models, plus task arithmetic of low rank around it.
+    """CART (arXiv 2412.12153): the mean of the models, plus low-rank task arithmetic around it.
 
     With the mean Δ̄ of the Δ_i: Δ̄ + λ Σ_i SVD_k(Δ_i − Δ̄), where SVD_k keeps the top k = max(1, floor(rank_fraction ·
     min(m, n))) singular components. Of all components the sum would be 0.

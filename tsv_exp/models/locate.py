@@ -15,21 +15,22 @@ FILES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
-class Located:
+class CheckpointLocations:
     """A family of checkpoints: the location of each task's checkpoint, and of the base if the family has its own.
 
-    `pattern` names repositories: * is replaced by the task's `checkpoint_name`. `each` names files: {task} is the task.
-    `missing` says what is not there yet: fine-tuning needs no checkpoints.
+    `pattern` names repositories: * is replaced by the task's `checkpoint_name`. `file_pattern` names files: {task} is
+    replaced by the task.
+    `missing` is the error message if there are no checkpoints yet; fine-tuning needs none.
     """
 
     family: str
-    places: Mapping[str, str] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
     base: str | None = None
     pattern: str | None = None
-    each: str | None = None
+    file_pattern: str | None = None
     missing: str | None = None
 
-    def place(self, task: Task, model: str) -> str:
+    def path_of(self, task: Task, model: str) -> str:
         """The path or repository of one task: its own `checkpoint`, else the family's.
 
         Args:
@@ -41,15 +42,15 @@ class Located:
         """
         own = task.source.get("checkpoint")
         place = own.get(model) if isinstance(own, Mapping) else own
-        place = place or self.places.get(task.name)
-        if place is None and self.each is not None:
-            place = self.each.replace(TASK, task.name)
+        place = place or self.paths.get(task.name)
+        if place is None and self.file_pattern is not None:
+            place = self.file_pattern.replace(TASK, task.name)
         if place is None and self.pattern is not None and (name := task.source.get("checkpoint_name")):
             place = self.pattern.replace("*", str(name))
         if place is None and self.missing is not None:
             raise UserError(self.missing)
         if place is None:
-            known = self.pattern or ", ".join(self.places) or "none"
+            known = self.pattern or ", ".join(self.paths) or "none"
             raise UserError(
                 f"model.checkpoints has no checkpoint of {task.name}; it has: {known}; "
                 f"make one with tsv-finetune task={task.name}, and give it as tasks.{task.name}.checkpoint=FILE"
@@ -57,7 +58,7 @@ class Located:
         return str(place)
 
 
-def locate(checkpoints: str | Mapping[str, str], folder: str) -> Located:
+def locate(checkpoints: str | Mapping[str, str], folder: str) -> CheckpointLocations:
     """The layout that `model.checkpoints` names.
 
     Args:
@@ -71,19 +72,19 @@ def locate(checkpoints: str | Mapping[str, str], folder: str) -> Located:
         UserError: nothing matches.
     """
     if isinstance(checkpoints, Mapping):
-        return Located("listed", {str(name): str(place) for name, place in checkpoints.items()})
+        return CheckpointLocations("listed", {str(name): str(place) for name, place in checkpoints.items()})
     if TASK in checkpoints:
         found = HUB_FILE.fullmatch(checkpoints.replace(TASK, "task"))
-        return Located(found["repo"] if found else "files", each=checkpoints)
+        return CheckpointLocations(found["repo"] if found else "files", file_pattern=checkpoints)
     if "*" in checkpoints:
-        return Located("hub", pattern=checkpoints)
+        return CheckpointLocations("hub", pattern=checkpoints)
     root = Path(checkpoints).expanduser()
     if not root.is_dir():
         missing = (
             f"model.checkpoints={checkpoints}: no such folder; give one, a mapping of tasks, "
             "or a pattern of repositories such as owner/clip_*"
         )
-        return Located(root.name, missing=missing)
+        return CheckpointLocations(root.name, missing=missing)
     for inside in (root / folder, root):
         places = {path.parent.name.removesuffix("Val"): str(path) for path in sorted(inside.glob(f"*Val/{FINETUNED}"))}
         if places:
@@ -92,8 +93,8 @@ def locate(checkpoints: str | Mapping[str, str], folder: str) -> Located:
                 raise UserError(
                     f"{inside}: expected the base as <Task>Val/{ZERO_SHOT} beside the fine-tuned checkpoints"
                 )
-            return Located("paper", places, bases[0])
-    return Located(root.resolve().name, _in_folder(root))
+            return CheckpointLocations("paper", places, bases[0])
+    return CheckpointLocations(root.resolve().name, _in_folder(root))
 
 
 def _in_folder(root: Path) -> dict[str, str]:

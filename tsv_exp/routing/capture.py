@@ -1,4 +1,4 @@
-"""The inputs of linear layers during a forward pass, handed on layer by layer and never kept together."""
+"""The inputs of linear layers during a forward pass, passed on layer by layer and never stored together."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping

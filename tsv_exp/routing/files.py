@@ -81,7 +81,7 @@ def read_router(folder: Path) -> FittedRouter:
     for key, tensor in read(folder / TENSORS).items():
         name, _, part = key.rpartition("/")
         if name not in parts or not tensor.is_floating_point() or not (part == "logdet" or finite(tensor)):
-            raise UserError(f"{folder / TENSORS}: the tensor {key!r} is of no router; merge again")
+            raise UserError(f"{folder / TENSORS}: the tensor {key!r} is not part of a router; merge again")
         parts[name][part] = tensor.clone()
     return FittedRouter(router, tasks, parts)
 

@@ -100,7 +100,7 @@ class FittedRouter:
             some = ", ".join(list(self.layers)[:3]) or "none"
             known = ", ".join(list(linear_layers(network, (name for name, _ in network.named_parameters())))[:3])
             raise UserError(
-                f"the router's layers ({some}, ...) are no linear layers that this model runs ({known}, ...); give the "
+                f"the router's layers ({some}, ...) are not linear layers of this model ({known}, ...); give the "
                 "base model of the merge"
             )
 

@@ -154,7 +154,7 @@ def load(
     place = Path(folder)
     fitted, merged = read_router(place), load_merged(place)
     if fitted.tasks != merged.tasks:
-        raise UserError(f"{folder}: its router is of other tasks than its models; merge again")
+        raise UserError(f"{folder}: its router and its models have different tasks; merge again")
     if unknown := sorted(set(heads or ()) - set(merged.tasks)):
         raise UserError(f"heads: there is no task {unknown[0]!r}; choose from: {', '.join(merged.tasks)}")
     return ServedModel(module, merged, fitted, heads or {}, features or _main)

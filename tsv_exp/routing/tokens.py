@@ -1,4 +1,4 @@
-"""Which tokens of an example a router weighs: those of a layer's inputs that the network's output depends on.
+"""The tokens of an example that a router uses: those of a layer's inputs on which the network's output depends.
 
 Only these tokens shaped the layer's task matrix, since the others have no gradient. In the last block of a network that
 pools its first token, the MLP is such a layer: its inputs at all other tokens are of no use to the output.

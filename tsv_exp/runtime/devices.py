@@ -28,7 +28,9 @@ def device_of(wanted: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(wanted)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device={wanted}: there is none here ({torch.cuda.device_count()} CUDA devices); choose cpu")
+        raise UserError(
+            f"device={wanted}: no such device on this machine ({torch.cuda.device_count()} CUDA devices); choose cpu"
+        )
     return device
 
 

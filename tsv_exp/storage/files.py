@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, locks between processes, the user's cache."""
+"""Files that are either complete or absent: atomic writes, locks between processes, the user's cache."""
 
 import glob
 import os

@@ -14,7 +14,7 @@ from tsv_exp.runtime.console import console, output
 from tsv_exp.sweeps import jobs
 from tsv_exp.sweeps.expansion import runs_here
 from tsv_exp.sweeps.names import sweep_name
-from tsv_exp.tracking.protocol import Description, Harmless
+from tsv_exp.tracking.protocol import Description, FailsafeRun
 
 
 class SweepReport(Callback):
@@ -42,11 +42,13 @@ class SweepReport(Callback):
 
 
 def _track(config: DictConfig, folder: Path, report: Report) -> None:
-    """The report as one more run of the sweep's group, with the runs it took over."""
+    """The report as one more run of the sweep's group, with the runs that it reused."""
     experiment = config.hydra.runtime.choices.get("experiment")
     group = sweep_name(folder, experiment)
     tags = [*config.tags, *([experiment] if experiment else [])]
-    tracked = Harmless(instantiate(config.tracking), Description("report", "report", folder, group, tags, config.notes))
+    tracked = FailsafeRun(
+        instantiate(config.tracking), Description("report", "report", folder, group, tags, config.notes)
+    )
     tracked.report(report, [results for results in _results(folder) if "reused_from" in results])
     tracked.close(1 if report.runs.problems else 0)
 

@@ -26,7 +26,7 @@ from tsv_exp.storage.files import atomic
 from tsv_exp.sweeps import resume
 from tsv_exp.sweeps.names import run_name, sweep_name, varied
 from tsv_exp.tasks.definitions import members
-from tsv_exp.tracking.protocol import Description, Harmless, OpenRun, Tracker
+from tsv_exp.tracking.protocol import Description, FailsafeRun, OpenRun, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def run_cell(cfg: DictConfig, folder: Path, sweep: bool) -> dict[str, Any]:
             log.info("reused from %s", earlier)
         else:
             # the run comes first: it downloads what the key depends on
-            tracked = Harmless(tracker, description(cfg, folder, sweep))
+            tracked = FailsafeRun(tracker, description(cfg, folder, sweep))
             with unmasked():
                 found = import_late("tsv_exp.run").run(cfg, folder, tracked)
             cell = {"cell": resume.cell_key(cfg), "commits": resume.commits(cfg)}

@@ -15,7 +15,7 @@ from tsv_exp.sweeps.expansion import job_overrides, runs_here
 
 
 class ConfigurationCheck(Callback):
-    """Refuses what cannot run, in one line and with exit code 1; of a sweep every job is checked first.
+    """Refuses invalid configurations with one line and exit code 1; checks every job of a sweep before the first runs.
 
     Args:
         command: whose configuration it is.
@@ -57,12 +57,12 @@ class ConfigurationCheck(Callback):
             raise self._refusal(error, job) from error
 
     def _refusal(self, error: Exception, job: str = "") -> SystemExit:
-        """The end of the process; of other exceptions in a callback Hydra makes warnings."""
+        """Ends the process, because Hydra turns other exceptions in a callback into warnings."""
         plain = " ".join(str(error).split())
         text = error_message(error) if expected(error) else f"unexpected {type(error).__name__}: {plain}"
         return SystemExit(fail(self.command, f"{text} (in the run {job})" if job else text, 1))
 
 
 def _stage(description: str) -> AbstractContextManager[Any]:
-    """On a terminal only: elsewhere the line that says what is wrong is to be the only one."""
+    """Only on a terminal: elsewhere, the error must be the only line."""
     return bar(description, None) if console.is_terminal else silent()

@@ -1,4 +1,4 @@
-"""Which jobs a sweep consists of, before any of them runs."""
+"""The jobs of a sweep, determined before any of them runs."""
 
 from collections.abc import Sequence
 

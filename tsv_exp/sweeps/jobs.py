@@ -73,7 +73,7 @@ def watching() -> bool:
 
 
 def stop_watching() -> None:
-    """Remove the lines of running jobs, however the sweep ended, and what killed jobs left of theirs."""
+    """Remove the lines of running jobs, and the progress files of killed jobs."""
     while _watches:
         monitor = _watches.pop()
         monitor.stop()

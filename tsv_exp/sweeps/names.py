@@ -1,4 +1,4 @@
-"""What runs and sweeps are called where they are shown."""
+"""Names of runs and sweeps for display."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ SHORT = {"tasks": "T"}  # keys that have a symbol
 
 
 def varied(typed: Sequence[str], sweep: Path) -> list[str]:
-    """The overrides of a job whose keys take several values in its sweep; all of them where that is not recorded."""
+    """The overrides of a job whose keys have several values in its sweep; all overrides if this is not recorded."""
     record = sweep / "multirun.yaml"
     if not record.is_file():
         return list(typed)
@@ -29,19 +29,19 @@ def _swept(record: Path) -> frozenset[str]:
 
 
 def run_name(method: str, overrides: Sequence[str]) -> str:
-    """A method and what else differs, shortly: tsv_m rank_fraction=0.1 T=8."""
+    """A short name of a run: its method and what differs in its sweep, as in tsv_m rank_fraction=0.1 T=8."""
     pairs = [override.partition("=")[::2] for override in overrides]
     named = [(SHORT.get(key, key.rpartition(".")[2]), value) for key, value in pairs if key != "method"]
     return " ".join([method, *(f"{name}={value}" for name, value in named)])
 
 
 def sweep_name(folder: Path, experiment: str | None) -> str:
-    """A sweep by its experiment, and by when it began and its own name, which its folder has."""
+    """The name of a sweep: its experiment, its start time and its own name, taken from its folder."""
     return " ".join(filter(None, (experiment, *folder.parts[-2:])))
 
 
 def suffix(name: str | None) -> str:
-    """A name as the end of a folder's: -my-name; nothing without one."""
+    """A name as the suffix of a folder, -my-name; empty without a name."""
     return "-" + re.sub(r"[^\w.-]+", "-", str(name)) if name else ""
 
 

@@ -28,7 +28,7 @@ DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 def cell_key(cfg: DictConfig) -> str:
-    """Digest of all that determines a run: configuration, weights and data, program.
+    """Digest of everything that determines a run: configuration, weights and data, program.
 
     Local weights and data are identified by path, size and modification time; those on the hub by their name, with
     their `commits` stored beside the key. The program is identified by the constants in versions.py, the source of each
@@ -118,7 +118,7 @@ def _files(path: Path) -> str:
 
 @cache
 def _module(name: str) -> str:
-    """Digest of the sources of a module or package of the user's."""
+    """Digest of the source code of a user's module or package."""
     try:
         spec = find_spec(name)
     except (ImportError, ValueError):

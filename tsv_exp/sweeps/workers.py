@@ -33,7 +33,7 @@ def jobs_at_once() -> int:
 
 
 def claim_gpu(number: int) -> None:
-    """Take one of several GPUs for the rest of this process; where all are taken, job `number` shares one."""
+    """Reserve one of several GPUs for the rest of this process; if all are reserved, job `number` shares one."""
     found = gpus()
     if len(found) < 2:
         return

@@ -91,7 +91,7 @@ def define(names: Sequence[str], settings: Mapping[str, Any]) -> list[Definition
     for name in names:
         places = [source for source in _sources() if f"{name}.yaml" in _files(source, "task")]
         if len(places) > 1:
-            raise UserError(f"task {name!r} is in {' and in '.join(map(str, places))}: give yours another name")
+            raise UserError(f"task {name!r} is in {' and in '.join(map(str, places))}: rename yours")
     return [
         complete(name, found, settings.get(_plain(name)) or settings.get(name, {}))
         for name, found in zip(names, _composed("task", tuple(names), tuple(_sources())), strict=True)
@@ -125,7 +125,7 @@ def options(group: str) -> list[str]:
 
 def _first(count: int, task_set: str | None) -> list[str]:
     if task_set is None:
-        raise UserError(f"tasks={count}: this model has no task_set to count in; give a list: tasks='[Cars,DTD]'")
+        raise UserError(f"tasks={count}: this model has no task_set; give a list: tasks='[Cars,DTD]'")
     names = members(task_set)
     if not 1 <= count <= len(names):
         raise UserError(f"tasks={count}: this model has {len(names)} tasks; give 1 to {len(names)} or a list of names")

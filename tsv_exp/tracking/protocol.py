@@ -74,7 +74,7 @@ class NoTracker:
         return OpenRun()
 
 
-class Harmless(OpenRun):
+class FailsafeRun(OpenRun):
     """Wraps an open run: the first failure is logged as one warning and ends the tracking."""
 
     def __init__(self, tracker: Tracker, description: Description):

@@ -91,7 +91,7 @@ def test_a_method_that_needs_inputs_says_so() -> None:
 
 
 def test_low_rank_fine_tuning_of_given_checkpoints_is_refused() -> None:
-    with pytest.raises(UserError, match=r"finetune=lora: nothing is trained where model\.checkpoints is given"):
+    with pytest.raises(UserError, match=r"finetune=lora: nothing is trained if model\.checkpoints is set"):
         check("finetune=lora", "model=vit_b_32")
     check("finetune=lora")
 

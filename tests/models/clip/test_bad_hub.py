@@ -83,7 +83,7 @@ def check(line: object, pattern: str) -> None:
 @pytest.mark.parametrize(
     ("case", "pattern"),
     [
-        ("DTD", "model zoo/clip_dtd: .*broke off.*partial files are kept"),
+        ("DTD", "model zoo/clip_dtd: .*broke off.*partial files remain"),
         ("EuroSAT", "model zoo/clip_eurosat: gated: accept its terms"),
         ("GTSRB", "model zoo/clip_gtsrb: .*answered 503; try again later"),
         ("MNIST", "model zoo/clip_mnist: .*cannot be reached or broke off.*try again"),

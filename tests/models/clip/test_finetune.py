@@ -164,7 +164,7 @@ def test_out_of_memory_keeps_what_was_saved(
     with monkeypatch.context() as crowded:
         crowded.setattr("tsv_exp.finetuning.training._check", full)
         with pytest.raises(
-            UserError, match=r"cpu has no room .*finetune\.batch_size=8 .*torchrun .*saved step is kept$"
+            UserError, match=r"cpu is out of memory .*finetune\.batch_size=8 .*torchrun .*saved state remains$"
         ):
             run(composed(overrides), 0, lambda: None)
     assert [path.name for path in (tmp_path / "out/vit_b_32").iterdir()] == ["EuroSAT.training"]

@@ -93,9 +93,9 @@ def test_whole_clips_in_one_file_per_task(pretrained: str, tmp_path: Path, caplo
     found = clip.finetuned([clip.catalogue()[name] for name in ("MNIST", "SVHN")])
     assert set(found["SVHN"]) == set(clip.base())
     torch.testing.assert_close(found["MNIST"]["visual.proj"], clip.base()["visual.proj"] + 0.1)
-    assert [message for message in caplog.messages if "text side" in message] == [
-        f"checkpoint of SVHN ({tmp_path}/path/SVHN/full.pt): its text side differs from the base's in 1 tensors "
-        "(text_projection, ...); only its image side is merged, and heads are the base's"
+    assert [message for message in caplog.messages if "text encoder differs" in message] == [
+        f"checkpoint of SVHN ({tmp_path}/path/SVHN/full.pt): its text encoder differs from the base's in 1 tensors "
+        "(text_projection, ...); only its image encoder is merged, and heads are computed by the base"
     ]
     with pytest.raises(UserError, match=r"Cars/full\.pt: there is no such file"):
         clip.finetuned([clip.catalogue()["Cars"]])
@@ -174,7 +174,7 @@ def test_bad_checkpoints(pretrained: str, tmp_path: Path) -> None:
         model(pretrained, checkpoints=str(tmp_path)).catalogue()
     only_vision = tmp_path / "vision.safetensors"
     save_file(worlds.vision(0), only_vision)
-    with pytest.raises(UserError, match=r"vision\.safetensors: lacks the text side"):
+    with pytest.raises(UserError, match=r"vision\.safetensors: lacks the text encoder"):
         model(str(only_vision)).base()
     (tmp_path / "broken.safetensors").write_bytes(b"xx")
     with pytest.raises(UserError, match=r"broken\.safetensors"):

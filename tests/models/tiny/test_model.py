@@ -136,7 +136,7 @@ def test_words_and_classes_that_do_not_fit_are_named(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=r"data of dice \(drawn\) has 6 classes .*, but the task has 1 "):
         model.split(few, "test")
-    with pytest.raises(UserError, match=r"data\.subject=cards: nothing draws that; choose from: digits"):
+    with pytest.raises(UserError, match=r"data\.subject=cards: unknown subject; choose from: digits"):
         Drawn("cards")
 
 

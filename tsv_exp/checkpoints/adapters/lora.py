@@ -130,7 +130,7 @@ class Adapter(ChangedModel):
         return torch.Size((a.shape[1], b.shape[0]) if name in self._transposed else (b.shape[0], a.shape[1]))
 
     def subtracted(self, module: str) -> LowRank | None:
-        """What the initialization subtracted from the weight (out, in) of a module, by its name in the adapter."""
+        """The product that the initialization subtracted from a module's weight (out, in); named as in the adapter."""
         return self._initial(self._names[module])
 
     def _subtracted(self, name: str) -> LowRank | None:

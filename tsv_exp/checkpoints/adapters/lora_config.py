@@ -99,7 +99,7 @@ class LoraConfig:
         alpha = self._by_pattern(self.alpha_pattern, module, self.alpha)
         if not r > 0 or not math.isfinite(alpha):
             raise UserError(
-                f"{self.path / FILE}: the rank {r:g} or alpha {alpha:g} of {module!r} is none; fetch it again"
+                f"{self.path / FILE}: the rank {r:g} or alpha {alpha:g} of {module!r} is not valid; fetch it again"
             )
         return alpha / (math.sqrt(r) if self.rslora else r)
 
@@ -137,14 +137,14 @@ def changes_base(folder: Path) -> bool:
 def _number(config: Mapping[str, Any], key: str) -> float:
     value = config[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
-        raise ValueError(f"{key} is {str(value)[:40]!r}, not a number that it can be")
+        raise ValueError(f"{key} is {str(value)[:40]!r}, not a valid number")
     return float(value)
 
 
 def _patterns(config: Mapping[str, Any], key: str) -> dict[str, float]:
     found = config.get(key) or {}
     if not isinstance(found, dict):
-        raise ValueError(f"{key} is no table of patterns and numbers")
+        raise ValueError(f"{key} is not a table of patterns and numbers")
     if any(len(pattern) > _LONGEST for pattern in found):
         raise ValueError(f"{key} has a pattern of more than {_LONGEST} characters")
     return {pattern: _number(found, pattern) for pattern in found}
@@ -158,7 +158,7 @@ def _initialization(folder: Path, value: object) -> str:
         return name
     remedy = "merge the adapter into the model that it was trained on first"
     if name.startswith(("pissa", "corda", "lora_ga")):
-        remedy = "save it again in PEFT with path_initial_model_for_weight_conversion, which makes plain LoRA of it"
+        remedy = "save it again in PEFT with path_initial_model_for_weight_conversion, which converts it to plain LoRA"
     raise UserError(
-        f"{folder}: the initialization {value!r} changed the base's weights, and the file does not tell how; {remedy}"
+        f"{folder}: the initialization {value!r} changed the base's weights, and the file does not say how; {remedy}"
     )

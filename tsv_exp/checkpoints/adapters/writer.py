@@ -25,8 +25,8 @@ def check_adaptable(encoder: nn.Module, names: list[str]) -> None:
         module, _, leaf = name.rpartition(".")
         if leaf != "weight" or type(encoder.get_submodule(module)) is not nn.Linear:
             raise UserError(
-                f"adapter=true: {name} is no weight of a plain linear layer, for which PEFT has no such factors; "
-                "leave it out by finetune.lora.targets, or leave adapter=true out"
+                f"adapter=true: {name} is not the weight of a plain linear layer, and PEFT has no factors for it; "
+                "exclude it by finetune.lora.targets, or leave adapter=true out"
             )
 
 

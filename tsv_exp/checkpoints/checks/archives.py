@@ -27,7 +27,7 @@ def is_archive(path: Path) -> bool:
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether an archive was written by torch.jit.save; False if it is too damaged to tell."""
+    """Whether an archive was written by torch.jit.save; False if it is too damaged to determine."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -1,4 +1,4 @@
-"""Files of LoRA factors that are no adapters in PEFT's format."""
+"""Refuses files of LoRA factors that are not adapters in PEFT's format."""
 
 import re
 from collections.abc import Iterable

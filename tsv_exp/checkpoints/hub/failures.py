@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tsv_exp.errors import UserError
 
-PARTIAL = "partial files are kept"
+PARTIAL = "partial files remain"
 REFUSED = (401, 403)
 # No logs of single requests; errors are raised as well and become one line.
 QUIET = dict.fromkeys(("httpx", "httpx2"), logging.WARNING)

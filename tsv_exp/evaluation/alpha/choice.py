@@ -234,4 +234,4 @@ def best(points: Sequence[Point]) -> Point:
 def check(key: str, value: object) -> None:
     """Raise a UserError unless a value is a finite number ≥ 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise UserError(f"{key}={value}: α must be a finite number from 0 up")
+        raise UserError(f"{key}={value}: α must be a finite number, at least 0")

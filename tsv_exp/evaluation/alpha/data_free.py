@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 LIMITS = (
     "α %.3g was computed without data: on our benchmarks that lost 0 to 13 points of normalized accuracy against "
-    "validation, by method and network; prefer alpha=search where labelled examples exist (docs/data_free.md)"
+    "validation, by method and network; prefer alpha=search if labelled examples exist (docs/data_free.md)"
 )
 
 

@@ -45,13 +45,13 @@ class Race:
             raise UserError(f"alpha.passes={self.passes}: give a positive number")
 
     def choose(self, candidate: Candidate) -> Choice:
-        """Race the values; every point tells on how many examples it was measured."""
+        """Race the values; every point has the number of examples on which it was measured."""
         grid = Grid(self.stop, self.steps)
         if self.steps == 1:
             return grid.choose(candidate)
         examples = candidate.examples()
         if examples is None:
-            log.info("a task's metric is no mean over its examples, so the whole grid is scored")
+            log.info("a task's metric is not a mean over examples, so the whole grid is scored")
             return grid.choose(candidate)
         values = [grid.value(i) for i in range(1, self.steps + 1)]
         raced = self._raced(values, examples)

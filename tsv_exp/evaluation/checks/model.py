@@ -37,7 +37,7 @@ def check(plain: Mapping[str, Any], tasks: Sequence[tuple[str, Definition]], her
     model, method = model_of(plain), Method.from_config(plain["method"])
     if model.finetune.lora is not None and model.checkpoints is not None:
         raise UserError(
-            "finetune=lora: nothing is trained where model.checkpoints is given; leave one of the two out, "
+            "finetune=lora: nothing is trained if model.checkpoints is set; leave one of the two out, "
             "or train checkpoints with tsv-finetune finetune=lora"
         )
     if method.needs_moments and not plain["inputs"]:
@@ -49,7 +49,7 @@ def check(plain: Mapping[str, Any], tasks: Sequence[tuple[str, Definition]], her
         metrics = {name: str(definition.get("metric") or "accuracy") for name, definition in tasks}
         check_router(instantiate(plain["router"]), per_task, method.name, metrics)
     if here:
-        check_places(model, tasks)
+        check_paths(model, tasks)
 
 
 @cache
@@ -58,7 +58,7 @@ def _dry_run(method: str, tasks: int) -> bool:
     return dry_run(Method.from_config(json.loads(method)), tasks)
 
 
-def check_places(model: Model, tasks: Sequence[tuple[str, Definition]]) -> None:
+def check_paths(model: Model, tasks: Sequence[tuple[str, Definition]]) -> None:
     """Check that local data, base weights and checkpoints exist.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which inputs a method may use: examples of validation, of other tasks, or noise (conf/inputs)."""
+"""The inputs that a method may use: validation examples, examples of other tasks, or noise (conf/inputs)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ class Noise(Validation):
         one = next(evaluator.model.split(evaluator.tasks[task], "validation").batches(1))[0]
         like = evaluator.model.prepare(one, evaluator.device)
         if not isinstance(like, Tensor) or not like.is_floating_point():
-            raise UserError(f"inputs=noise: the inputs of model={evaluator.model.name} are no images; give another")
+            raise UserError(f"inputs=noise: the inputs of model={evaluator.model.name} are not images; choose another")
         for start in range(0, self.examples, evaluator.batch_size):
             count = min(evaluator.batch_size, self.examples - start)
             yield torch.randn(count, *like.shape[1:], generator=generator).to(like)

@@ -31,7 +31,7 @@ class Moments:
     names: frozenset[str]
 
     def __call__(self, name: str) -> Tensor | None:
-        """(T, n, n), float32: the mean of x xᵀ over examples and tokens; None of a layer that was not captured."""
+        """(T, n, n), float32: the mean of x xᵀ over examples and tokens; None for a layer that was not captured."""
         if name not in self.names:
             return None
         found = []

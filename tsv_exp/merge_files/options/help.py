@@ -1,4 +1,4 @@
-"""What tsv-merge says of its options: methods in --help, and words for tab completion; imports no torch."""
+"""Texts about tsv-merge's options: methods in --help, and words for tab completion; imports no torch."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ STRUCTURE = ("_target_", "name", "layers", "others", "prepare", "alpha", "tune")
 
 
 def parser() -> ArgumentParser:
-    """The parser of what is not name=value."""
+    """The parser of the arguments that are not name=value."""
     found = Parser(prog="tsv-merge", add_help=False, allow_abbrev=False)
     found.add_argument("--config-dir", "-cd", type=Path)
     found.add_argument("--config-name", "-cn")
@@ -22,12 +22,12 @@ def parser() -> ArgumentParser:
 
 
 def method_lines(arguments: Sequence[str]) -> list[str]:
-    """One line per method: its name and the first comment of its YAML."""
+    """One line per method: its name and the first sentence of its YAML's comment."""
     return described("method", sources(_search(arguments))).splitlines()
 
 
 def words(typed: Sequence[str]) -> list[str]:
-    """What may follow the words of a command line: options, and the values of those with a choice.
+    """Completions of a command line: options, and the values of options with a choice.
 
     The parameters are those of the method that has been typed, or of the default.
     """

@@ -32,7 +32,7 @@ class _Merge:
                 raise UserError(f"{where}: models: give each as 'model: PATH' with its parameters")
             self.own.append((self._path(text["model"]), dict(entry.get("parameters") or {})))
         if not self.own:
-            raise UserError(f"{where}: models: there is none")
+            raise UserError(f"{where}: models: the list is empty")
 
     def _path(self, text: Any) -> str:
         if not isinstance(text, str) or "+" in text:
@@ -182,7 +182,7 @@ def translate(given: Mapping[str, Any], texts: Mapping[str, Any], where: str) ->
         raise UserError(f"{where}: base_model is missing")
     models = merge.models()
     if not models:
-        raise UserError(f"{where}: models: there is none but the base")
+        raise UserError(f"{where}: there is no model besides the base")
     paths = named([path for path, _ in models])
     weights = found.pop("weights", None)
     if weights is not None:

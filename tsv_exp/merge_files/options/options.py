@@ -94,7 +94,9 @@ def parse(arguments: Sequence[str], preset: Mapping[str, Any] | None = None) -> 
     if "rank" in known and (known["rank"] != int(known["rank"]) or known["rank"] < 1):
         raise UserError(f"rank={known['rank']}: give a whole number above 0")
     if "rank" in known and known.get("form") != "lora":
-        raise UserError("rank= is that of an adapter; give form=lora, or rank_fraction= for the share a method keeps")
+        raise UserError(
+            "rank= is the rank of an adapter; give form=lora too, or rank_fraction= for the components of a method"
+        )
     for name in PATTERNS:
         if name in known:
             known[name] = _patterns(name, known[name])

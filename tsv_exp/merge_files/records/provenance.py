@@ -51,7 +51,7 @@ def _whole(options: Options, finished: Mapping[str, Finished]) -> dict[str, Any]
     own, merged, scaled = norms(first.inputs.stream.tasks, layers)
     files: dict[str, dict[str, Path]] = {}
     for part, one in finished.items():
-        for name, place in one.inputs.places.items():
+        for name, place in one.inputs.paths.items():
             prefix = "" if part == "." else f"{part}/"
             files.setdefault(name, {}).update({f"{prefix}{file.name}": file for file in weight_files(place)})
     digests = known_digests({file for several in files.values() for file in several.values()})

@@ -10,7 +10,7 @@ from rich.table import Table
 from tsv_exp.merge_files.options.options import Options
 from tsv_exp.merge_files.records.measures import Measured
 from tsv_exp.merge_files.records.probes import estimate
-from tsv_exp.merging.result import kept_variances
+from tsv_exp.merging.result import variance_warning
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.runtime.console import console
 
@@ -44,7 +44,7 @@ def warnings(tasks: Sequence[str], layers: Mapping[str, Measured]) -> list[str]:
         if own[first] and all(_equal(layer, first, second) for layer in layers.values()):
             found.append(f"models {tasks[first]!r} and {tasks[second]!r} are equal to each other")
     if kept := sum(layer.kept_entries for layer in layers.values()):
-        found.append(kept_variances(kept))
+        found.append(variance_warning(kept))
     unrelated = math.sqrt(sum(norm**2 for norm in own)) / len(tasks)
     if not any(layer.by_task for layer in layers.values()) and merged < _CANCELS * unrelated:
         found.append(
@@ -77,7 +77,7 @@ def _counts(stream: TaskVectors, layers: Mapping[str, Measured]) -> list[str]:
         f"{count} {kind} merged by {method}, α = {alpha:g}" for (method, alpha, kind), count in sorted(kinds.items())
     ]
     kept = len(stream.base) - len(changed)
-    return [*lines, f"{kept} tensors kept as the base has them"] if kept else lines
+    return [*lines, f"{kept} tensors copied from the base"] if kept else lines
 
 
 def _data_free(layers: Mapping[str, Measured]) -> list[str]:

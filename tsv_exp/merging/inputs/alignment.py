@@ -1,4 +1,4 @@
-"""A model under the names of its base: prefixes, tied weights, and tensors that take no part."""
+"""A model under the names of its base: prefixes, tied weights, and ignored tensors."""
 
 import logging
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def align(
     base: Weights, model: Weights, keep: Sequence[str] = (), ignore: Sequence[str] = (), what: str = "a model"
 ) -> Weights:
-    """The model under the base's names; what neither has a partner nor is left out stays, for errors to name it.
+    """The model under the base's names. Other names stay, unless ignored, so that an error can name them.
 
     A tensor that the model lacks is taken to be tied to another where the two are equal in the base (an output head and
     the embedding, of which transformers saves one); so is one that the base lacks and that equals another of the model.

@@ -1,4 +1,4 @@
-"""Whether fine-tuned models fit their base; all of it is seen before the first layer is merged."""
+"""Checks that fine-tuned models fit their base, before the first layer is merged."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ _PACKED = {getattr(torch, name) for name in ("float4_e2m1fn_x2", "float8_e8m0fnu
 
 
 def check_models(base: Weights, finetuned: Mapping[str, Weights], names: Sequence[str], keep: Sequence[str]) -> None:
-    """That every model has the named tensors of the base, in their shapes, and no others.
+    """Check that every model has the named tensors of the base, in their shapes, and no others.
 
     Raises:
         UserError: it does not, or a tensor is of a kind that cannot be merged.
@@ -107,6 +107,6 @@ def _option(option: str, names: Sequence[str], effect: str) -> str:
 
 
 def file_of(weights: Weights, name: str) -> str:
-    """The file of a tensor in parentheses, where it is known."""
+    """The file of a tensor in parentheses, if it is known."""
     known = getattr(weights, "file_of", None)
     return f" ({known(name)})" if known else ""

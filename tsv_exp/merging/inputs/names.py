@@ -1,4 +1,4 @@
-"""Which parameter of one model is which of another, where wrappers and task heads changed the prefixes of names."""
+"""Matches parameter names of two models whose prefixes differ because of wrappers and task heads."""
 
 import re
 from collections import Counter
@@ -52,7 +52,7 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 
 def _paired(base: Mapping[str, str], own: Mapping[str, str], off: str, on: str) -> dict[str, str]:
-    """Partners with a prefix taken off the other model's names or put on them; equal names have precedence."""
+    """Matches with a prefix removed from or added to the other model's names; equal names take precedence."""
     found = {base[bare]: name for name, bare in own.items() if bare in base}
     for name, bare in own.items():
         changed = on + bare.removeprefix(off)

@@ -29,7 +29,7 @@ class View(Mapping[str, Tensor]):
 
     @property
     def file_of(self) -> Callable[[str], Path] | None:
-        """Which file holds a tensor, or None where the weights are in no file."""
+        """The file of a tensor, or None if the weights are not in a file."""
         known = getattr(self._weights, "file_of", None)
         return known and (lambda name: known(self._names.get(name, name)))
 

@@ -28,12 +28,12 @@ class Weighted(View):
 
 
 class WeightedDeltas(Weighted):
-    """The same of weights that know their deltas, such as an adapter's."""
+    """The same for weights with explicit deltas, such as an adapter's."""
 
     _weights: ExplicitDeltas  # type: ignore[assignment]
 
     def delta(self, name: str, dtype: torch.dtype) -> Tensor | None:
-        """w · Δ, or None where there is no change."""
+        """w · Δ, or None if there is no change."""
         delta = self._weights.delta(name, dtype)
         return None if delta is None else delta * self._weight
 
@@ -45,7 +45,7 @@ class WeightedDeltas(Weighted):
 
 
 def weighted(stream: TaskVectors, weights: Mapping[str, float]) -> TaskVectors:
-    """The stream with the task vectors of some models multiplied by numbers; what was checked is not checked again."""
+    """The stream with the task vectors of some models multiplied by numbers; checks are not repeated."""
     models = {task: _weighted(model, stream.base, weights.get(task, 1.0)) for task, model in stream.finetuned.items()}
     other = copy(stream)
     other.__dict__.pop("_adapters", None)

@@ -56,7 +56,7 @@ def wudi_closed(deltas: Tensor, ridge: float = 0.01, normalize: bool = True) -> 
         normalize: w_t = ‖Δ_t‖⁻² instead of 1.
     """
     if not ridge >= 0:
-        raise UserError(f"ridge={ridge}: it is added to the eigenvalues of a Gram matrix; give a number from 0 up")
+        raise UserError(f"ridge={ridge}: it is added to the eigenvalues of a Gram matrix; give a number of at least 0")
     inputs, target = moments(deltas, normalize)
     values, vectors = torch.linalg.eigh(inputs)
     size, eps = max(deltas.shape[1:]), torch.finfo(deltas.dtype).eps

@@ -27,7 +27,7 @@ Bound = Callable[[Layer], Representation]
 
 
 def bind(method: "Method", stream: TaskVectors, algebra: Algebra, moments: Moments | None = None) -> Bound:
-    """The function of one layer of a stream; it decomposes by `algebra`, and takes the `moments` of its inputs.
+    """The function of one layer of a stream; it decomposes by `algebra` and uses the `moments` of the inputs.
 
     Raises:
         UserError: the method needs moments, and there are none.
@@ -39,7 +39,7 @@ def bind(method: "Method", stream: TaskVectors, algebra: Algebra, moments: Momen
         )
     arguments = _arguments(method, stream, algebra)
     decomposes = accepts(method.function, "algebra")
-    _name_empty_layers(method, stream)
+    _warn_of_empty_layers(method, stream)
     devices = {"cpu", stream.compute_device.type}
 
     def merged(layer: Layer) -> Representation:
@@ -76,7 +76,7 @@ def bind(method: "Method", stream: TaskVectors, algebra: Algebra, moments: Momen
 
 
 def bind_products(method: "Method", stream: TaskVectors, algebra: Algebra) -> Bound:
-    """As `bind`; of layers whose deltas are products the merge is given as a product where the method has one."""
+    """As `bind`; if the deltas of a layer are products and the method supports it, the merge is a product too."""
     bound = bind(method, stream, algebra)
     if method.before or method.after:
         return bound
@@ -93,7 +93,7 @@ def bind_products(method: "Method", stream: TaskVectors, algebra: Algebra) -> Bo
 
 
 def _arguments(method: "Method", stream: TaskVectors, algebra: Algebra) -> dict[str, Any]:
-    """What the function takes beside the deltas: the parameters, or what `prepare` made of them."""
+    """The arguments of the function besides the deltas: the parameters, or the result of `prepare`."""
     if method.prepare is None:
         return method.own_params
     if method.before:
@@ -106,8 +106,8 @@ def _arguments(method: "Method", stream: TaskVectors, algebra: Algebra) -> dict[
     return dict(found)
 
 
-def _name_empty_layers(method: "Method", stream: TaskVectors) -> None:
-    """Log which layers keep no singular component: those with fewer rows or columns than there are tasks."""
+def _warn_of_empty_layers(method: "Method", stream: TaskVectors) -> None:
+    """Log the layers that keep no singular component: those with fewer rows or columns than there are tasks."""
     if method.params.get("rank_fraction", 1) is not None:
         return
     matrices = [name for name in stream.names if stream.is_matrix(name) or stream.is_stack(name)]
@@ -115,7 +115,7 @@ def _name_empty_layers(method: "Method", stream: TaskVectors) -> None:
     if small:
         log.warning(
             "%d layers have fewer rows or columns than the %d tasks, so that each task keeps 0 components (k = 0) "
-            "and they stay the base's: %s; set rank_fraction, or average them with exclude",
+            "and the layers stay as in the base: %s; set rank_fraction, or average them with exclude",
             len(small),
             len(stream.tasks),
             ", ".join(small[:3]) + (", ..." if len(small) > 3 else ""),

@@ -9,10 +9,10 @@ from tsv_exp.runtime.options import composed, option_files
 
 
 def method_files(search: Sequence[Path] = ()) -> dict[str, Path]:
-    """The YAML of every method: those of the folders `search`, the first before the others, and those of conf."""
+    """The YAML of every method, from the folders `search` and from conf; the first folder that has a method counts."""
     return option_files("method", sources(search))
 
 
 def content(name: str, search: Sequence[Path] = ()) -> dict[str, Any]:
-    """The keys of a method's YAML, composed with those it names in its defaults list."""
+    """The keys of a method's YAML, composed with those of its defaults list."""
     return composed("method", [name], sources(search))[0]

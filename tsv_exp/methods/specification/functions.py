@@ -1,4 +1,4 @@
-"""The functions that a method's YAML names: imported, permitted, and what they take."""
+"""The functions that a method's YAML names: import, permission, parameters."""
 
 import inspect
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def parameters_of(function: Function) -> tuple[str, ...]:
 
 
 def _check_permitted(method: str, path: str) -> None:
-    """Check that Hydra's rules let a configuration name a function: os.system and the like are no methods."""
+    """Check that Hydra's rules permit a function in a configuration: os.system and the like are refused."""
     from hydra.errors import InstantiationException  # half a second, which our own methods need not wait for
     from hydra.utils import instantiate
 

@@ -60,7 +60,7 @@ class Method:
 
     @classmethod
     def from_config(cls, config: Any) -> "Method":
-        """The method that a mapping with the keys of conf/method describes; keys of its own are its parameters.
+        """The method described by a mapping with the keys of conf/method; all other keys are its parameters.
 
         Raises:
             UserError: a key is missing or has a value that does not fit, or a function cannot be imported or does not
@@ -83,14 +83,14 @@ class Method:
             scaling = Alpha(**alpha)
         except (TypeError, KeyError) as error:
             raise UserError(
-                f"method {name}: alpha or tune in its YAML is not as conf/method documents it: {error}"
+                f"method {name}: alpha or tune in its YAML does not have the documented form: {error}"
             ) from error
         first = prepare and function_of(name, prepare)
         taker = first or function
         if taken := sorted(RESERVED.intersection(parameters_of(taker))):
             raise UserError(
                 f"method {name}: its function has a parameter {taken[0]!r}, which is a key of every method's YAML "
-                "with a meaning of its own; name the parameter otherwise"
+                "with its own meaning; rename the parameter"
             )
         method = cls(
             name=name,
@@ -103,7 +103,9 @@ class Method:
         )
         known = {key: None for key in GIVEN if accepts(taker, key)}
         if given := sorted(known.keys() & keys):
-            raise UserError(f"method {name}: {given[0]} is no parameter; the engine gives it to the function")
+            raise UserError(
+                f"method {name}: {given[0]} is not a parameter to set; the engine passes it to the function"
+            )
         check_arguments(f"method {name}: ", taker, method.own_params | known, 1)
         return method._with_known_steps()
 
@@ -163,7 +165,7 @@ class Method:
         return layer.matrix or self.others is self.function
 
     def name_for(self, layer: Layer) -> str:
-        """By what a layer is merged: this method, or the function for layers that are not matrices."""
+        """The name of what merges a layer: this method, or the function for layers that are not matrices."""
         return self.name if self.merges(layer) else getattr(self.others, "__name__", "others")
 
     @property
@@ -178,7 +180,7 @@ class Method:
 
     @property
     def merges_products(self) -> bool:
-        """Whether its merge of task matrices that are products of thin factors is such a product."""
+        """Whether it can merge task matrices that are products of thin factors into such a product."""
         return self.prepare is None and not self.before and not self.after and hasattr(self.function, "product")
 
     def bind(self, stream: TaskVectors, algebra: Algebra, moments: Moments | None = None) -> Bound:
@@ -186,5 +188,5 @@ class Method:
         return bind(self, stream, algebra, moments)
 
     def bind_products(self, stream: TaskVectors, algebra: Algebra) -> Bound:
-        """As `bind`; of layers whose deltas are products the merge is given as a product where the method has one."""
+        """As `bind`; if the deltas of a layer are products and the method supports it, the merge is a product too."""
         return bind_products(self, stream, algebra)

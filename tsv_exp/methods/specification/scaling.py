@@ -1,4 +1,4 @@
-"""Numbers that a method takes from validation data: its scaling α, and a parameter chosen per task."""
+"""Numbers that are chosen on validation data: the scaling α, and a parameter per task."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -94,7 +94,7 @@ def _known(place: str) -> tuple[str, ...]:
 
 
 def change_deltas(steps: Sequence[Step], layer: Layer, algebra: Algebra) -> Layer:
-    """The layer with the deltas that the steps of `before` make of its own."""
+    """The layer with its deltas changed by the steps of `before`."""
     if not steps:
         return layer
     deltas = layer.deltas
@@ -104,7 +104,7 @@ def change_deltas(steps: Sequence[Step], layer: Layer, algebra: Algebra) -> Laye
 
 
 def change_merged(steps: Sequence[Step], method: str, merged: Representation, layer: Layer, algebra: Algebra) -> Any:
-    """The merged layer that the steps of `after` make of a merged layer and the layer's own deltas.
+    """The merged layer, changed by the steps of `after`, which also get the layer's own deltas.
 
     Raises:
         UserError: the method has a model for each task.

@@ -29,7 +29,7 @@ def svc(merged: Tensor, deltas: Tensor, floor: float = 1.0, *, algebra: Algebra 
         algebra: how the decomposition is computed.
     """
     if not floor > 0:
-        raise UserError(f"floor={floor}: singular values are divided by numbers from it up; give a positive number")
+        raise UserError(f"floor={floor}: it is the smallest divisor of singular values; give a positive number")
     u, s, vh = _components(merged, algebra)
     own = u.mT @ deltas  # (T, r, n)
     norms = torch.linalg.vector_norm(own, dim=-1)

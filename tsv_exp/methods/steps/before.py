@@ -62,7 +62,9 @@ def smooth(deltas: Tensor, ratio: float = 5.0, *, algebra: Algebra = ExactAlgebr
         algebra: how the decomposition is computed.
     """
     if not ratio >= 1:
-        raise UserError(f"ratio={ratio}: it is of the largest to the smallest singular value; give a number from 1 up")
+        raise UserError(
+            f"ratio={ratio}: it is the largest divided by the smallest singular value; give a number of at least 1"
+        )
     u, s, vh = algebra.truncated_svd(deltas, min(deltas.shape[-2:]))
     even = torch.zeros_like(s)
     for line, values in zip(even, s, strict=True):
@@ -75,7 +77,7 @@ def smooth(deltas: Tensor, ratio: float = 5.0, *, algebra: Algebra = ExactAlgebr
 
 @matrices_only
 def marchenko_pastur(deltas: Tensor, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
-    """The singular components of each Δ_i above the spectrum of noise, whose level its median singular value tells.
+    """The singular components of each Δ_i above the noise; its level is estimated from the median singular value.
 
     The singular values of an m × n matrix of independent entries of variance s² end at s (√m + √n), the edge of the
     Marchenko-Pastur distribution, and their median is s √(max(m, n) μ_β) with β = min(m, n) / max(m, n) and μ_β the

@@ -19,7 +19,7 @@ from tsv_exp.models.clip.data import Data
 from tsv_exp.models.clip.names import Renamed, check_finite, clip_weights
 from tsv_exp.models.clip.pretrained import Preprocessing, preprocessing, source_of, tokenizer
 from tsv_exp.models.heads import zero_shot_head
-from tsv_exp.models.locate import Located, locate
+from tsv_exp.models.locate import CheckpointLocations, locate
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.console import track
 from tsv_exp.runtime.devices import device_of
@@ -125,10 +125,10 @@ class ClipModel(Model):
         """The fine-tuned weights by task: lazy readers of downloaded or local files."""
         found: dict[str, Mapping[str, Tensor]] = {}
         for task in track(tasks, "fine-tuned checkpoints"):
-            place = self._located.place(task, self.name)
+            place = self._located.path_of(task, self.name)
             reader, where = _reader(place), f"checkpoint of {task.name} ({place})"
             found[task.name] = clip_weights(reader, where, self._base)
-            self._tell_of_text(clip_weights(reader, where), where)
+            self._warn_of_text_encoder(clip_weights(reader, where), where)
         return found
 
     def identity(self, task: Task) -> str:
@@ -141,21 +141,21 @@ class ClipModel(Model):
         """These weights with the base's text encoder: the state dict of a whole CLIP, as open_clip loads it."""
         return {**self._clip, **weights}
 
-    def _tell_of_text(self, whole: Renamed, where: str) -> None:
+    def _warn_of_text_encoder(self, whole: Renamed, where: str) -> None:
         """Log if the text encoder of a checkpoint was fine-tuned too: it is ignored."""
         others = [name for name in whole.parts if not name.startswith("visual.") and name not in self._base]
         changed = [name for name in others if name in self._clip and not _same(whole[name], self._clip[name])]
         if changed:
             log.warning(
-                "%s: its text side differs from the base's in %d tensors (%s, ...); only its image side is merged, and "
-                "heads are the base's",
+                "%s: its text encoder differs from the base's in %d tensors (%s, ...); only its image encoder is "
+                "merged, and heads are computed by the base",
                 where,
                 len(changed),
                 changed[0],
             )
 
     @cached_property
-    def _located(self) -> Located:
+    def _located(self) -> CheckpointLocations:
         known = self.architecture if isinstance(self.architecture, str) else self.name
         return locate(self.checkpoints, known.removesuffix("-quickgelu"))
 
@@ -163,10 +163,10 @@ class ClipModel(Model):
     def _clip(self) -> Renamed:
         where = f"model.pretrained={self.pretrained}"
         weights = clip_weights(_reader(source_of(self.architecture, self.pretrained)), where)
-        sides = {"the text side": ("token_embedding.", "text."), "logit_scale": ("logit_scale",)}
+        sides = {"the text encoder": ("token_embedding.", "text."), "logit_scale": ("logit_scale",)}
         for side, starts in sides.items():
             if not any(name.startswith(starts) for name in weights.parts):
-                raise UserError(f"{where}: lacks {side}; expected a whole CLIP, image and text side")
+                raise UserError(f"{where}: lacks {side}; expected a whole CLIP, image and text encoder")
         return weights
 
     @cached_property

@@ -27,9 +27,7 @@ def settings(architecture: Architecture) -> dict[str, Any]:
 
     found: dict[str, Any] | None = open_clip.get_model_config(architecture)
     if found is None:
-        raise UserError(
-            f"model.architecture={architecture}: open_clip has none of that name; see open_clip.list_models()"
-        )
+        raise UserError(f"model.architecture={architecture}: open_clip does not have it; see open_clip.list_models()")
     return found
 
 

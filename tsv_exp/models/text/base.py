@@ -18,7 +18,7 @@ from tsv_exp.checkpoints.sources import locate as locate_source
 from tsv_exp.data.splits import Holdout
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe
-from tsv_exp.models.locate import Located, locate
+from tsv_exp.models.locate import CheckpointLocations, locate
 from tsv_exp.models.protocol import Model
 from tsv_exp.models.text import network
 from tsv_exp.models.text.names import network_weights
@@ -161,12 +161,12 @@ class TransformersModel(Model):
         return digest([(path.name, file_digest(path)) for path in files], self.length)
 
     @cached_property
-    def _located(self) -> Located:
+    def _located(self) -> CheckpointLocations:
         assert self.checkpoints is not None
         return locate(self.checkpoints, self.name)
 
     def _checkpoint(self, task: Task) -> tuple[Any, str]:
-        place = self._located.place(task, self.name)
+        place = self._located.path_of(task, self.name)
         return open_weights(place, self._base), f"checkpoint of {task.name} ({place})"
 
     def _tokens(self, texts: Sequence[Text]) -> Tokens:

@@ -53,7 +53,9 @@ class CausalLM(Prompted):
     def _answers(self, task: Task) -> list[list[int]]:
         """The tokens of each class name after a prompt."""
         if not task.classes:
-            raise UserError(f"task {task.name}: a language model chooses among classes; its metric is of values")
+            raise UserError(
+                f"task {task.name}: a language model chooses among classes, but the task's metric needs values"
+            )
         return [list(self._tokenizer(f" {name}", add_special_tokens=False)["input_ids"]) for name in task.classes]
 
 

@@ -192,5 +192,5 @@ class TextEncoder(TransformersModel):
     def _head_weights(self, task: Task) -> dict[str, Tensor]:
         source, where = self._checkpoint(task)
         if isinstance(source, Adapter):
-            raise UserError(f"{where}: an adapter has no classifier that is known; give the merged model")
+            raise UserError(f"{where}: an adapter contains no known classifier; give the merged model")
         return head_weights(source, self._prefix)

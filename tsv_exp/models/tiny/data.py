@@ -58,7 +58,7 @@ class Drawn:
 
     def __post_init__(self) -> None:
         if self.subject not in TASKS:
-            raise UserError(f"data.subject={self.subject}: nothing draws that; choose from: {', '.join(TASKS)}")
+            raise UserError(f"data.subject={self.subject}: unknown subject; choose from: {', '.join(TASKS)}")
 
     @property
     def templates(self) -> tuple[str, ...]:

@@ -143,7 +143,7 @@ class TinyModel(Model):
         """The fine-tuned weights by task: from given checkpoints, from the cache, or trained now."""
         if self.checkpoints is not None:
             located, base = locate(self.checkpoints, self.name), self.base()
-            return {task.name: open_weights(located.place(task, self.name), base) for task in tasks}
+            return {task.name: open_weights(located.path_of(task, self.name), base) for task in tasks}
         return train_missing(self, tasks, self.seed, cache_dir() / "tiny", self._key)
 
     def complete(self, weights: Mapping[str, Tensor], task: Task | None = None) -> dict[str, Tensor]:

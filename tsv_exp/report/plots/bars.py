@@ -15,7 +15,7 @@ from tsv_exp.report.tables.groups import Estimate, Group, Row
 Looks = Mapping[str, Mapping[str, Any]]
 
 MERGED, PER_TASK, REFERENCE = "one merged model", "weights per task", "base model"
-ROUTED = "weights per task, not told the task"
+ROUTED = "weights per task, chosen by a router"
 DOT: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 7, "markerfacecoloralt": "none"}
 FILLS: dict[str, Any] = {MERGED: "full", PER_TASK: "none", ROUTED: "bottom", REFERENCE: "left"}
 LEAST = 4.0  # smallest range of an axis in points of accuracy

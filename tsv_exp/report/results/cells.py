@@ -59,7 +59,7 @@ class Cell:
     precision: str = ""  # number format of the evaluation
     protocol: Mapping[str, Any] = field(default_factory=dict)  # how α was found
     settings: Mapping[str, Any] = field(default_factory=dict)  # the rest of the configuration: model.*, engine.*, ...
-    routing: Mapping[str, Any] = field(default_factory=dict)  # what a router chose, where the task was not told
+    routing: Mapping[str, Any] = field(default_factory=dict)  # what a router chose, if the task was unknown
 
     @property
     def chosen(self) -> bool:

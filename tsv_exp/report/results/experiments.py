@@ -1,4 +1,4 @@
-"""What users called their runs: the name, tags and notes of experiments, each once."""
+"""Labels of runs: the name, tags and notes of experiments, each once."""
 
 from collections import Counter
 from collections.abc import Iterable

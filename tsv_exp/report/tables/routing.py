@@ -1,11 +1,11 @@
-"""Tables of routers: how often the task is found, and what that costs in accuracy."""
+"""Tables of routers: how often the task is correct, and the effect on accuracy."""
 
 from collections.abc import Sequence
 
 from tsv_exp.report.tables.groups import Estimate, Group, Row
 from tsv_exp.report.tables.sheets import Entry, Line, Sheet, percent
 
-HEADINGS = ("task found", "accuracy", "own head", "told the task", "share of told")
+HEADINGS = ("task correct", "accuracy", "own head", "task known", "relative")
 
 
 def routing_sheets(groups: Sequence[Group]) -> list[Sheet]:
@@ -16,9 +16,9 @@ def routing_sheets(groups: Sequence[Group]) -> list[Sheet]:
 def _sheet(group: Group, rows: Sequence[Row]) -> Sheet:
     lines = [Line(row.label, tuple(map(_entry, _figures(group, row)))) for row in rows]
     explanation = (
-        "Per task: the share of its test examples that the router sends to it, in percent. Task found: their average. "
+        "Per task: the share of its test examples that are routed to it, in percent. Task correct: their average. "
         "Accuracy: by the chosen model and head, where an answer of another task's head is wrong. Own head: by the "
-        "chosen model with the task's own head. Told the task: by the task's own model and head. Share of told: "
+        "chosen model with the task's own head. Task known: by the task's own model and head. Relative: "
         "accuracy relative to that."
     )
     title = f"{group.title}: routing"

@@ -10,7 +10,7 @@ from tsv_exp.report.tables.groups import Estimate, Group, Row, columns
 MISSING = "–"
 EDGE = "†"  # marks an α at an end of its grid
 AT_EDGE = f"{EDGE}: the end of the grid of α, beyond which a better value may lie (alpha.stop=, alpha.steps=)."
-ROUTED = "A method followed by + and a router is not told the task of an example: the router chooses model and head."
+ROUTED = "A method followed by + and a router does not know the task of an example: the router chooses model and head."
 AVERAGES = 4  # the columns of a group after its tasks: average, normalized, α, size
 
 

@@ -43,7 +43,7 @@ def run_table(results: Mapping[str, Any]) -> str:
     if row.routed:
         found, own, told = (sheets.percent(row.routing(part)) for part in ("routed", "own_head", "told"))
         facts.append(
-            f"- the task is not told: the router finds it for {found} % of the examples; with each task's own head the "
-            f"accuracy is {own}, told the task {told}"
+            f"- the router finds the task of {found} % of the examples; with each task's own head the "
+            f"accuracy is {own}, with the task known {told}"
         )
     return title + "\n".join([*lines, "", *facts]) + "\n"

@@ -1,4 +1,4 @@
-"""Errors as one line: what an error says to the user, with a remedy.
+"""One-line error messages for users, with a remedy.
 
 What is checked, and when, is decided elsewhere.
 """

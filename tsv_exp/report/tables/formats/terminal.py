@@ -20,7 +20,7 @@ def show(sheets: Sequence[Sheet], console: Console) -> None:
             table = _table(sheet, len(sheet.headings) - sheet.least)
         console.print(table)
         if len(table.columns) <= len(sheet.headings):
-            console.print("The other columns: table.md, or a wider terminal.", style="dim")
+            console.print("Some columns are not shown: see table.md, or widen the terminal.", style="dim")
         for line in sheet.lines:
             if line.note:
                 console.print(f"{line.label}: {line.note}", markup=False, highlight=False)
