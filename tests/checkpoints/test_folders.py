@@ -29,7 +29,7 @@ def test_several_variants_are_an_error(tmp_path):
     [
         (["model-00001-of-00002.safetensors"], "is a shard, and its index"),
         (["consolidated.safetensors"], "give the path of one file, such as .*consolidated.safetensors"),
-        (["model.gguf"], "model.gguf is of a format that is not read"),
+        (["model.gguf"], "model.gguf has an unsupported format"),
         (
             ["checkpoint-5/model.safetensors", "checkpoint-9/model.safetensors"],
             r"checkpoint-5 \(of 2\) holds one; give ",

@@ -61,7 +61,7 @@ def test_tensors_of_an_unknown_task_are_an_error(models, tmp_path):
     run(parse([*models[2], "method=tsv_c"]))
     place = tmp_path / "out" / DESCRIPTION
     place.write_text(json.dumps(json.loads(place.read_text()) | {"tasks": ["ours/cars", "theirs/boats"]}))
-    with pytest.raises(UserError, match=r"theirs%2Fcars is of no layer and task that its merged.json names; merge ag"):
+    with pytest.raises(UserError, match=r"theirs%2Fcars belongs to no layer and task of its merged.json; merge ag"):
         load_merged(tmp_path / "out")
 
 

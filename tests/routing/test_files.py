@@ -72,7 +72,7 @@ def change(folder: Path, **values: Any) -> None:
         (lambda folder: change(folder, parameters=[1]), "router.json cannot be read"),
         (lambda folder: change(folder, tasks="a"), "tasks is not a list of names"),
         (lambda folder: change(folder, files={}), "router.json cannot be read"),
-        (lambda folder: change(folder, layers=["x.weight"]), "'y/z/.*' is of no router"),
+        (lambda folder: change(folder, layers=["x.weight"]), "'y/z/.*' is not part of a router"),
         (lambda folder: (folder / "router.safetensors").write_bytes(b"damaged"), "not the file that router.json was"),
         (lambda folder: (folder / "router.safetensors").unlink(), "not the file that router.json was"),
     ],

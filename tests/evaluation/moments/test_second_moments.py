@@ -117,7 +117,7 @@ def test_noise_needs_nothing_of_a_task_but_the_shape(evaluator):
     assert float(noise.abs().max()) < 6
     check(second_moments(Noise(examples=8), evaluator, MODELS), 2, MODELS["c"], noise)
     evaluator.model.prepare = lambda inputs, device: {"tokens": torch.zeros(1, 3).long()}
-    with pytest.raises(UserError, match="inputs=noise: the inputs of model=small are no images"):
+    with pytest.raises(UserError, match="inputs=noise: the inputs of model=small are not images"):
         list(Noise().batches(evaluator, "c"))
 
 

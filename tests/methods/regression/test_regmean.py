@@ -71,5 +71,5 @@ def test_errors_are_one_line():
     with pytest.raises(UserError, match="off_diagonal=2"):
         regmean(deltas(), moments_of(rows()), 2)
     config = {"name": "mine", "_target_": "tsv_exp.methods.regmean", "moments": 3}
-    with pytest.raises(UserError, match="method mine: moments is no parameter"):
+    with pytest.raises(UserError, match="method mine: moments is not a parameter"):
         Method.from_config(config)
