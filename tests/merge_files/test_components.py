@@ -174,3 +174,27 @@ def test_exports_of_the_base_for_other_programs_are_not_copied(pipeline):
     run(options_of([*WORDS, "method=weight_average"]))
     assert not Path("out/onnx/model.onnx").exists()
     assert Path("out/onnx/config.json").exists()
+
+
+def test_an_adapter_may_be_a_component(pipeline):
+    """Beside a whole component of another model."""
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["tall"]}
+    factors = {"A": torch.randn(2, 24), "B": torch.randn(40, 2)}
+    Path("a/unet", DIFFUSERS["unet"]).unlink()
+    lay_out(Path("a"), {}, {}, {"unet/adapter_config.json": config})
+    tensors = {f"base_model.model.tall.lora_{side}.weight": factor for side, factor in factors.items()}
+    save_file(tensors, "a/unet/adapter_model.safetensors")
+    run(options_of([*WORDS, "method=weight_average"]))
+    base, finetuned = pipeline["unet"]
+    expected = (base["tall.weight"] + 2 * factors["B"] @ factors["A"] + finetuned["b"]["tall.weight"]) / 2
+    torch.testing.assert_close(load_file("out/unet/" + DIFFUSERS["unet"])["tall.weight"], expected)
+
+
+def test_a_component_that_only_a_model_has(pipeline):
+    for place in ("base", "a", "b"):
+        lay_out(Path(place), {".": "model.safetensors"}, {".": pipeline["unet"][0]}, {"modules.json": []})
+        for name in ("unet", "vae", "text_encoder"):
+            if place == "base":
+                shutil.rmtree(Path(place, name))
+    with pytest.raises(UserError, match=r"'a' \(a\) has a component 'text_encoder' that the base lacks"):
+        run(options_of(WORDS))

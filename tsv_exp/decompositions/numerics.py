@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tsv_exp.layers import LowRank
 
-ROWS = 8192  # rows that are converted to a wider dtype at a time
+ROWS = 2048  # rows that are converted to a wider dtype at a time
 ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes, that is certified
 
 

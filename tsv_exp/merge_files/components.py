@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tsv_exp.checkpoints.folders import is_weights, weights_file
 from tsv_exp.checkpoints.readers import CONFIGURATION, read
-from tsv_exp.checkpoints.sources import locate
+from tsv_exp.checkpoints.sources import adapter_file, locate, open_weights
 from tsv_exp.errors import UserError
-from tsv_exp.merge_files.inputs import weight_files
+from tsv_exp.merge_files.inputs import own_names, weight_files
 from tsv_exp.merge_files.options.options import Options
 from tsv_exp.merge_files.patterns import check_patterns
 from tsv_exp.storage.files import atomic
@@ -41,19 +41,21 @@ def components(options: Options) -> Components:
     if base is None or not any((base / index).is_file() for index in _INDEXES):
         return Components({ROOT: options})
     names = list(_names(base))
-    if names == [ROOT]:
-        return Components({ROOT: options})
-    if whole := [key for key in ("vocabulary", "tokenizer", "form") if getattr(options, key) not in (None, "model")]:
+    whole = [key for key in ("vocabulary", "tokenizer", "form") if getattr(options, key) not in (None, "model")]
+    if names != [ROOT] and whole:
         raise UserError(f"{whole[0]}: {base} has several components; merge them one by one: {', '.join(names)}")
     places = {task: locate(path) for task, path in options.models.items()}
+    for task, place in places.items():
+        if extra := sorted(set(_names(place)) - set(names)):
+            raise UserError(f"model {task!r} ({place}) has a component {extra[0]!r} that the base lacks; leave it out")
+    if names == [ROOT]:
+        return Components({ROOT: options})
     for task, place in places.items():
         if not any(_has_weights(place / name) for name in names):
             raise UserError(
                 f"model {task!r} ({place}) has none of the base's components ({', '.join(names)}); give a folder like "
                 f"{base}, or one component of it as base"
             )
-        if extra := sorted(set(_names(place)) - set(names)):
-            raise UserError(f"model {task!r} ({place}) has a component {extra[0]!r} that the base lacks; leave it out")
     merged: list[str] = []
     copied: list[str] = []
     for name in names:
@@ -78,8 +80,14 @@ def components(options: Options) -> Components:
         )
         for name in merged
     }
-    theirs = (place / name for place in places.values() for name in names if _has_weights(place / name))
-    check_patterns(options, [read(base / name) for name in names], (name for part in theirs for name in read(part)))
+    bases = {name: read(base / name) for name in names}
+    theirs = [
+        own_names(open_weights(place / name, bases[name], options.keep, options.ignore))
+        for place in places.values()
+        for name in names
+        if _has_weights(place / name)
+    ]
+    check_patterns(options, list(bases.values()), (name for own in theirs for name in own))
     _check_free(options.out, parts)
     return Components(parts, tuple(copied), base)
 
@@ -124,7 +132,7 @@ def _names(folder: Path) -> Iterator[str]:
 
 
 def _has_weights(folder: Path) -> bool:
-    return folder.is_dir() and weights_file(folder) is not None
+    return folder.is_dir() and (adapter_file(folder) is not None or weights_file(folder) is not None)
 
 
 def _content(folder: Path) -> list[str]:

@@ -1,11 +1,12 @@
 """Opens the inputs of a merge: base and models."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tsv_exp.checkpoints.adapters import factors as adapter_factors
+from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.lora_config import changes_base
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.folders import existing_weights_file
@@ -71,8 +72,7 @@ class Inputs:
                 task: open_weights(path, base, options.keep, options.ignore) for task, path in options.models.items()
             }
         if not options.component:
-            own = (name for model in models.values() for name in getattr(model, "own_names", model))
-            check_patterns(options, [base], own)
+            check_patterns(options, [base], (name for model in models.values() for name in own_names(model)))
         vocabulary = None
         if (options.vocabulary or options.tokenizer) and not options.component:
             if options.form == "lora" or "base" not in found:
@@ -112,6 +112,11 @@ class Inputs:
     def fingerprints(self) -> dict[str, list[tuple[str, int, int]]]:
         """Names, sizes and modification times of all files: an interrupted merge resumes only if they are unchanged."""
         return {name: _fingerprint(path) for name, path in self.paths.items()}
+
+
+def own_names(model: Weights) -> Iterable[str]:
+    """The names of a model's tensors, as it has them itself; an adapter's are those that it changes."""
+    return model.own_names if isinstance(model, ChangedModel) else model
 
 
 def files_of(path: Path) -> list[Path]:
