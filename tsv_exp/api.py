@@ -25,15 +25,15 @@ def merge(
     """Merge fine-tuned models of one base. Holds one layer of T models besides the result; inputs are not changed.
 
     Args:
-        base: the pre-trained weights, name -> tensor of any shape; integer buffers are not merged. A state dict (its
-            values may be arrays) or a module.
+        base: the pre-trained weights, name -> tensor of any shape; a state dict (its values may be arrays) or a
+            module. Integer buffers are not merged.
         finetuned: the fine-tuned weights by task. Prefixes of wrappers and task heads may differ from the base's, and
             tied weights may be missing.
         method: a name in conf/method, or a Method.
-        engine: how decompositions are computed, and which 2-D layers are not matrices.
+        engine: settings of decompositions, and of the 2-D layers that are not matrices.
         device: where to compute; None: the base's device. The result is on the base's device.
         moments: for methods that need inputs, such as regmean: layer -> (T, n, n), the mean of x xᵀ over inputs x of
-            each task's layer. Layers without are averaged.
+            each task's layer. Layers without moments are averaged.
         params: override parameters of the method's YAML, such as rank_fraction, density, lambda_.
 
     Raises:

@@ -54,7 +54,7 @@ class Engine:
     `cache`: where singular factors are cached for the next merge of the same weights: memory, disk or off.
     `exclude`: patterns of 2-D layers that are not matrices; None: the model's own.
     `stacks`: patterns of 3-D layers (E, m, n) that are E matrices each, such as the experts of a layer.
-    `keep`: patterns of tensors that keep the base's values. `ignore`: patterns of the models' tensors to leave out.
+    `keep`: patterns of tensors that are copied from the base. `ignore`: patterns of the models' tensors to ignore.
     """
 
     svd: str = "auto"

@@ -13,7 +13,7 @@ _BLOCK = 1 << 22  # entries
 
 
 class LowRank(NamedTuple):
-    """u · diag(s) · vh with u (..., m, k), s (..., k), vh (..., k, n); a component with s = 0 is absent."""
+    """u · diag(s) · vh with u (..., m, k), s (..., k), vh (..., k, n); components with s = 0 are ignored."""
 
     u: Tensor
     s: Tensor
@@ -37,7 +37,7 @@ Representation: TypeAlias = Tensor | LowRank | Masked
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which weight deltas are computed: float32, or the weights' own if that is wider."""
+    """The dtype in which weight deltas are computed: float32, or the dtype of the weights if that is wider."""
     return torch.float32 if dtype.itemsize < 4 else torch.promote_types(dtype, torch.float32)
 
 

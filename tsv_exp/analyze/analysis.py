@@ -100,7 +100,7 @@ def analyze(
         finetuned: the fine-tuned weights by task.
         rank_fraction: components kept per task as a share of min(m, n); None is floor(min(m, n) / together).
         together: how many tasks will be merged; None is all.
-        engine: how decompositions are computed, and which 2-D layers are not matrices.
+        engine: settings of decompositions, and of the 2-D layers that are not matrices.
         device: where to compute; None is where the base lies.
 
     Raises:

@@ -25,7 +25,7 @@ def interference(
         base: the pre-trained weights.
         finetuned: the fine-tuned weights by task.
         rank_fraction: components kept per task as a share of min(m, n); None is floor(min(m, n) / T).
-        engine: how decompositions are computed, and which 2-D layers are not matrices.
+        engine: settings of decompositions, and of the 2-D layers that are not matrices.
     """
     engine = engine or Engine()
     stream = TaskVectors.of(base, finetuned, engine).with_progress("measuring interference")

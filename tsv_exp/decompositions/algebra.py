@@ -38,11 +38,11 @@ def factors_suffice(method: Method) -> Method:
 
 
 def merges_products(product: Callable[..., LowRank]) -> Callable[[Method], Method]:
-    """Marks a method whose merge of products of thin factors is itself such a product.
+    """Mark a method whose merge of products of thin factors is itself such a product.
 
     Args:
-        product: gives that merge as factors (m, K), (K,), (K, n). It takes the arguments of the method, and reads its
-            deltas by `algebra.truncated_svd` and `sum_svd` alone.
+        product: returns this merge as factors (m, K), (K,), (K, n). It has the arguments of the method, and uses its
+            deltas only through `algebra.truncated_svd` and `sum_svd`.
     """
 
     def mark(method: Method) -> Method:

@@ -48,9 +48,9 @@ class Merged:
     """The merged task vectors, before α.
 
     Sizes are bytes on disk, with `itemsizes` bytes per number: the base's, or those of the files that were read.
-    `stored_bytes` is all that is needed to serve every task: one full model if the tasks share it; else the base with
+    `stored_bytes` is what must be stored to serve every task: one full model if the tasks share it; else the base with
     the shared layers added to it, plus the layers of each task (low-rank factors, dense deltas, or a shared vector with
-    masks of one bit per entry). `stored_bytes_without_base` is what must be stored beside the base. Unchanged layers
+    masks of one bit per entry). `stored_bytes_without_base` is what must be stored besides the base. Unchanged layers
     cost nothing. Neither size exceeds T full checkpoints.
     """
 
@@ -69,7 +69,7 @@ class Merged:
 
     @property
     def per_task(self) -> bool:
-        """Whether every task has a model of its own."""
+        """Whether there is a model for each task."""
         return any(layers.per_task(layer, self.shapes[name]) for name, layer in self.layers.items())
 
     def vector(self, task: str | None = None) -> dict[str, Tensor]:
@@ -81,7 +81,7 @@ class Merged:
         """The position of a task in `tasks`.
 
         Raises:
-            UserError: it is not one of them, or none is given where the method has a model for each.
+            UserError: the task is unknown, or it is None and the method has a model for each task.
         """
         if task is None and not self.per_task:
             return None
@@ -92,12 +92,12 @@ class Merged:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes on disk that serve all tasks."""
+        """Bytes on disk that are needed to serve all tasks."""
         return min(self.base_bytes + self._bytes(shared=False), len(self.tasks) * self.base_bytes)
 
     @property
     def stored_bytes_without_base(self) -> int:
-        """Bytes on disk beside the base."""
+        """Bytes on disk that are needed besides the base."""
         full = sum(shape.numel() * self.itemsizes[name] for name, shape in self.shapes.items())
         return min(self._bytes(shared=True), len(self.tasks) * full)
 
@@ -136,16 +136,16 @@ def merge_layers(stream: TaskVectors, method: MergingMethod, engine: Engine, mom
 
 
 def apply(base: Weights | nn.Module, merged: Merged, alpha: float = 1.0, task: str | None = None) -> dict[str, Tensor]:
-    """The merged weights θ_pre + α · τ, in the base's dtypes; integer buffers are the base's.
+    """The merged weights θ_pre + α · τ, in the base's dtypes; integer buffers are copied from the base.
 
     Args:
-        base: the weights that `merged` was made on.
+        base: the base weights of the merge.
         merged: the result of `merge`.
         alpha: the scaling of the merged task vector.
-        task: whose model, where the method has one per task.
+        task: the task, if the method has a model for each.
 
     Raises:
-        UserError: α is not finite, the task is unknown or missing, or the base is another architecture.
+        UserError: α is not finite, the task is unknown or missing, or the base has another architecture.
     """
     check_alpha(alpha)
     base = as_weights(base, "the base")

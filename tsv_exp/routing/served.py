@@ -21,21 +21,21 @@ Head = Callable[[Tensor], Tensor]
 
 
 class Routes(NamedTuple):
-    """The task of each of B inputs, by name, and the scores (B, T), float32, from which it was chosen."""
+    """The name of the task of each of B inputs, and the scores (B, T), float32, by which it was chosen."""
 
     tasks: list[str]
     scores: Tensor
 
 
 class Prediction(NamedTuple):
-    """The task of each of B inputs, by name, and the outputs of that task's model, through its head if it has one."""
+    """The name of each input's task, and the output of that task's model, through its head if it has one."""
 
     tasks: list[str]
     outputs: list[Tensor]
 
 
 class ServedModel:
-    """A model per task behind a router; made by `load`."""
+    """Models of several tasks and a router that chooses among them; created by `load`."""
 
     def __init__(
         self,
@@ -68,9 +68,9 @@ class ServedModel:
         """The task of every input, by one pass of the base model.
 
         Args:
-            inputs: what the module takes: a tensor of B inputs, or a mapping of keyword arguments of B rows. An entry
-                `attention_mask` (B, L) tells which tokens are padding.
-            together: whether all inputs are of one task, which is then chosen by the sum of their scores.
+            inputs: inputs of the module: a tensor of B inputs, or a mapping of keyword arguments with B rows. An entry
+                `attention_mask` (B, L) marks padding tokens.
+            together: whether all inputs belong to one task, which is then chosen by the sum of their scores.
         """
         if not self._fitted.supports:
             with torch.inference_mode(False):  # tensors of inference mode have no gradients
@@ -84,7 +84,7 @@ class ServedModel:
         return Routes([self.tasks[index] for index in scores.argmax(1).tolist()], scores)
 
     def predict(self, inputs: Any, together: bool = False) -> Prediction:
-        """The outputs of the model of every input's task: a pass of the base for `route`, then one by task.
+        """The outputs of each input's task model: one pass of the base for `route`, then one pass per task.
 
         Args:
             inputs: as in `route`.
@@ -119,7 +119,7 @@ class ServedModel:
         return copy.deepcopy(self._load(task))
 
     def _load(self, task: str) -> nn.Module:
-        """The working copy with the weights of one task; they stay until another task's are needed."""
+        """The working copy with the weights of one task; they stay loaded until another task is needed."""
         if self._loaded is None or self._loaded[0] != task:
             weights = apply(self._state, self._merged, task=task)
             network = copy.deepcopy(self._base) if self._loaded is None else self._loaded[1]
@@ -145,11 +145,11 @@ def load(
         module: the base model with the weights of the merge's base, on any device and in any floating-point dtype; its
             parameters have the names of the base file. It is not changed, except for being set to evaluation mode.
         heads: task -> function from the features (B, ...) of the inputs to their outputs; a task may have none.
-        features: the part of the module's output that is wanted, as a tensor (B, ...); None: the output itself, or the
-            first entry of a tuple or mapping.
+        features: extracts the features (B, ...) from the module's output; None: the output itself, or the first entry
+            of a tuple or mapping.
 
     Raises:
-        UserError: the folder holds no such merge, it is damaged, or the module is another architecture.
+        UserError: the folder contains no such merge, it is damaged, or the module has another architecture.
     """
     place = Path(folder)
     fitted, merged = read_router(place), load_merged(place)

@@ -29,13 +29,13 @@ class Method:
     """Everything that differs between methods; no other code depends on which method it runs.
 
     Args:
-        name: of its YAML.
-        function: deltas (T, *shape), **params -> the merged layer; with `prepare` it takes what that returns instead.
+        name: the name in its YAML.
+        function: deltas (T, *shape), **params -> the merged layer. With `prepare`, it gets the result of that instead.
         prepare: (stream, **params) -> keyword arguments of the function, after passes over all layers.
         others: the function of layers that are not matrices; `function` itself if the YAML has `layers: all`.
         alpha: the scaling.
         tune: a parameter chosen per task.
-        params: of `prepare` where there is one, else of the function; and the lists of steps `before` and `after`.
+        params: parameters of `prepare`, if any, else of the function; and the lists of steps `before` and `after`.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Method:
         """The method described by a mapping with the keys of conf/method; all other keys are its parameters.
 
         Raises:
-            UserError: a key is missing or has a value that does not fit, or a function cannot be imported or does not
-                take the parameters.
+            UserError: a key is missing or has a wrong value, or a function cannot be imported or does not have the
+                parameters.
         """
         plain: Any = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
         keys = dict(plain)
