@@ -36,5 +36,5 @@ docs: setup ## the documentation site, in build/site; a dead link is an error
 pretrain: setup ## train the embedded benchmark's base model from scratch (about 7 minutes on 2 cores)
 	$(BIN)/python -m tsv_exp.models.tiny.pretrain
 
-clean: ## remove the environment and tool caches; outputs stay
+clean: ## remove the environment and tool caches, but no outputs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
