@@ -87,6 +87,22 @@ def _embeddings(tmp_path: Path) -> tuple[dict[str, Tensor], Models, list[str]]:
     return base, finetuned, [*words, f"out={tmp_path / 'out'}", "method=tsv_c", "exclude=['embeddings.*']"]
 
 
+@pytest.mark.parametrize("shape", [(1, 9), (3, 1, 9)])
+def test_layers_with_fewer_rows_than_tasks_stay_the_bases(tmp_path, shape):
+    base = {"experts.down_proj": torch.randn(shape), "w": torch.randn(6, 6)}
+    save_file(base, tmp_path / "base.safetensors")
+    for task in "ab":
+        save_file(
+            {name: weight + torch.randn(weight.shape) for name, weight in base.items()},
+            tmp_path / f"{task}.safetensors",
+        )
+    words = [f"base={tmp_path / 'base.safetensors'}", f"out={tmp_path / 'out'}", "method=tsv_c"]
+    run(parse([*words, f"models=[{tmp_path / 'a.safetensors'}, {tmp_path / 'b.safetensors'}]"]))
+    found = apply(base, load_merged(tmp_path / "out"), task="a")
+    assert torch.equal(found["experts.down_proj"], base["experts.down_proj"])
+    assert not torch.equal(found["w"], base["w"])
+
+
 def test_of_embeddings_only_changed_rows_are_stored_exactly(tmp_path):
     base, finetuned, words = _embeddings(tmp_path)
     run(parse(words))

@@ -42,7 +42,7 @@ def encode(
         key = name if shared else key_prefix(name, task)
         if isinstance(layer, LowRank):
             u, s, vh = layer if index is None else (part[index] for part in layer)
-            kept = (s != 0).reshape(-1, s.shape[-1]).any(0)
+            kept = (s != 0).any(0) if s.dim() > 1 else s != 0
             if int(kept.sum()) * (sum(shape[-2:]) + 1) <= shape[-2:].numel():
                 if kept.any():
                     parts = {"u": u[..., kept], "s": s[..., kept], "vh": vh[..., kept, :]}
