@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,10 @@ def deciding(cells: int) -> dict[str, float]:
     """Processor seconds per cell of the parts of the decision what to run; methods and values of parameters differ."""
     spent: dict[str, float] = {}
 
-    def timed(name: str, work: Callable[[Any], Any], over: Sequence[Any]) -> list[Any]:
+    def timed(name: str, work: Callable[[], Any]) -> Any:
         start = time.process_time()
-        found = [work(one) for one in over]
-        spent[name] = (time.process_time() - start) / len(over)
+        found = work()
+        spent[name] = spent.get(name, 0.0) + (time.process_time() - start) / cells
         return found
 
     def own(config: DictConfig) -> DictConfig:
@@ -73,17 +74,18 @@ def deciding(cells: int) -> dict[str, float]:
         HydraConfig.instance().set_config(loader.load_sweep_config(master, [WARM]))
         check_configuration(loader.load_sweep_config(master, [WARM]))  # imports
         jobs = [[f"method={METHODS[i % 2]}", "tasks=2", f"alpha.stop={1 + i / 100}"] for i in range(cells)]
-        configs = timed("composing", lambda job: loader.load_sweep_config(master, job), jobs)
-        timed("checking", check_configuration, configs)
-        keys = timed("keys", resume.cell_key, [own(config) for config in configs])
-        timed("finding", lambda key: resume.find(key, Path(outputs)), keys)
+        for job in jobs:
+            config = timed("composing", partial(loader.load_sweep_config, master, job))
+            timed("checking", partial(check_configuration, config))
+            key = timed("keys", partial(resume.cell_key, own(config)))
+            timed("finding", partial(resume.find, key, Path(outputs)))
     return spent | {"all": sum(spent.values())}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, nargs=2, default=[10, 30])
-    parser.add_argument("--decided", type=int, default=100)
+    parser.add_argument("--decided", type=int, default=1000)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     result = {

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 
 import tsv_exp.commands.exp  # noqa: F401 - registers the configuration schema
 from tsv_exp.api import merge
-from tsv_exp.config import Engine, conf_dir
+from tsv_exp.config import conf_dir
 from tsv_exp.evaluation.alpha import Point, Search
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.evaluation.reference import finetuned_accuracies
@@ -86,7 +86,7 @@ class ConfiguredZoo:
     def merge(self, method: Method, models: Mapping[str, Weights]) -> Merged:
         """The merged model; per-task parameters are chosen on validation images."""
         few = Evaluator(self.model, [task for task in self.tasks if task.name in models], self.evaluator.device)
-        chosen, _ = choose_per_task(method, self.base, models, few, Engine())
+        chosen, _ = choose_per_task(method, few, lambda tuner: merge(self.base, models, tuner))
         return merge(self.base, models, chosen)
 
     def accuracies(self, merged: Merged, alpha: float, split: SplitName) -> dict[str, float]:

@@ -41,6 +41,19 @@ def test_stages_add_up_also_where_one_fails() -> None:
     assert clock.seconds["load"] == clock.seconds["select"] == clock.seconds["test"] == 0
 
 
+def test_seconds_of_a_stage_inside_another_count_once() -> None:
+    clock = run.Clock()
+    began = time.perf_counter()
+    with clock("select"):
+        time.sleep(0.01)
+        with clock("merge"):
+            time.sleep(0.02)
+        with clock("merge"):
+            time.sleep(0.02)
+    assert clock.seconds["merge"] >= 0.04
+    assert 0.01 <= clock.seconds["select"] <= time.perf_counter() - began - clock.seconds["merge"]
+
+
 @pytest.fixture
 def formats() -> Iterator[None]:
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32

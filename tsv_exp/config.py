@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp.errors import UserError
 
@@ -44,6 +45,16 @@ def with_router(override: str) -> list[str]:
 def sources(search: Sequence[Path] = ()) -> list[str]:
     """The addresses of configuration folders: `search`, the first before the others, and conf."""
     return [f"file://{folder.resolve()}" for folder in (*search, conf_dir())]
+
+
+def plain_values(cfg: DictConfig) -> dict[str, Any]:
+    """A configuration as plain containers with interpolations resolved, without Hydra's own node."""
+    return {
+        str(key): OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        for key in cfg
+        if key != "hydra"
+        for node in [cfg[key]]
+    }
 
 
 @dataclass

@@ -12,24 +12,26 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from tsv_exp import versions
 from tsv_exp.api import merge
 from tsv_exp.config import Engine
 from tsv_exp.evaluation.alpha import Candidate, Examples, Point, Policy, mean, normalized, protocol
 from tsv_exp.evaluation.alpha.data_free import data_free_scale
 from tsv_exp.evaluation.alpha.near_ties import settle
 from tsv_exp.evaluation.evaluator import Evaluator
-from tsv_exp.evaluation.inputs import load_inputs
+from tsv_exp.evaluation.inputs import RunInputs, load_inputs
 from tsv_exp.evaluation.moments import Inputs, second_moments
 from tsv_exp.evaluation.routing import Oracle, route_tasks
-from tsv_exp.layers import LowRank
 from tsv_exp.merging.engine import Merged
-from tsv_exp.merging.layer import Weights
+from tsv_exp.merging.known import KnownMerge, Vectors
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.method import Method
 from tsv_exp.models.export import save_merged
 from tsv_exp.routing.router import Router
 from tsv_exp.runtime.provenance import machine, working_copy
 from tsv_exp.storage.correct_examples import write_correct
+from tsv_exp.storage.digests import digest
+from tsv_exp.storage.named import module_digests
 from tsv_exp.tracking.protocol import OpenRun
 
 
@@ -52,19 +54,20 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
         policy: Policy = instantiate(cfg.alpha)
         router: Router | Oracle | None = instantiate(cfg.router, _convert_="all") if cfg.router else None
         inputs: Inputs | None = instantiate(cfg.inputs) if cfg.inputs else None
-        model, base, finetuned, digests, evaluator, reference = load_inputs(cfg)
+        loaded = load_inputs(cfg)
+        model, base, finetuned, digests, evaluator, reference = loaded
         engine = engine.of(model.exclude)
+        merged_by = partial(known_merge, cfg, loaded, engine, inputs, clock)
     with clock("select"):
-        method, chosen = choose_per_task(method, base, finetuned, evaluator, engine)
+        method, chosen = choose_per_task(method, evaluator, merged_by)
     vectors = partial(TaskVectors.of, base, finetuned, engine, evaluator.device)
-    with clock("merge"):
-        moments = second_moments(inputs, evaluator, finetuned) if inputs and method.takes_moments else None
-        merged = merge(base, finetuned, method, engine=engine, device=evaluator.device, moments=moments)
+    merged = merged_by(method)
+    facts = merged.facts
     with clock("select"):
         choice = policy.choose(
             Candidate(
                 lambda alpha: scored(alpha, merged, evaluator, reference, tracked),
-                lambda: data_free_scale(merged, vectors()),
+                lambda: data_free_scale(merged.merged, vectors()),
                 lambda: validation_examples(merged, evaluator, reference),
             )
         )
@@ -73,7 +76,9 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
             for point in choice.tried:
                 tracked.point(point.plain())
     with clock("test"):
-        routed = None if router is None else route_tasks(router, evaluator, merged, choice.alpha, vectors(), engine)
+        routed = (
+            None if router is None else route_tasks(router, evaluator, merged.merged, choice.alpha, vectors(), engine)
+        )
         correct = routed.correct if routed else evaluator.all_correct(merged, choice.alpha, "test")
         accuracy = routed.accuracy if routed else evaluator.accuracies(merged, choice.alpha, "test")
         if correct:
@@ -86,13 +91,13 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
     return {
         "tasks": list(evaluator.tasks),
         "checkpoints": {"family": model.family, "digests": dict(digests)},
-        "checkpoint_bytes": merged.base_bytes,
+        "checkpoint_bytes": facts.base_bytes,
         "data": {name: model.identity(task) for name, task in evaluator.tasks.items()},
         "precision": str(evaluator.dtype).removeprefix("torch."),
-        "alpha_protocol": protocol(policy, method.alpha, choice.alpha),
-        "per_task": merged.per_task,
+        "alpha_protocol": protocol(choice.policy or policy, method.alpha, choice.alpha),
+        "per_task": facts.per_task,
         "alpha": choice.alpha,
-        "chosen": {**chosen, "rank": ranks(merged)},
+        "chosen": {**chosen, "rank": dict(facts.rank)},
         "validation": [point.plain() for point in choice.tried],
         "validation_passes": len(choice.tried) if choice.passes is None else choice.passes,
         "near_ties": [point.plain() for point in choice.near_ties],
@@ -100,21 +105,38 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
         "metrics": {name: task.metric for name, task in evaluator.tasks.items()},
         "test": tested(accuracy, finetuned_accuracy["test"], evaluator.variances(accuracy, "test")),
         "routing": routed.plain() if routed else None,
-        "saved": save_merged(model, evaluator.tasks, merged, choice.alpha, folder) if cfg.save_merged else [],
+        "saved": save_merged(model, evaluator.tasks, merged.merged, choice.alpha, folder) if cfg.save_merged else [],
         "provenance": {
             **machine(evaluator.device),
             "precision": str(evaluator.dtype).removeprefix("torch."),
-            "engine": plain | {"exclude": list(engine.exclude or ())} | dict(merged.fallbacks),
+            "engine": plain | {"exclude": list(engine.exclude or ())} | dict(facts.fallbacks),
             **working_copy(),
         },
         "seconds": clock.seconds,
-        "stored_bytes": merged.stored_bytes + (routed.stored_bytes if routed else 0),
-        "stored_bytes_without_base": merged.stored_bytes_without_base + (routed.stored_bytes if routed else 0),
+        "stored_bytes": facts.stored_bytes + (routed.stored_bytes if routed else 0),
+        "stored_bytes_without_base": facts.stored_bytes_without_base + (routed.stored_bytes if routed else 0),
     }
 
 
+def known_merge(
+    cfg: DictConfig, loaded: RunInputs, engine: Engine, inputs: Inputs | None, clock: "Clock", method: Method
+) -> KnownMerge:
+    """The merge by a method, made when its weights are needed."""
+    _, base, finetuned, digests, evaluator, _ = loaded
+    plain: Any = OmegaConf.to_container(cfg.method, resolve=True)
+    code = [versions.program(), plain, module_digests(plain), method.params, method.tune is None]
+    key = digest(code, cfg.seed, list(finetuned), digests, vars(engine), str(evaluator.device))
+
+    def make() -> Merged:
+        with clock("merge"):
+            moments = second_moments(inputs, evaluator, finetuned) if inputs and method.takes_moments else None
+            return merge(base, finetuned, method, engine=engine, device=evaluator.device, moments=moments)
+
+    return KnownMerge(None if inputs else key, make)
+
+
 def scored(
-    alpha: float, merged: Merged, evaluator: Evaluator, reference: Callable[..., dict[str, float]], tracked: OpenRun
+    alpha: float, merged: Vectors, evaluator: Evaluator, reference: Callable[..., dict[str, float]], tracked: OpenRun
 ) -> Point:
     """The validation accuracies of the merged model at α."""
     point = Point.of(alpha, evaluator.accuracies(merged, alpha, "validation"), reference("validation"))
@@ -123,7 +145,7 @@ def scored(
 
 
 def validation_examples(
-    merged: Merged, evaluator: Evaluator, reference: Callable[..., dict[str, float]]
+    merged: Vectors, evaluator: Evaluator, reference: Callable[..., dict[str, float]]
 ) -> Examples | None:
     """The validation examples with the merged model's predictions; None if a task's metric is no mean over them."""
     if not evaluator.counts_examples:
@@ -138,15 +160,14 @@ def validation_examples(
 
 
 def choose_per_task(
-    method: Method, base: Weights, finetuned: Mapping[str, Weights], evaluator: Evaluator, engine: Engine
+    method: Method, evaluator: Evaluator, merge_by: Callable[[Method], Vectors]
 ) -> tuple[Method, dict[str, dict[str, float]]]:
     """The method with the per-task parameter values of best validation accuracy; on ties the smallest value."""
     if method.tune is None:
         return method, {}
-    scores: dict[str, dict[float, float]] = {task: {} for task in finetuned}
+    scores: dict[str, dict[float, float]] = {task: {} for task in evaluator.tasks}
     for value in sorted(method.tune.values):
-        merged = merge(base, finetuned, method.tuner(value), engine=engine, device=evaluator.device)
-        for task, accuracy in evaluator.accuracies(merged, 1.0, "validation").items():
+        for task, accuracy in evaluator.accuracies(merge_by(method.tuner(value)), 1.0, "validation").items():
             scores[task][value] = accuracy
     chosen = {task: max(tried, key=lambda value: (tried[value], -value)) for task, tried in scores.items()}
     return method.tuned(list(chosen.values())), {method.tune.parameter.rstrip("_"): chosen}
@@ -168,24 +189,25 @@ def tested(
     }
 
 
-def ranks(merged: Merged) -> dict[str, int]:
-    """Layer -> components per task, for layers that are low-rank factors."""
-    return {name: layer.s.shape[-1] for name, layer in merged.layers.items() if isinstance(layer, LowRank)}
-
-
 class Clock:
-    """Seconds by stage; `with clock("merge"):` adds to that stage and calls `began` with its name."""
+    """Seconds by stage; `with clock("merge"):` adds to that stage and calls `began` with its name.
+
+    Inside another stage, the seconds count for the inner one only.
+    """
 
     def __init__(self, began: Callable[[str], None] = lambda stage: None) -> None:
         self.began = began
         self.seconds = dict.fromkeys(("load", "merge", "select", "test"), 0.0)
+        self._inside = 0.0
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Time a block of one stage."""
         self.began(stage)
-        start = time.perf_counter()
+        start, before, self._inside = time.perf_counter(), self._inside, 0.0
         try:
             yield
         finally:
-            self.seconds[stage] += time.perf_counter() - start
+            spent = time.perf_counter() - start
+            self.seconds[stage] += spent - self._inside
+            self._inside = before + spent

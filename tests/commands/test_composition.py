@@ -65,7 +65,7 @@ def test_an_experiment_names_a_number(tmp_path: Path) -> None:
         (["alpha=0.3,0.5"], [["alpha=0.3"], ["alpha=0.5"]]),
         (["method=glob(ts*_c)", "tasks=2"], [["method=tsv_c", "tasks=2"]]),
         (["method=tsv_c,tsv_c+mass"], [["method=tsv_c"], ["method=tsv_c+mass"]]),
-        (["alpha=glob(*)"], [[f"alpha={name}"] for name in ("data_free", "fixed", "grid", "race", "search")]),
+        (["alpha=glob(*)"], [[f"alpha={name}"] for name in ("auto", "data_free", "fixed", "grid", "race", "search")]),
     ],
 )
 def test_the_jobs_of_a_sweep(overrides: list[str], expected: list[list[str]]) -> None:
@@ -91,6 +91,9 @@ def test_the_configuration_of_a_job_is_as_hydra_composes_it() -> None:
         for job in jobs:
             expected = ConfigLoaderImpl.load_sweep_config(loader, sweep, job)
             assert OmegaConf.to_yaml(loader.load_sweep_config(sweep, job)) == OmegaConf.to_yaml(expected)
+        config = loader.load_sweep_config(sweep, jobs[0])
+        config.method.density = config.hydra.job.num = 1  # a copy: the next one is as before
+        assert loader.load_sweep_config(sweep, jobs[0]).method.density == 0.3
         with pytest.raises(ConfigCompositionException, match="densty"):
             loader.load_sweep_config(sweep, ["method=ties", "method.densty=0.3"])
 

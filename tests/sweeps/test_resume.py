@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from tsv_exp import versions
 from tsv_exp.config import conf_dir
+from tsv_exp.storage import named
 from tsv_exp.sweeps import resume
 
 
@@ -20,7 +21,7 @@ def composed(*overrides: str) -> DictConfig:
 
 def key(*overrides: str) -> str:
     """The key as a new process computes it."""
-    for known in (resume._files, resume._module, versions.program):
+    for known in (named.files_digest, named._module, versions.program):
         known.cache_clear()
     return resume.cell_key(composed(*overrides))
 

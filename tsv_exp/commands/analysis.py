@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from tsv_exp.analyze.analysis import analyze, check_count, propose
 from tsv_exp.arguments import check_nodes
 from tsv_exp.checkpoints.sources import local, open_weights
-from tsv_exp.config import EXCLUDE, Engine
+from tsv_exp.config import EXCLUDE, Engine, plain_values
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.checks.model import check_paths
 from tsv_exp.merge_files.options.paths import named
@@ -91,8 +91,7 @@ def check(cfg: DictConfig, here: bool = True) -> None:
     Raises:
         UserError: something in the configuration is invalid.
     """
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    plain: Any = OmegaConf.to_container(own, resolve=True)
+    plain = plain_values(cfg)
     for group in ("model", "tracking"):
         check_nodes(group, plain[group])
     Engine(**plain["engine"])

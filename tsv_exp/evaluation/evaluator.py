@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.scores import Scores
-from tsv_exp.merging.engine import Merged
+from tsv_exp.merging.known import Vectors
 from tsv_exp.merging.layer import Weights
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.devices import batch_size as automatic_batch_size
@@ -62,9 +62,9 @@ class Evaluator:
         self._splits: dict[tuple[str, SplitName], Split] = {}
         self._scores = Scores()
         self._identities: dict[str, str] = {}
-        self._loaded: tuple[Merged | None, str | None] = (None, None)
+        self._loaded: tuple[Vectors | None, str | None] = (None, None)
         self._vector: dict[str, Tensor] = {}
-        self._digest = ""
+        self._digested: tuple[Vectors | None, str | None, str] = (None, None, "")
         self._alpha: float | None = None
 
     @cached_property
@@ -92,7 +92,7 @@ class Evaluator:
         return {name: metric(self.tasks[name].metric).variance(value, counts[name]) for name, value in accuracy.items()}
 
     def accuracies(
-        self, merged: Merged, alpha: float, split: SplitName, dtype: torch.dtype | None = None
+        self, merged: Vectors, alpha: float, split: SplitName, dtype: torch.dtype | None = None
     ) -> dict[str, float]:
         """Task -> accuracy (a fraction) of the merged model at α, or of the task's model if there is one per task.
 
@@ -109,13 +109,13 @@ class Evaluator:
         finally:
             self.dtype = own
 
-    def accuracy(self, merged: Merged, alpha: float, task: str, split: SplitName) -> float:
+    def accuracy(self, merged: Vectors, alpha: float, task: str, split: SplitName) -> float:
         """The accuracy of one task's model at α, measured now or read from the cache."""
         key = self._key(merged, alpha, task, split)
         known = self._scores.get(key)
-        return self._measure(key, alpha, task, split)[0] if known is None else known
+        return self._measure(key, merged, alpha, task, split)[0] if known is None else known
 
-    def correct(self, merged: Merged, alpha: float, task: str, split: SplitName) -> NDArray[np.bool_] | None:
+    def correct(self, merged: Vectors, alpha: float, task: str, split: SplitName) -> NDArray[np.bool_] | None:
         """Which examples (N,) of a split one task's model at α classifies correctly, measured or cached.
 
         None if labels are values, not classes.
@@ -125,15 +125,15 @@ class Evaluator:
             return None
         key = self._key(merged, alpha, task, split)
         known = self._scores.correct(key, len(labels))
-        return self._measure(key, alpha, task, split)[1] if known is None else known
+        return self._measure(key, merged, alpha, task, split)[1] if known is None else known
 
-    def all_correct(self, merged: Merged, alpha: float, split: SplitName) -> dict[str, NDArray[np.bool_]]:
+    def all_correct(self, merged: Vectors, alpha: float, split: SplitName) -> dict[str, NDArray[np.bool_]]:
         """`correct` of every task that has classes."""
         found = {task: self.correct(merged, alpha, task, split) for task in self.tasks}
         return {task: right for task, right in found.items() if right is not None}
 
     def predictions(
-        self, merged: Merged, alpha: float, model_of: str, task: str, split: SplitName, rows: Tensor
+        self, merged: Vectors, alpha: float, model_of: str, task: str, split: SplitName, rows: Tensor
     ) -> Tensor:
         """Predictions (R,) with a task's head for some of its examples (R,), by the model of any task at α."""
         self._load_vector(merged, model_of)
@@ -164,12 +164,17 @@ class Evaluator:
         """Whether the metric of every task is the share of examples whose prediction is right."""
         return all(metric(task.metric).mean for task in self.tasks.values())
 
-    def _key(self, merged: Merged, alpha: float, task: str, split: SplitName) -> str:
-        """Digest of everything that a score depends on; loads the task vector τ."""
-        self._load_vector(merged, task)
-        return digest(self._identity(task), self._digest, float(alpha), split, str(self.dtype))
+    def _key(self, merged: Vectors, alpha: float, task: str, split: SplitName) -> str:
+        """Digest of everything that a score depends on."""
+        owner = task if merged.per_task else None
+        if self._digested[0] is not merged or self._digested[1] != owner:
+            self._digested = (merged, owner, merged.digest(owner))
+        return digest(self._identity(task), self._digested[2], float(alpha), split, str(self.dtype))
 
-    def _measure(self, key: str, alpha: float, task: str, split: SplitName) -> tuple[float, NDArray[np.bool_] | None]:
+    def _measure(
+        self, key: str, merged: Vectors, alpha: float, task: str, split: SplitName
+    ) -> tuple[float, NDArray[np.bool_] | None]:
+        self._load_vector(merged, task)
         self._set_alpha(alpha)
         labels = self._split(task, split).labels
         predictions = self._forward(self._predictor(task), self._split(task, split), task)
@@ -189,13 +194,11 @@ class Evaluator:
             self._splits[name, split] = self.model.split(self.tasks[name], split)
         return self._splits[name, split]
 
-    def _load_vector(self, merged: Merged, task: str) -> None:
+    def _load_vector(self, merged: Vectors, task: str) -> None:
         """Load τ onto the device; it stays there while only α changes."""
         owner = task if merged.per_task else None
         if self._loaded[0] is not merged or self._loaded[1] != owner:
-            vector = merged.vector(owner)
-            self._digest = digest(vector)
-            self._vector = {name: tau.to(self.device) for name, tau in vector.items()}
+            self._vector = {name: tau.to(self.device) for name, tau in merged.vector(owner).items()}
             self._loaded, self._alpha = (merged, owner), None
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from tsv_exp.merging.layer import Layer, Moments, Weights
 from tsv_exp.merging.layer_map import map_layers
 from tsv_exp.merging.result import check_alpha, merged_weight, variance_warning
 from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.storage.digests import digest
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,10 @@ class Merged:
         """The merged task vector of a task (needed where `per_task`), name -> (*shape)."""
         index = self.index(task)
         return {name: layers.delta(layer, self.shapes[name], index) for name, layer in self.layers.items()}
+
+    def digest(self, task: str | None = None) -> str:
+        """The digest of a task vector; see `vector`."""
+        return digest(self.vector(task))
 
     def index(self, task: str | None) -> int | None:
         """The position of a task in `tasks`.

@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,8 @@ def _inputs(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {"inputs": HydraConfig.get().runtime.choices["inputs"], "inputs.examples": plain["inputs"].get("examples")}
 
 
-def _versions() -> dict[str, str]:
+@cache
+def _versions() -> Mapping[str, str]:
     return {"python": sys.version.split()[0]} | {name: version(name) for name in VERSIONS}
 
 

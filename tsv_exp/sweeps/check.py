@@ -1,6 +1,7 @@
 """The Hydra callback that checks configurations before a folder is made or a run begins."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -34,25 +35,27 @@ class ConfigurationCheck(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the jobs of a sweep; devices only where they run in this process."""
         with _stage("checking the configurations"):
-            jobs = self._jobs(config)
-            common = set.intersection(*(set(overrides) for overrides, _ in jobs))
-            for overrides, job in jobs:
+            loader = GlobalHydra.instance().config_loader()
+            with self._refused():
+                jobs = [list(overrides) for overrides in job_overrides(config, loader)]
+            common = set.intersection(*map(set, jobs))
+            for overrides in jobs:
+                with self._refused():
+                    job = loader.load_sweep_config(config, overrides)
                 apart = [one for one in overrides if one not in common]
                 self._refuse_invalid(job, runs_here(config), " ".join(apart))
 
-    def _jobs(self, config: DictConfig) -> list[tuple[list[str], DictConfig]]:
-        loader = GlobalHydra.instance().config_loader()
-        try:
-            jobs = [list(overrides) for overrides in job_overrides(config, loader)]
-            return [(overrides, loader.load_sweep_config(config, overrides)) for overrides in jobs]
-        except Exception as error:
-            raise self._refusal(error) from error
-
     def _refuse_invalid(self, config: DictConfig, here: bool, job: str = "") -> None:
-        HydraConfig.instance().set_config(config)  # tasks are looked for where Hydra looks
+        # tasks are looked for where Hydra looks; set_config would copy the node
+        HydraConfig.instance().cfg = config  # type: ignore[assignment]
         module, _, function = self.check.rpartition(".")
-        try:
+        with self._refused(job):
             getattr(import_late(module), function)(config, here)
+
+    @contextmanager
+    def _refused(self, job: str = "") -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
             raise self._refusal(error, job) from error
 

@@ -2,9 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from tsv_exp import versions
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import atomic
+from tsv_exp.storage.named import files_digest, module_digests, texts
 from tsv_exp.tasks.definitions import selected
 
 INDEX = ".cells"  # in the outputs folder: a file per cell, with the folder of its last run
@@ -24,7 +22,6 @@ IRRELEVANT = (
     "task",
 )  # for the results of a run; `task` is in the definitions of the tasks
 HUB = re.compile(r"([\w.-]+)/([\w.*-]+)(@[\w./-]+)?")
-DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 def cell_key(cfg: DictConfig) -> str:
@@ -41,11 +38,9 @@ def cell_key(cfg: DictConfig) -> str:
             kept.pop(group, None)
     kept["tasks"] = selected(cfg)
     named = [[task.get("data"), task.get("checkpoint")] for _, task in kept["tasks"]]
-    texts = sorted(set(_texts([kept.get("model"), kept.get("method"), kept.get("alpha"), named])))
-    code = sorted({text.split(".")[0] for text in texts if DOTTED.fullmatch(text)} - {"tsv_exp"})
-    return digest(
-        LAYOUT, kept, [_identity(text) for text in texts], [_module(name) for name in code], versions.program()
-    )
+    values = [kept.get("model"), kept.get("method"), kept.get("alpha"), named]
+    files = [_identity(text) for text in sorted(set(texts(values)))]
+    return digest(LAYOUT, kept, files, module_digests(values), versions.program())
 
 
 def commits(cfg: DictConfig) -> dict[str, str]:
@@ -54,7 +49,7 @@ def commits(cfg: DictConfig) -> dict[str, str]:
     The commits are not part of the key: checkpoints that other tasks download later do not make a run another cell.
     """
     plain: Any = OmegaConf.to_container(cfg.model, resolve=True)
-    names = [found for text in sorted(set(_texts(plain))) if (found := HUB.fullmatch(text)) and not Path(text).exists()]
+    names = [found for text in sorted(set(texts(plain))) if (found := HUB.fullmatch(text)) and not Path(text).exists()]
     places = [place for name in names for place in _cached().glob(f"models--{name[1]}--{name[2]}/refs/**/*")]
     return {str(place.relative_to(_cached())): _commit(place) for place in sorted(places) if place.is_file()}
 
@@ -82,20 +77,10 @@ def remember(key: str, outputs: Path, folder: Path) -> None:
         temporary.write_text(str(place), encoding="utf-8")
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):  # a key with dots is a function that a step of a method names
-        value = [*value.values(), *(key for key in value if DOTTED.fullmatch(str(key)))]
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, str):
-        yield value
-
-
 def _identity(text: str) -> str:
     """Digest of the files that a value of the configuration names, if any."""
     path = Path(text).expanduser()
-    return _files(path.resolve()) if text and path.exists() else ""
+    return files_digest(path.resolve()) if text and path.exists() else ""
 
 
 def _cached() -> Path:
@@ -106,22 +91,3 @@ def _cached() -> Path:
 
 def _commit(place: Path) -> str:
     return place.read_text(encoding="utf-8") if place.is_file() else ""
-
-
-@cache
-def _files(path: Path) -> str:
-    """Cached per process: reading a folder of images takes time, and a running job has read the earlier state."""
-    found = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    stats = [(str(file), file.stat()) for file in found if "__pycache__" not in file.parts]
-    return digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
-
-
-@cache
-def _module(name: str) -> str:
-    """Digest of the source code of a user's module or package."""
-    try:
-        spec = find_spec(name)
-    except (ImportError, ValueError):
-        return ""
-    places = [Path(place) for place in (spec.submodule_search_locations or [spec.origin or ""])] if spec else []
-    return digest([_files(place) for place in places if str(place) != "." and place.exists()])

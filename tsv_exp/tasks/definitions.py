@@ -1,5 +1,6 @@
 """Reads the definitions of tasks and task sets on the search path: task/<name>.yaml and task_set/<name>.yaml."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -31,8 +32,15 @@ def selected(cfg: DictConfig) -> list[tuple[str, Definition]]:
     """
     wanted: Any = OmegaConf.to_container(cfg.tasks) if OmegaConf.is_config(cfg.tasks) else cfg.tasks
     settings: Any = OmegaConf.to_container(cfg.task, resolve=True) if cfg.get("task") else {}
+    return list(_selected(json.dumps([wanted, cfg.model.get("task_set"), settings]), tuple(_sources())))
+
+
+@lru_cache(maxsize=256)
+def _selected(given: str, sources: tuple[str, ...]) -> list[tuple[str, Definition]]:
+    """Cached: listing the folders of tasks is slow, and all runs of a sweep ask more than once."""
+    wanted, task_set, settings = json.loads(given)
     _known(settings, "tasks.{}: unknown task")
-    return chosen(task_names(wanted, cfg.model.get("task_set")), settings)
+    return chosen(task_names(wanted, task_set), settings)
 
 
 def chosen(names: Sequence[str], settings: Mapping[str, Any]) -> list[tuple[str, Definition]]:

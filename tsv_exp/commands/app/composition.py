@@ -4,16 +4,18 @@ Hydra has no extension point between an override and the choice of an option. So
 subclass, only here; single runs, jobs of a sweep, experiments and tab completion all use it.
 """
 
-import copy
+import io
+import pickle
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra._internal.hydra as hydra_internal
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
@@ -67,17 +69,56 @@ class Repository(ConfigRepository):
         return super()._create_defaults_list(config_path, defaults)
 
 
+class Template:
+    """A configuration that is copied many times: as a pickle, which is several times as fast as copying.
+
+    Classes are not pickled by name: Hydra executes the modules of plugins twice, so that names give other classes.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self._classes: list[type] = []
+        buffer = io.BytesIO()
+        pickler = pickle.Pickler(buffer)
+        pickler.persistent_id = self._number  # type: ignore[method-assign]
+        pickler.dump(config)
+        self._pickle = buffer.getvalue()
+
+    def copy(self) -> DictConfig:
+        """A copy."""
+        unpickler = pickle.Unpickler(io.BytesIO(self._pickle))
+        unpickler.persistent_load = self._classes.__getitem__  # type: ignore[method-assign]
+        found: DictConfig = unpickler.load()
+        return found
+
+    def _number(self, value: object) -> int | None:
+        if not isinstance(value, type):
+            return None
+        self._classes.append(value)
+        return len(self._classes) - 1
+
+
+class Job(NamedTuple):
+    """The overrides of one job: those that choose options of groups, values, all as typed, and their folder's name."""
+
+    options: tuple[str, ...]
+    values: Sequence[Override]
+    typed: Sequence[str | None]
+    dirname: str
+
+
 class ConfigLoader(ConfigLoaderImpl):
     """Composes with this repository; jobs of a sweep that choose the same options are composed once.
 
-    A job's configuration is cached, because several parts of Hydra request it.
+    Hydra composes the options of groups, which is slow; values are set afterwards, as Hydra sets them. Overrides are
+    parsed once, because several parts of Hydra request a job.
     """
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
         self.repository = Repository(config_search_path)
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
-        self._jobs: dict[tuple[str, ...], DictConfig] = {}
+        self._composed: dict[tuple[str, ...], Template] = {}
+        self._jobs: dict[tuple[str, ...], Job] = {}
+        self._searched: dict[tuple[str, ...], CachingConfigRepository] = {}
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *arguments: Any, **options: Any
@@ -89,41 +130,52 @@ class ConfigLoader(ConfigLoaderImpl):
         """The configuration of one job."""
         key = tuple(sweep_overrides)
         if key not in self._jobs:
-            self._jobs[key] = self._compose_job(master_config, sweep_overrides)
-        config = copy.deepcopy(self._jobs[key])
+            self._jobs[key] = self._parse_job(master_config, sweep_overrides)
+        job = self._jobs[key]
+        if job.options not in self._composed:
+            self._composed[job.options] = Template(super().load_sweep_config(master_config, list(job.options)))
+        config = self._composed[job.options].copy()
+        self._apply_overrides_to_config(list(job.values), config)
+        config.hydra.overrides.task = job.typed
+        config.hydra.job.override_dirname = job.dirname
         OmegaConf.copy_cache(master_config, config)  # folder names contain the time of the sweep
         return config
 
-    def _compose_job(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """Hydra composes the options of groups, which is slow; values are set afterwards, as Hydra sets them."""
-        given = list(master_config.hydra.overrides.hydra)
-        typed = _typed([*given, *sweep_overrides])
-        parsed, repository = self._parse_overrides_and_create_caching_repo(master_config.hydra.job.config_name, typed)
-        parsed = parsed[len(given) :]
+    def _parse_job(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> Job:
+        settings = master_config.hydra
+        given = tuple(settings.overrides.hydra)
+        if given not in self._searched:  # its folders are those that Hydra's own overrides name
+            found = self._parse_overrides_and_create_caching_repo(settings.job.config_name, _typed(given))
+            self._searched[given] = found[1]
+        repository = self._searched[given]
+        parsed = _options_as_text(OverridesParser.create().parse_overrides(_typed(sweep_overrides)), repository)
         values = [one for one in parsed if _is_value(one, repository)]
-        options = tuple(one.input_line or "" for one in parsed if one not in values)
-        if options not in self._composed:
-            self._composed[options] = super().load_sweep_config(master_config, list(options))
-        config = copy.deepcopy(self._composed[options])
-        self._apply_overrides_to_config(values, config)
         own = [one for one in parsed if not one.is_hydra_override()]
-        config.hydra.overrides.task = [one.input_line for one in own]
-        config.hydra.job.override_dirname = get_overrides_dirname(own, **config.hydra.job.config.override_dirname)
-        return config
+        return Job(
+            tuple(one.input_line or "" for one in parsed if one not in values),
+            values,
+            [one.input_line for one in own],
+            get_overrides_dirname(own, **settings.job.config.override_dirname),
+        )
 
     def __getstate__(self) -> Mapping[str, Any]:
         """The state for other processes, without the caches."""
-        return {**self.__dict__, "_composed": {}, "_jobs": {}}
+        return {**self.__dict__, "_composed": {}, "_jobs": {}, "_searched": {}}
 
     def _parse_overrides_and_create_caching_repo(
         self, config_name: str | None, overrides: list[str]
     ) -> tuple[list[Override], CachingConfigRepository]:
         parsed, repository = super()._parse_overrides_and_create_caching_repo(config_name, overrides)
-        for override in parsed:
-            value = override.value()
-            if isinstance(value, Real) and repository.group_exists(override.key_or_group):
-                override._value = str(value)  # also for true and false: Hydra then lists the options
-        return parsed, repository
+        return _options_as_text(parsed, repository), repository
+
+
+def _options_as_text(parsed: list[Override], repository: CachingConfigRepository) -> list[Override]:
+    """Numbers that choose an option as its name; also true and false: Hydra then lists the options."""
+    for override in parsed:
+        value = override.value()
+        if isinstance(value, Real) and repository.group_exists(override.key_or_group):
+            override._value = str(value)
+    return parsed
 
 
 def _typed(overrides: Sequence[str]) -> list[str]:

@@ -11,14 +11,14 @@ import torch
 
 from tsv_exp.evaluation.alpha.choice import Choice, Point, best
 from tsv_exp.evaluation.evaluator import Evaluator
-from tsv_exp.merging.engine import Merged
+from tsv_exp.merging.known import Vectors
 from tsv_exp.runtime.console import track
 
 log = logging.getLogger(__name__)
 
 
 def settle(
-    choice: Choice, merged: Merged, evaluator: Evaluator, reference: Callable[..., Mapping[str, float]]
+    choice: Choice, merged: Vectors, evaluator: Evaluator, reference: Callable[..., Mapping[str, float]]
 ) -> Choice:
     """The choice with the best of the nearly tied values in float32; on ties the smallest.
 

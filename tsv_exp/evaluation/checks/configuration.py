@@ -3,13 +3,14 @@
 What is wrong without torch is found without its import, in a fraction of a second.
 """
 
-from typing import Any
+import json
+from functools import cache
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from tsv_exp.arguments import check_nodes
-from tsv_exp.config import Engine, Evaluate, check_device
+from tsv_exp.config import Engine, Evaluate, check_device, plain_values
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.imports import import_late
 from tsv_exp.tasks.definitions import selected
@@ -27,15 +28,20 @@ def check_configuration(cfg: DictConfig, here: bool = True) -> None:
     Raises:
         UserError: a value is invalid.
     """
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    plain: Any = OmegaConf.to_container(own, resolve=True)
+    plain = plain_values(cfg)
     if not -SEEDS <= cfg.seed < SEEDS:
         raise UserError(f"seed={cfg.seed}: give a number of at most 63 bits")
     check_device(cfg.device)
     for group in ("alpha", "tracking"):
-        check_nodes(group, plain[group])
-        instantiate(cfg[group])
+        _check_group(group, json.dumps(plain[group]))
     Engine(**plain["engine"])
     Evaluate(**plain["evaluate"])
     tasks = selected(cfg)
     import_late("tsv_exp.evaluation.checks.model").check(plain, tasks, here)
+
+
+@cache
+def _check_group(group: str, node: str) -> None:
+    """Make what a group of the configuration names, once for all jobs of a sweep that have the same."""
+    check_nodes(group, json.loads(node))
+    instantiate(json.loads(node))

@@ -33,7 +33,7 @@ def check(plain: Mapping[str, Any], tasks: Sequence[tuple[str, Definition]], her
     if here:
         device_of(plain["device"])
     for group in ("model", "inputs", "router"):
-        check_nodes(group, plain[group])
+        _check_group(group, json.dumps(plain[group]))
     model, method = model_of(plain), Method.from_config(plain["method"])
     if model.finetune.lora is not None and model.checkpoints is not None:
         raise UserError(
@@ -50,6 +50,12 @@ def check(plain: Mapping[str, Any], tasks: Sequence[tuple[str, Definition]], her
         check_router(instantiate(plain["router"]), per_task, method.name, metrics)
     if here:
         check_paths(model, tasks)
+
+
+@cache
+def _check_group(group: str, node: str) -> None:
+    """`check_nodes` once for all jobs of a sweep that have the same."""
+    check_nodes(group, json.loads(node))
 
 
 @cache
