@@ -12,9 +12,10 @@ from scipy.stats import norm
 
 from tsv_exp import apply, merge
 from tsv_exp.errors import UserError
-from tsv_exp.evaluation.alpha import Candidate, Examples, Grid, Point
-from tsv_exp.evaluation.alpha.race import Race, interleaved, race
+from tsv_exp.evaluation.alpha import Candidate, Examples, Grid, Point, protocol
+from tsv_exp.evaluation.alpha.race import Auto, Race, interleaved, race
 from tsv_exp.evaluation.evaluator import Evaluator
+from tsv_exp.methods.specification.scaling import Alpha
 
 VALUES, CLASSES = 30, 5
 Predictions = NDArray[np.int64]
@@ -72,6 +73,16 @@ def test_a_race_stays_below_its_limit(passes: float) -> None:
         assert sum(number for _, number in asked) == found.asked <= passes * 3200
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_limit_narrows_the_values_not_the_examples(seed: int) -> None:
+    rng = np.random.default_rng(seed)  # all values are equal, and neighbours differ on 4 % of the examples
+    predictions = (rng.random((20, 1600)) < np.r_[0.5, [0.04] * 19][:, None]).cumsum(0) % 2
+    found, _ = raced([np.zeros(1600, np.int64)], [predictions])
+    assert found.asked <= 3 * 1600
+    assert found.examples[found.chosen] == 1600
+    assert 1 < (found.examples == 1600).sum() < 20
+
+
 def test_equal_values_are_dropped_no_more_often_than_stated() -> None:
     rng, error, races = np.random.default_rng(0), 0.2, 400
     dropped = 0
@@ -82,9 +93,9 @@ def test_equal_values_are_dropped_no_more_often_than_stated() -> None:
     assert 0 < dropped / races < 2 * error  # either of two could be
 
 
-@pytest.mark.parametrize(("wins", "dropped"), [(7, False), (8, True)])
+@pytest.mark.parametrize(("wins", "dropped"), [(9, False), (10, True)])
 def test_a_value_is_dropped_where_mcnemars_test_says_so(wins: int, dropped: bool) -> None:
-    assert bool(wins > norm.ppf(1 - 0.05 / 20) * wins**0.5) is dropped  # the leader wins all pairs that differ
+    assert bool(wins - 1 > norm.ppf(1 - 0.05 / 14) * wins**0.5) is dropped  # the leader wins all pairs that differ
     label = np.zeros(64, np.int64)
     worse = label.copy()
     order = interleaved([64])[1]
@@ -131,6 +142,26 @@ def test_the_points_of_a_race_say_on_how_many_examples_they_were_measured() -> N
     assert 0 < choice.passes <= 3
     assert [round(point.alpha, 6) for point in choice.tried] == [round(0.1 * i, 6) for i in range(1, 31)]
     assert all(0 < point.plain()["examples"] <= 700 for point in choice.tried)
+
+
+@pytest.mark.parametrize(("counts", "policy"), [([900, 1101], Race), ([900, 1100], Grid), (None, Grid)])
+def test_auto_races_where_there_are_many_examples(counts: list[int] | None, policy: type) -> None:
+    labels, predictions = smooth(counts or [50, 60], 12, 0)
+    named, course = dict(zip("ab", labels, strict=True)), dict(zip("ab", predictions, strict=True))
+    finetuned = {"a": 1.0, "b": 1.0}
+
+    def score(alpha: float) -> Point:
+        return Point.of(
+            alpha, {task: (course[task][round(alpha * 10) - 1] == named[task]).mean() for task in "ab"}, finetuned
+        )
+
+    examples = Examples(named, finetuned, lambda alpha, task, rows: course[task][round(alpha * 10) - 1, rows])
+    made = candidate(score, examples if counts else None)
+    choice = Auto(3.0, 30, error=0.01).choose(made)
+    assert type(choice.policy) is policy
+    expected = Race(3.0, 30, error=0.01) if policy is Race else Grid(3.0, 30)
+    assert replace(choice, policy=None) == expected.choose(made)
+    assert protocol(choice.policy, Alpha(), choice.alpha)["policy"] == policy.__name__.lower()
 
 
 def test_without_accuracies_of_single_examples_the_grid_is_scored() -> None:

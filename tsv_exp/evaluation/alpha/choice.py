@@ -63,12 +63,14 @@ class Choice:
 
     `passes`: predictions that this took, in multiples of the validation examples; None: one pass for every point.
     `near_ties`: the values within one example of the best, scored in float32 (see `near_ties`).
+    `policy`: the rule that was used, if the configured one leaves that open.
     """
 
     alpha: float
     tried: Sequence[Point] = field(default=())
     passes: float | None = None
     near_ties: Sequence[Point] = field(default=())
+    policy: "Policy | None" = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import NormalDist
 
@@ -17,9 +17,11 @@ from tsv_exp.runtime.console import bar
 log = logging.getLogger(__name__)
 
 FIRST = 1 / 64  # share of the examples in the first round; every round doubles it
-ROUNDS = 10  # 7 would do for all examples; more where the limit of predictions allows only a few more examples
+ROUNDS = 7  # until all examples are seen
 WIDEST = 12  # how far apart two values may be that tell how those between them classify
-MARGIN = 1.1  # how much dearer than the round before an example may be for the rest of the budget to suffice
+MARGIN = 1.1  # how much dearer than the examples before the next ones may be
+LARGE = 1000  # validation examples of a task on average, above which `Auto` races
+LAST = 2.2  # predictions per example that are reserved for the rounds after the next one: two values, and a little
 
 Predict = Callable[[int, NDArray[np.int64]], NDArray[np.int64]]
 
@@ -87,6 +89,18 @@ class Race:
 
 
 @dataclass(frozen=True)
+class Auto(Race):
+    """`Race` if the tasks have more than 1,000 validation examples on average, else `Grid` (docs/sweeps.md)."""
+
+    def choose(self, candidate: Candidate) -> Choice:
+        """Choose as the one or the other."""
+        examples = candidate.examples() if self.steps > 1 else None
+        large = examples is not None and sum(map(len, examples.labels.values())) > LARGE * len(examples.labels)
+        policy = Race(**vars(self)) if large else Grid(self.stop, self.steps)
+        return replace(policy.choose(candidate), policy=policy)
+
+
+@dataclass(frozen=True)
 class Raced:
     """What a race found. `accuracy` (values, T) are fractions, measured on the first `examples` (values,) in order.
 
@@ -111,11 +125,15 @@ def race(
     """Race `values` values, ordered so that neighbours are alike, for the best weighted mean accuracy over T tasks.
 
     After each round the values at both ends are dropped, one after the other from the outermost inwards, while the
-    leader is surely better: with d the paired differences of what the two get right, weighted by task, while
-    Σ d > z √Σ d², McNemar's test. z is the normal quantile of error / (2 · rounds): of tests in a fixed sequence that
-    stops at the first that fails none needs a correction for the others (Westfall & Krishen, Journal of Statistical
-    Planning and Inference 99, 2001), rounds and ends are corrected for by Bonferroni. The rate holds for a leader given
-    beforehand; it is approximate, since the leader is the best so far.
+    leader is surely better: with d the paired differences of what the two get right, weighted by task, and c the weight
+    of one example, while Σ d − c > z √Σ d², McNemar's test with continuity correction. z is the normal quantile of
+    error / (2 · rounds): of tests in a fixed sequence that stops at the first that fails none needs a correction for
+    the others (Westfall & Krishen, Journal of Statistical Planning and Inference 99, 2001), rounds and ends are
+    corrected for by Bonferroni. The rate holds for a leader given beforehand; it is approximate, since the leader is
+    the best so far.
+
+    Then, if the limit of predictions does not suffice for all these values in the next round and for two in the rounds
+    after it, the worse of both ends is dropped too, until it does.
 
     An example that two values at most twelve apart classify alike is taken to be so classified by all between them. So,
     of the values that are left, the outermost are computed for every example, the others where their neighbours differ.
@@ -130,7 +148,7 @@ def race(
         passes: limit of predictions, in multiples of N.
 
     Returns:
-        the best of the values left when one is left, all examples are seen, or the limit is nearly reached.
+        the best of the values left when one is left or all examples are seen.
     """
     count, limit = len(labels), NormalDist().inv_cdf(1 - error / (2 * ROUNDS))
     right, seen = np.zeros((values, len(weights))), np.ones((values, len(weights)))
@@ -138,21 +156,24 @@ def race(
     found = np.empty((values, count), labels.dtype)
     live, start, asked = np.arange(values), 0, 0
     end = min(count, max(len(weights), math.ceil(FIRST * count)))
+    goal = min(1.0, passes / 3) * count  # how many examples it aims at
     for _ in range(ROUNDS):
-        cost = _resolve(found, live, np.arange(start, end), predict)
-        asked += cost
+        asked += _resolve(found, live, np.arange(start, end), predict)
         sizes = np.bincount(tasks[:end], minlength=len(weights))
         correct = found[live, :end] == labels[:end]
         right[live] = [np.bincount(tasks[:end], one, len(weights)) for one in correct]
         seen[live], examples[live] = sizes, end
-        leader = _best(live, right / seen @ weights)
-        lead = (correct[live == leader].astype(np.int8) - correct) * (weights / sizes)[tasks[:end]]
-        kept = np.flatnonzero(lead.sum(1) <= limit * np.sqrt(np.square(lead).sum(1)))
+        scores, each = right / seen @ weights, (weights / sizes)[tasks[:end]]
+        lead = (correct[live == _best(live, scores)].astype(np.int8) - correct) * each
+        kept = np.flatnonzero(lead.sum(1) - each.max() <= limit * np.sqrt(np.square(lead).sum(1)))
         live = live[kept[0] : kept[-1] + 1]
-        affordable = int((passes * count - asked) * (end - start) / cost / MARGIN)
-        if len(live) == 1 or end == count or affordable < FIRST * count:
+        after = min(count, 2 * end)
+        left = passes * count - asked - LAST * max(0.0, goal - after)
+        while len(live) > 1 and _cost(found[:, :end], live) * MARGIN * (after - end) > left:
+            live = live[1:] if scores[live[0]] < scores[live[-1]] else live[:-1]
+        if len(live) == 1 or end == count:
             break
-        start, end = end, min(count, 2 * end, end + affordable)
+        start, end = end, after
     return Raced(_best(live, right / seen @ weights), right / seen, examples, asked)
 
 
@@ -177,23 +198,36 @@ def _best(live: NDArray[np.int64], scores: NDArray[np.float64]) -> int:
 
 def _resolve(found: NDArray[np.int64], live: NDArray[np.int64], rows: NDArray[np.int64], predict: Predict) -> int:
     """Fill in the predictions of these values for these examples; returns how many of them were computed."""
-    widths = math.ceil((live[-1] - live[0]) / WIDEST)
-    outer = np.unique(np.linspace(0, len(live) - 1, widths + 1).round().astype(np.int64))
-    for value in live[outer]:
-        found[value, rows] = predict(int(value), rows)
+    outer, between = _order(live)
+    for value in outer:
+        found[value, rows] = predict(value, rows)
     asked = len(outer) * len(rows)
-    for low, middle, high in (part for ends in pairwise(outer.tolist()) for part in _halves(*ends)):
-        known = found[live[low], rows]
-        differ = rows[known != found[live[high], rows]]
-        found[live[middle], rows] = known
+    for low, middle, high in between:
+        known = found[low, rows]
+        differ = rows[known != found[high, rows]]
+        found[middle, rows] = known
         if len(differ):
-            found[live[middle], differ] = predict(int(live[middle]), differ)
+            found[middle, differ] = predict(middle, differ)
         asked += len(differ)
     return asked
 
 
+def _cost(found: NDArray[np.int64], live: NDArray[np.int64]) -> float:
+    """Predictions per example that `_resolve` needs for these values, by examples whose predictions are known."""
+    outer, between = _order(live)
+    return len(outer) + math.fsum(float((found[low] != found[high]).mean()) for low, _, high in between)
+
+
+def _order(live: NDArray[np.int64]) -> tuple[list[int], list[tuple[int, int, int]]]:
+    """The values that are computed for every example, and each other one with two around it that come before it."""
+    widths = math.ceil((live[-1] - live[0]) / WIDEST)
+    outer = np.unique(np.linspace(0, len(live) - 1, widths + 1).round().astype(np.int64))
+    between = [part for ends in pairwise(live[outer].tolist()) for part in _halves(*ends)]
+    return live[outer].tolist(), between
+
+
 def _halves(low: int, high: int) -> Iterator[tuple[int, int, int]]:
-    """The positions between two others, each with two around it that come before it."""
+    """The values between two others, each with two around it that come before it."""
     if high - low > 1:
         middle = (low + high) // 2
         yield low, middle, high
