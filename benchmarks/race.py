@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/race.py GRIDS [LARGE] --out benchmarks/results/race.json
 
-GRIDS are folders of benchmarks/race_grids.py. A race is good if it chooses the grid's value or loses at most 0.1 points
-of mean normalized validation accuracy on all images. Fails unless 95 % of the races are good within 3 passes. Images
-that a value was not recorded on, since it was surely not the best, count as wrong; `unrecorded` counts those asked for.
+GRIDS are folders of benchmarks/race_grids.py (images and texts). A race is good if it chooses the grid's value or loses
+at most 0.1 points of mean normalized validation accuracy on all images. Fails unless 95 % of the races are good within
+3 passes. Images that a value was not recorded on, since it was surely not the best, count as wrong; `unrecorded` counts
+those asked for.
 """
 
 import argparse
@@ -81,7 +82,7 @@ def main() -> int:
     result: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), "all": summary(found)}
     for images in sorted({round(one["images"], -2) for one in found}):
         result[f"{images:,} images"] = summary([one for one in found if round(one["images"], -2) == images])
-    for zoo in ("zoo0", "zoo1"):
+    for zoo in ("zoo0", "zoo1", "text"):
         if part := [one for one in found if one["grid"].endswith(zoo)]:
             result[zoo] = summary(part)
     print(json.dumps(result, indent=1))
