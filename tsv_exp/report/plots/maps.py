@@ -56,7 +56,7 @@ def confusion_map(group: Group, row: Row, narrow: bool = False) -> Figure:
         if value >= 0.5 and not narrow:
             ink = readable_on(colormaps["viridis"](value / 100))
             axes.text(x, y, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=8)
-        note(axes, [(x, y, f"{group.tasks[y]} sent to {group.tasks[x]}: {value:.2f} %")])
+        note(axes, [(x, y, f"{group.tasks[y]} routed to {group.tasks[x]}: {value:.2f} %")])
     axes.set_xticks(range(count), group.tasks, rotation=90, fontsize=8)
     axes.set_yticks(range(count), group.tasks, fontsize=8)
     axes.set_xlabel("chosen task")
