@@ -90,7 +90,7 @@ class Race:
 
 @dataclass(frozen=True)
 class Auto(Race):
-    """`Race` if the tasks have more than 1,000 validation examples on average, else `Grid` (docs/sweeps.md)."""
+    """`Race` if the tasks have more than 1,000 validation examples on average, else `Grid` (docs/choosing_alpha.md)."""
 
     def choose(self, candidate: Candidate) -> Choice:
         """Choose as the one or the other."""
