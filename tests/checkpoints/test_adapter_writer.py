@@ -80,5 +80,5 @@ def test_matrices_that_peft_cannot_adapt_are_named(name: str) -> None:
     encoder: Any = nn.ModuleDict({"attn": nn.MultiheadAttention(4, 2), "fc": nn.Linear(4, 4)})
     encoder.proj = nn.Parameter(torch.zeros(4, 4))
     check_adaptable(encoder, ["fc.weight"])
-    with pytest.raises(UserError, match=f"adapter=true: {re.escape(name)} is no weight of a plain linear layer"):
+    with pytest.raises(UserError, match=f"adapter=true: {re.escape(name)} is not the weight of a plain linear layer"):
         check_adaptable(encoder, ["fc.weight", name])

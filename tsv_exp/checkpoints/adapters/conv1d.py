@@ -24,7 +24,7 @@ def conv1d_weights(base: Mapping[str, Tensor]) -> set[str] | None:
     named = {name for name, module in modules.items() if _MODULES.fullmatch(module) and base[name].dim() == 2}
     if not named:
         return named
-    if types := _model_types(getattr(base, "path", None)):
+    if types := model_types(getattr(base, "path", None)):
         return named if types & _TYPES else set()
     columns = {
         len(base[bias]) == base[name].shape[1]
@@ -51,7 +51,7 @@ def known_conv1d_weights(base: Mapping[str, Tensor], option: str) -> set[str]:
     return found
 
 
-def _model_types(path: Path | None) -> set[str]:
+def model_types(path: Path | None) -> set[str]:
     """The model types in the config.json next to a checkpoint file, including nested ones."""
 
     def types(config: Any) -> Iterator[str]:

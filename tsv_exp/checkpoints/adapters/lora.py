@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
-from tsv_exp.checkpoints.adapters.conv1d import conv1d_weights
+from tsv_exp.checkpoints.adapters.conv1d import conv1d_weights, model_types
 from tsv_exp.checkpoints.adapters.lora_config import LoraConfig
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
@@ -110,9 +110,10 @@ class Adapter(ChangedModel):
         straight = (b.shape[0], a.shape[1])
         if straight[0] != straight[1]:
             return tuple(self._base[name].shape) == straight[::-1]
-        if self._conv1d is not None:
+        if self._conv1d:
             return name in self._conv1d
-        if not self._config.fan_in_fan_out:
+        known = self._conv1d is not None and model_types(getattr(self._base, "path", None))
+        if known or not self._config.fan_in_fan_out:
             return False
         raise UserError(
             f"{self.path}: the square weight {name!r} may be stored transposed (fan_in_fan_out), "
