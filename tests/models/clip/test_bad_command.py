@@ -165,7 +165,7 @@ def found(hub: Hub, home: Path) -> dict[str, Any]:
         "model": typed("full: model", "SVHN"),
         "images": typed("full: images", "SVHN"),
         "merged": typed("full: merged", "EuroSAT", "save_merged=true"),
-        "memory": typed("memory", "EuroSAT"),
+        "memory": typed("memory", "EuroSAT", "alpha.value=2"),  # not scored before, so that it has to merge
     }
     return told(hub, home, BODY.format(**cases)) | {"requests": list(hub.requests)}
 
