@@ -9,6 +9,7 @@ interrupted run resumes. Standard errors are over pre-training seeds (each the m
 fine-tuning seeds), of paired differences where two methods are compared.
 """
 
+import argparse
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,6 +62,20 @@ def by_key(entries: Iterable[Mapping[str, Any]]) -> Found:
     return {(e["tasks"], e["method"], (e["pretraining"], e["finetuning"])): e for e in entries}
 
 
+def held_out_parser(description: str | None) -> argparse.ArgumentParser:
+    """Options of a script that measures the held-out zoos."""
+    given = parser(description)
+    given.add_argument("--pretraining", type=int, nargs="+", default=[11, 12, 13], metavar="SEED")
+    given.add_argument("--finetuning", type=int, nargs="+", default=[11, 12, 13], metavar="SEED")
+    given.add_argument("--data", type=int, default=2412, metavar="SEED", help="from which the images are drawn")
+    return given
+
+
+def zoos_line(zoos: Iterable[Seeds]) -> str:
+    """The zoos that a table is of."""
+    return f"Zoos (pre-training seed, fine-tuning seed): {', '.join(map(str, sorted(set(zoos))))}."
+
+
 def summary(values: Mapping[Seeds, float]) -> str:
     """Mean ± standard error over pre-training seeds, in percent."""
     groups: dict[int, list[float]] = {}
@@ -86,15 +101,11 @@ def table(found: Found, sizes: Sequence[int], measured: str = "test") -> str:
             paired = {seeds: own[seeds] - theirs[seeds] for seeds in own.keys() & theirs.keys()}
             cells += [summary(theirs) if theirs else "", summary(paired) if paired and name != OWN else ""]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    zoos = sorted({key[2] for key in found})
-    return "\n".join([*lines, "", f"Zoos (pre-training seed, fine-tuning seed): {', '.join(map(str, zoos))}."])
+    return "\n".join([*lines, "", zoos_line(key[2] for key in found)])
 
 
 def main() -> None:
-    given = parser(__doc__)
-    given.add_argument("--pretraining", type=int, nargs="+", default=[11, 12, 13], metavar="SEED")
-    given.add_argument("--finetuning", type=int, nargs="+", default=[11, 12, 13], metavar="SEED")
-    given.add_argument("--data", type=int, default=2412, metavar="SEED", help="from which the images are drawn")
+    given = held_out_parser(__doc__)
     given.add_argument("--tasks", type=int, nargs="+", default=[8, 14, 20], metavar="T")
     given.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, metavar="NAME")
     options = given.parse_args()

@@ -11,9 +11,9 @@ results are kept, so an interrupted run resumes. Standard errors are over pre-tr
 from typing import Any
 
 import torch
-from own_method import Seeds, order, summary
+from own_method import Seeds, held_out_parser, order, summary, zoos_line
 from router import EPSILON, FIXED, FRACTION, IMAGES, SIZES, Study, Told, combined, mass, outcome
-from zoos import Zoo, base_of, parser, record, recorded
+from zoos import Zoo, base_of, record, recorded
 
 from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.console import track
@@ -77,15 +77,11 @@ def table(entries: list[dict[str, Any]]) -> str:
             }
             cells.append(summary(values) if values else "")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    zoos = sorted({(e["pretraining"], e["finetuning"]) for e in entries})
-    return "\n".join([*lines, "", f"Zoos (pre-training seed, fine-tuning seed): {', '.join(map(str, zoos))}."])
+    return "\n".join([*lines, "", zoos_line((e["pretraining"], e["finetuning"]) for e in entries)])
 
 
 def main() -> None:
-    given = parser(__doc__)
-    given.add_argument("--pretraining", type=int, nargs="+", default=[11, 12, 13], metavar="SEED")
-    given.add_argument("--finetuning", type=int, nargs="+", default=[11, 12, 13], metavar="SEED")
-    given.add_argument("--data", type=int, default=2412, metavar="SEED", help="from which the images are drawn")
+    given = held_out_parser(__doc__)
     options = given.parse_args()
     entries = recorded(options.results)
     if not options.table:
