@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 BITS = 8
+LARGE = 1 << 28  # entries (1 GB in float32) from which a layer is not held as a whole in the dtype of its deltas
 ROW_BYTES = 4  # of a row index
 _BLOCK = 1 << 22  # entries
 

@@ -4,7 +4,7 @@ import torch
 from models import matrix
 
 from tsv_exp.decompositions import exact as linalg
-from tsv_exp.decompositions import fast, fast_polar, krylov
+from tsv_exp.decompositions import fast, fast_polar, krylov, numerics
 from tsv_exp.methods.singular_vectors import tsv_m
 
 TASKS, SHAPE = 4, (200, 128)
@@ -55,6 +55,24 @@ def test_as_accurate_as_float32_allows(spectrum, shape):
     certified, exact, single = errors(deltas(SPECTRA[spectrum], shape=shape), fast.FastAlgebra())
     assert certified <= max(1e-4, single)
     assert exact <= 1e-4
+
+
+@pytest.mark.parametrize("spectrum", [*SPECTRA, "outlier", "zero"])
+def test_matrices_that_are_computed_by_rows_are_as_accurate_and_never_whole(spectrum, monkeypatch):
+    monkeypatch.setattr(numerics, "ROWS", 64)
+    monkeypatch.setattr(fast, "ROWS", 64)
+    x = deltas(SPECTRA.get(spectrum, SPECTRA["real"]), shape=(500, 128), tasks=1)
+    if spectrum == "outlier":
+        x[0, 3, 4] = 1e5
+    if spectrum == "zero":
+        x.zero_()
+    by_rows = numerics.Rows(x.shape, x.dtype, x.device, lambda rows: iter(x.split(rows, -2)))
+    if spectrum != "outlier":  # which needs the exact decomposition
+        monkeypatch.setattr(fast, "whole", None)
+    expected, found = fast.FastAlgebra().truncated_svd(x, 32), fast.FastAlgebra().truncated_svd(by_rows, 32)
+    assert (found.s > 0).sum() == (expected.s > 0).sum()
+    close = 1e-4 if spectrum == "outlier" else 1e-5  # relative to the largest entry
+    assert (found.dense() - expected.dense()).norm() <= close * max(expected.dense().norm(), 1e-38)
 
 
 @pytest.mark.parametrize("power", [0.75, 1, 1.2, 1.4, 1.6, 1.8])

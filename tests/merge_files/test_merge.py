@@ -15,6 +15,7 @@ from tsv_exp.decompositions import fast, numerics
 from tsv_exp.merge_files import one_model
 from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options.options import parse
+from tsv_exp.merging import layer as layer_module
 from tsv_exp.methods.specification import binding
 
 PER_TASK = ["individual", "tsv_c", "tall_mask", "emr"]
@@ -32,13 +33,26 @@ def test_large_layers_are_merged_in_parts(files, tmp_path, monkeypatch):
     """As products of factors, and a few rows at a time."""
     base, finetuned, words = files
     expected = apply(base, merge(base, finetuned, "tsv_m"), 0.7)
-    monkeypatch.setattr(binding, "_LARGE", 100)
+    monkeypatch.setattr(layers, "LARGE", 100)
     monkeypatch.setattr(layers, "_BLOCK", 100)
     monkeypatch.setattr(numerics, "ROWS", 50)
     run(parse([*words, "method=tsv_m", "alpha=0.7"]))
     merged = load_file(tmp_path / "out" / "model.safetensors")
     floating = {name: weight.double() for name, weight in expected.items() if weight.is_floating_point()}
     close({name: merged[name] for name in floating}, floating, 1e-6)
+
+
+@pytest.mark.parametrize("method", ["weight_average", "ties"])
+def test_large_layers_that_are_merged_entry_by_entry_are_never_whole(files, tmp_path, monkeypatch, method):
+    base, finetuned, words = files
+    expected = apply(base, merge(base, finetuned, method), 0.7)
+    monkeypatch.setattr(layers, "LARGE", 100)
+    monkeypatch.setattr(layer_module, "_BLOCK", 90)  # entries of three models
+    sizes, joined = [], layers.join_blocks
+    monkeypatch.setattr(binding, "join_blocks", lambda runs, shape: sizes.append(shape.numel()) or joined(runs, shape))
+    run(parse([*words, f"method={method}", "alpha=0.7", "exclude='*'"]))
+    assert max(sizes) <= 100
+    same(tmp_path / "out", expected)
 
 
 def test_steps_are_taken_layer_by_layer(files, tmp_path):

@@ -11,6 +11,20 @@ from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.singular_vectors import tsv_m
 
 
+class Known(dict):
+    """Weights that know some of their deltas, as an adapter does."""
+
+    def __init__(self, base, deltas):
+        super().__init__(base)
+        self.deltas = deltas
+
+    def delta(self, name, dtype):
+        return self.deltas.get(name)
+
+    def factors(self, name, dtype):
+        raise NotImplementedError
+
+
 def test_layers_of_the_stream():
     base, finetuned = zoo(3, torch.bfloat16)
     stream = TaskVectors(base, finetuned)
@@ -54,6 +68,17 @@ def test_blocks_are_the_deltas_of_every_layer_flattened(monkeypatch, dtype):
         blocks = list(layer.blocks())
         assert max(block.shape[1] for block in blocks) <= 100
         assert torch.equal(torch.cat(blocks, 1), layer.deltas.reshape(3, -1))
+
+
+def test_blocks_of_models_that_know_their_deltas(monkeypatch):
+    monkeypatch.setattr(layer_module, "_BLOCK", 300)
+    base, finetuned = zoo(2, torch.float32)
+    known = Known(base, {"tall.weight": torch.full((40, 24), 1e-12)})  # which the weights themselves do not hold
+    stream = TaskVectors(base, finetuned | {"known": known})
+    for name in ("tall.weight", "norm.bias"):
+        blocks = torch.cat(list(stream.layer(name).blocks(2)), 1)
+        assert torch.equal(blocks, stream.layer(name).deltas.reshape(3, -1)[:, ::2])
+    assert (torch.cat(list(stream.layer("tall.weight").blocks()), 1)[2] == 1e-12).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

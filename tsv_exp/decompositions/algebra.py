@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import significant
+from tsv_exp.decompositions.numerics import Matrices, significant
 from tsv_exp.layers import LowRank
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -19,7 +19,7 @@ class Algebra(Protocol):
     An implementation that gains nothing from all matrices of a layer at once sets the attribute `one_at_a_time`.
     """
 
-    def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
+    def truncated_svd(self, matrices: Matrices, k: int) -> LowRank:
         """The top k singular components of matrices (..., m, n); see `truncated_svd`."""
         ...
 
@@ -74,13 +74,13 @@ def product_svd(factors: LowRank, shape: Sequence[int]) -> LowRank:
 
 @dataclass(frozen=True)
 class TaskwiseAlgebra:
-    """Decompositions of `deltas` task by task: `one` returns a task's matrix; of `deltas` only the shape is used."""
+    """Decompositions of `deltas` task by task: `one` returns a task's (1, m, n); of `deltas` only the shape is used."""
 
     deltas: Tensor
-    one: Callable[[int], Tensor]
+    one: Callable[[int], Matrices]
     algebra: Algebra
 
-    def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
+    def truncated_svd(self, matrices: Matrices, k: int) -> LowRank:
         """The top k singular components, as `truncated_svd`."""
         if matrices is not self.deltas:
             return self.algebra.truncated_svd(matrices, k)
@@ -88,7 +88,7 @@ class TaskwiseAlgebra:
 
     def _parts(self, k: int) -> Iterator[LowRank]:
         for index in range(len(self.deltas)):
-            yield self.algebra.truncated_svd(self.one(index).unsqueeze(0), k)
+            yield self.algebra.truncated_svd(self.one(index), k)
 
     def polar(self, matrices: Tensor) -> LowRank:
         """The polar factors, as `polar`."""
@@ -106,7 +106,7 @@ class FactoredAlgebra:
     factors: Sequence[LowRank]
     algebra: Algebra
 
-    def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
+    def truncated_svd(self, matrices: Matrices, k: int) -> LowRank:
         """The top components, as `truncated_svd`: k, or as many as the widest factors have."""
         if matrices is not self.deltas:
             return self.algebra.truncated_svd(matrices, k)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra
+from tsv_exp.decompositions.numerics import Matrices, whole
 from tsv_exp.layers import LowRank
 
 Result = TypeVar("Result")
@@ -33,9 +34,9 @@ class BatchedAlgebra:
         with ThreadPoolExecutor(len(jobs)) as pool:
             return list(pool.map(self._finish, jobs))
 
-    def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
+    def truncated_svd(self, matrices: Matrices, k: int) -> LowRank:
         """The top k singular components, as `linalg.truncated_svd`."""
-        found: LowRank = self._ask(matrices, "truncated_svd", k)
+        found: LowRank = self._ask(whole(matrices), "truncated_svd", k)
         return found
 
     def polar(self, matrices: Tensor) -> LowRank:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra
+from tsv_exp.decompositions.numerics import Matrices, whole
 from tsv_exp.layers import LowRank
 from tsv_exp.storage import files
 from tsv_exp.storage.digests import digest
@@ -139,8 +140,9 @@ class CachedAlgebra:
     store: FactorCache
     _numerics: str = field(default_factory=numerics)
 
-    def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
+    def truncated_svd(self, matrices: Matrices, k: int) -> LowRank:
         """The top k singular components, as `linalg.truncated_svd`."""
+        matrices = whole(matrices)
         m, n = matrices.shape[-2:]
         flat = matrices.reshape(-1, m, n)
         tasks = matrices.shape[-3] if matrices.dim() > 2 else 1

@@ -5,13 +5,13 @@ import math
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import gram, independent, rounding, significant, times
+from tsv_exp.decompositions.numerics import Matrices, gram, independent, rounding, significant, times, whole
 from tsv_exp.layers import LowRank
 
 _GRAM = 1e-4  # ratio of singular values that the Gram matrix keeps in float64: errors are of the size eps · ratio⁻²
 
 
-def truncated_svd(matrices: Tensor, k: int) -> LowRank:
+def truncated_svd(matrices: Matrices, k: int) -> LowRank:
     """The top k singular components of matrices (..., m, n), without null directions.
 
     A component that does not stand out of rounding has a zero singular value and zero vectors in place of the
@@ -24,7 +24,7 @@ def truncated_svd(matrices: Tensor, k: int) -> LowRank:
     """
     *batch, m, n = matrices.shape
     k = min(k, m, n)
-    flat = matrices.reshape(math.prod(batch), m, n)
+    flat = whole(matrices).reshape(math.prod(batch), m, n)
     u, s, vh = flat.new_zeros(len(flat), m, k), flat.new_zeros(len(flat), k), flat.new_zeros(len(flat), k, n)
     if k:
         for i in flat.flatten(1).any(1).nonzero().flatten().tolist():

@@ -21,7 +21,18 @@ from tsv_exp.decompositions import exact as linalg
 from tsv_exp.decompositions import krylov
 from tsv_exp.decompositions.fast_polar import gram_polar, scaled
 from tsv_exp.decompositions.krylov import BLOCK, EPS, random_block
-from tsv_exp.decompositions.numerics import ORTHOGONAL, ROWS, gram, rounding, times, transposed_times
+from tsv_exp.decompositions.numerics import (
+    ORTHOGONAL,
+    ROWS,
+    Matrices,
+    Rows,
+    gram,
+    magnitude,
+    rounding,
+    times,
+    transposed_times,
+    whole,
+)
 from tsv_exp.layers import LowRank
 
 log = logging.getLogger(__name__)
@@ -42,31 +53,31 @@ class FastAlgebra:
     total: int = 0
     fallbacks: int = 0
 
-    def truncated_svd(self, matrices: Tensor, k: int) -> LowRank:
+    def truncated_svd(self, matrices: Matrices, k: int) -> LowRank:
         """The top k singular components, as `linalg.truncated_svd`."""
         m, n = matrices.shape[-2:]
         self._count(total=math.prod(matrices.shape[:-2]))
         if matrices.dtype != torch.float32 or not 0 < k <= min(m, n) // 3 or min(m, n) < 6 * BLOCK:
             return linalg.truncated_svd(matrices, k)
         if m < n:
-            u, s, vh = self._leading(matrices.mT, k)
+            u, s, vh = self._leading(whole(matrices).mT, k)
             return LowRank(vh.mT, s, u.mT)
         return self._leading(matrices, k)
 
-    def _leading(self, matrices: Tensor, k: int) -> LowRank:
+    def _leading(self, matrices: Matrices, k: int) -> LowRank:
         *batch, m, n = matrices.shape
-        flat = matrices.reshape(-1, m, n)
-        u, s, vh = flat.new_zeros(len(flat), m, k), flat.new_zeros(len(flat), k), flat.new_zeros(len(flat), k, n)
-        scale = torch.maximum(flat.amax((-2, -1)), -flat.amin((-2, -1)))
+        flat = matrices.reshape(-1, m, n) if isinstance(matrices, Tensor) else matrices
+        scale = magnitude(flat)
+        u, s, vh = scale.new_zeros(len(scale), m, k), scale.new_zeros(len(scale), k), scale.new_zeros(len(scale), k, n)
         # A CPU's cache holds one matrix; a GPU computes all of them at once.
         rows = scale.nonzero().flatten()
         for chosen in rows.split(1 if flat.device.type == "cpu" else len(rows)) if len(rows) else ():
-            found, good = leading(flat.narrow(0, int(chosen), 1) if len(chosen) == 1 else flat[chosen], k)
+            found, good = leading(_chosen(flat, chosen), k)
             u[chosen], s[chosen], vh[chosen] = found
             for i in chosen[~good].tolist():
                 self._count(fallbacks=1)
                 log.info("a %d × %d matrix could not be certified and is decomposed exactly", m, n)
-                u[i], s[i], vh[i] = linalg.truncated_svd(flat[i], k)
+                u[i], s[i], vh[i] = linalg.truncated_svd(whole(flat)[i], k)
         return LowRank(u.view(*batch, m, k), s.view(*batch, k), vh.view(*batch, k, n))
 
     def polar(self, matrices: Tensor) -> LowRank:
@@ -95,6 +106,12 @@ class FastAlgebra:
             self.fallbacks += fallbacks
 
 
+def _chosen(matrices: Matrices, indices: Tensor) -> Matrices:
+    if isinstance(matrices, Rows):  # a single one
+        return matrices
+    return matrices.narrow(0, int(indices), 1) if len(indices) == 1 else matrices[indices]
+
+
 class _Ritz(NamedTuple):
     """The first k approximate singular components of matrices, and all s (b, l) in float64.
 
@@ -110,7 +127,7 @@ class _Ritz(NamedTuple):
     angles: Tensor
 
 
-def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
+def leading(matrices: Matrices, k: int) -> tuple[LowRank, Tensor]:
     """The top k components of matrices (b, m, n), m ≥ n, none of them zero, and which of the b are certified."""
     x, scale = scaled(matrices)
     gram_matrix = gram(x)
@@ -127,11 +144,14 @@ def leading(matrices: Tensor, k: int) -> tuple[LowRank, Tensor]:
         basis = krylov.top_vectors(gram_matrix, k, used, width, dimension)
         ritz = _ritz(x, basis[..., :used], k)
     if ritz is not None and _ANGLE <= float(ritz.angles.max()) < _IMPROVABLE:
-        ritz = _ritz(x, torch.linalg.qr(x.mT @ (x @ basis)).Q, k)  # the extra width of the basis speeds the step up
+        ritz = _ritz(
+            x, torch.linalg.qr(transposed_times(x, times(x, basis))).Q, k
+        )  # the extra width of the basis speeds the step up
     if ritz is None or not bool((ritz.angles < _ANGLE).all()):
         ritz = _ritz(x, torch.linalg.eigh(gram(x, torch.float64)).eigenvectors.flip(-1)[..., :width], k)
     keep = ritz.keep.unsqueeze(-2)
-    factors = LowRank((ritz.u * keep).to(x), (ritz.s[:, :k] * ritz.keep).to(x), (ritz.v * keep).mT.to(x))
+    kept = ritz.u * keep, ritz.s[:, :k] * ritz.keep, (ritz.v * keep).mT
+    factors = LowRank(*(part.to(x.device, x.dtype) for part in kept))
     accurate = (ritz.angles < _ANGLE) | (ritz.residuals.amax(1) < _RESIDUAL)
     good = accurate & _orthonormal(factors) & _complete(x, gram_matrix, factors)
     if not bool(ritz.keep.all()):
@@ -145,7 +165,7 @@ def _effective_ranks(g: Tensor) -> Tensor:
     return (trace / torch.linalg.matrix_norm(g)).square()
 
 
-def _ritz(x: Tensor, basis: Tensor, k: int) -> _Ritz:
+def _ritz(x: Matrices, basis: Tensor, k: int) -> _Ritz:
     """Rayleigh-Ritz: the singular components of x restricted to an orthonormal basis (b, n, l), squared in float64.
 
     The rest is done in the dtype of the basis.
@@ -179,18 +199,30 @@ def _orthonormal(factors: LowRank) -> Tensor:
     return (errors[0] < ORTHOGONAL) & (errors[1] < ORTHOGONAL)
 
 
-def _nothing_hidden(x: Tensor, factors: LowRank) -> Tensor:
-    """Whether the residual of matrices is rounding of their entries (b,), not components hidden by large entries."""
-    rest = torch.baddbmm(x, factors.u * factors.s.unsqueeze(-2), factors.vh, alpha=-1)
-    rest.baddbmm_(factors.u, factors.u.mT @ rest, alpha=-1)
-    rest.baddbmm_(rest @ factors.vh.mT, factors.vh, alpha=-1)
-    basis = torch.linalg.qr(rest.mT @ (rest @ random_block(x))).Q
-    u, s, vh = torch.linalg.svd(rest @ basis, full_matrices=False)
-    largest = LowRank(u, s, vh @ basis.mT)
-    return (s <= rounding(largest, x, EPS)).all(-1)
+def _nothing_hidden(x: Matrices, factors: LowRank) -> Tensor:
+    """Whether the residual of matrices is rounding of their entries (b,), not components hidden by large entries.
+
+    Of the residual (1 − U Uᵀ) (x − U S Vᵀ) (1 − V Vᵀ) only products with a few vectors are computed.
+    """
+    u, v, s = factors.u, factors.vh.mT, factors.s.unsqueeze(-1)
+
+    def rest(y: Tensor) -> Tensor:
+        y = y - v @ (v.mT @ y)
+        image = times(x, y) - u @ (s * (v.mT @ y))
+        return image - u @ (u.mT @ image)
+
+    def transposed_rest(y: Tensor) -> Tensor:
+        y = y - u @ (u.mT @ y)
+        image = transposed_times(x, y) - v @ (s * (u.mT @ y))
+        return image - v @ (v.mT @ image)
+
+    basis = torch.linalg.qr(transposed_rest(rest(random_block(x)))).Q
+    left, values, right = torch.linalg.svd(rest(basis), full_matrices=False)
+    largest = LowRank(left, values, right @ basis.mT)
+    return (values <= rounding(largest, x, EPS)).all(-1)
 
 
-def _complete(x: Tensor, gram_matrix: Tensor, factors: LowRank) -> Tensor:
+def _complete(x: Matrices, gram_matrix: Tensor, factors: LowRank) -> Tensor:
     """Whether nothing larger than the kept components was missed (b,).
 
     Sylvester's law of inertia: τI − (G − V Λ Vᵀ) has a Cholesky factor exactly if the rest of the spectrum is below τ.

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions import exact as linalg
 from tsv_exp.decompositions.krylov import random_block
-from tsv_exp.decompositions.numerics import ORTHOGONAL, gram
+from tsv_exp.decompositions.numerics import ORTHOGONAL, Matrices, gram, magnitude, whole
 from tsv_exp.layers import LowRank
 
 _WELL_CONDITIONED = 1e-2  # ratio of the eigenvalues of a Gram matrix above which float32 keeps its inverse root
@@ -19,7 +19,7 @@ def gram_polar(x: Tensor) -> tuple[LowRank, Tensor]:
 
     The factors are (b, m, n), (b, n) and (b, n, n).
     """
-    x = scaled(x)[0]
+    x = whole(scaled(x)[0])
     doubt = x.new_full((len(x),), torch.inf)
     values, vectors = torch.linalg.eigh(gram(x))
     first, middle, last = values[:, 0], values[:, values.shape[1] // 8], values[:, -1]
@@ -62,9 +62,9 @@ def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[LowRank, Tensor, Tenso
     return LowRank(y, keep, torch.baddbmm(vectors.mT, weighted, vectors.mT, alpha=-1)), vectors, doubt
 
 
-def scaled(x: Tensor) -> tuple[Tensor, Tensor]:
+def scaled(x: Matrices) -> tuple[Matrices, Tensor]:
     """Matrices (..., m, n), divided by their largest magnitude (..., 1, 1) where they cannot be squared as they are."""
-    scale = torch.maximum(x.amax((-2, -1), keepdim=True), -x.amin((-2, -1), keepdim=True))
+    scale = magnitude(x)[..., None, None]
     if bool(((scale > _SAFE) & (scale < 1 / _SAFE)).all()):
         return x, torch.ones_like(scale)
     return x / scale, scale

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import gram
+from tsv_exp.decompositions.numerics import Matrices, gram
 
 EPS = torch.finfo(torch.float32).eps
 BLOCK = 16  # columns per step: small blocks reach higher powers of the Gram matrix at equal dimension
@@ -102,6 +102,6 @@ def _rounding(values: Tensor) -> Tensor:
     return 4 * EPS * values[..., -1:]
 
 
-def random_block(x: Tensor, seed: int = 0) -> Tensor:
+def random_block(x: Matrices, seed: int = 0) -> Tensor:
     """Random vectors (n, BLOCK) for matrices (b, m, n): always the same, so that equal weights give equal merges."""
-    return torch.randn(x.shape[-1], BLOCK, generator=torch.Generator().manual_seed(seed)).to(x)
+    return torch.randn(x.shape[-1], BLOCK, generator=torch.Generator().manual_seed(seed)).to(x.device, x.dtype)

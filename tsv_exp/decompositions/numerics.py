@@ -1,14 +1,68 @@
-"""Gram matrices, and the thresholds below which singular values are rounding errors."""
+"""Products with matrices, also with those that are computed by rows, and thresholds of rounding errors."""
 
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import reduce
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from tsv_exp.layers import LowRank
 
-ROWS = 2048  # rows that are converted to a wider dtype at a time
+ROWS = 2048  # rows that are converted to a wider dtype, or computed, at a time
 ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes, that is certified
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One matrix (1, m, n) whose rows are computed when they are needed, so that it is never in memory as a whole.
+
+    Args:
+        shape: (1, m, n).
+        dtype: of its entries.
+        device: where they are computed.
+        blocks: computes the matrix as blocks (1, r, n) of at most so many rows, in order.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    blocks: Callable[[int], Iterator[Tensor]]
+
+    def split(self, rows: int, _: int = -2) -> Iterator[Tensor]:
+        """Blocks of at most so many rows, as `Tensor.split` along the rows."""
+        return self.blocks(rows)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Rows":
+        """The matrix with a function applied to its entries."""
+        return Rows(self.shape, self.dtype, self.device, lambda rows: map(function, self.blocks(rows)))
+
+    def abs(self) -> "Rows":
+        """The magnitudes of the entries."""
+        return self.map(torch.abs)
+
+    def __truediv__(self, divisor: Tensor) -> "Rows":
+        return self.map(lambda part: part / divisor)
+
+
+Matrices: TypeAlias = Tensor | Rows  # (..., m, n), or (1, m, n) by rows
+
+
+def parts(x: Matrices) -> Iterable[Tensor]:
+    """Matrices as they are, or in blocks of rows if they are computed by rows."""
+    return (x,) if isinstance(x, Tensor) else x.split(ROWS)
+
+
+def whole(x: Matrices) -> Tensor:
+    """Matrices in memory."""
+    return x if isinstance(x, Tensor) else torch.cat(list(parts(x)), -2)
+
+
+def magnitude(x: Matrices) -> Tensor:
+    """The largest magnitude (...,) in each of the matrices (..., m, n)."""
+    found = (torch.maximum(part.amax((-2, -1)), -part.amin((-2, -1))) for part in parts(x))
+    return reduce(torch.maximum, found)
 
 
 def significant(singular_values: Tensor, m: int, n: int) -> Tensor:
@@ -17,13 +71,13 @@ def significant(singular_values: Tensor, m: int, n: int) -> Tensor:
     return singular_values > max(m, n) * eps * singular_values[..., :1]
 
 
-def rounding(factors: LowRank, x: Tensor, eps: float) -> Tensor:
+def rounding(factors: LowRank, x: Matrices, eps: float) -> Tensor:
     """The part of the singular values (..., k) of matrices x (..., m, n) that may be due to rounding of their entries.
 
     Rounding changes x by a matrix E, |E_ij| ≤ eps · |x_ij|, and σ_j by at most eps · |u_j|ᵀ |x| |v_j| to first order.
     It is max(m, n) times that: as for `significant`, but large entries count only where a component meets them.
     """
-    met = (factors.u.abs().mT @ x.abs() * factors.vh.abs()).sum(-1)
+    met = (transposed_times(x.abs(), factors.u.abs()).mT * factors.vh.abs()).sum(-1)
     return max(x.shape[-2:]) * eps * met
 
 
@@ -37,26 +91,26 @@ def independent(singular_values: Tensor, m: int, n: int) -> Tensor:
     return singular_values > max(m, n) ** 0.5 * eps * singular_values.amax(-1, keepdim=True)
 
 
-def gram(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def gram(x: Matrices, dtype: torch.dtype | None = None) -> Tensor:
     """The Gram matrices xᵀx (..., n, n) of matrices (..., m, n) in float32 or float64; `dtype` may be the wider one."""
-    if dtype not in (None, x.dtype):
-        return reduce(torch.add, (gram(part.to(dtype)) for part in x.split(ROWS, -2)))
+    if not isinstance(x, Tensor) or dtype not in (None, x.dtype):
+        return reduce(torch.add, (gram(part.to(dtype or x.dtype)) for part in x.split(ROWS, -2)))
     if x.device.type != "cpu":
         return x.mT @ x
     array = x.detach().numpy()
     return torch.from_numpy(array.swapaxes(-1, -2) @ array)  # numpy sees that it is symmetric, which halves the work
 
 
-def times(x: Tensor, y: Tensor) -> Tensor:
+def times(x: Matrices, y: Tensor) -> Tensor:
     """x y of matrices (..., m, n) and (..., n, k) in the dtype of y, which may be the wider one."""
-    if x.dtype == y.dtype:
+    if isinstance(x, Tensor) and x.dtype == y.dtype:
         return x @ y
     return torch.cat([part.to(y.dtype) @ y for part in x.split(ROWS, -2)], -2)
 
 
-def transposed_times(x: Tensor, y: Tensor) -> Tensor:
+def transposed_times(x: Matrices, y: Tensor) -> Tensor:
     """xᵀ y of matrices (..., m, n) and (..., m, k) in the dtype of y, which may be the wider one."""
-    if x.dtype == y.dtype:
+    if isinstance(x, Tensor) and x.dtype == y.dtype:
         return x.mT @ y
-    parts = zip(x.split(ROWS, -2), y.split(ROWS, -2), strict=True)
-    return reduce(torch.add, (part.to(y.dtype).mT @ own for part, own in parts))
+    pairs = zip(x.split(ROWS, -2), y.split(ROWS, -2), strict=True)
+    return reduce(torch.add, (part.to(y.dtype).mT @ own for part, own in pairs))

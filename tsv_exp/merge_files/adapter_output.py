@@ -17,10 +17,11 @@ from tsv_exp.checkpoints.adapters.factors import PREFIX
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.decompositions.algebra import product_svd
 from tsv_exp.errors import UserError
-from tsv_exp.layers import LowRank, Representation
+from tsv_exp.layers import LowRank
 from tsv_exp.merge_files.options.options import DTYPES
 from tsv_exp.merge_files.records.measures import Measured, square
 from tsv_exp.merge_files.work import Advance, Content, Work, checked
+from tsv_exp.merging.layer import Layer
 from tsv_exp.storage.files import atomic
 
 # embedding matrices: PEFT's LoRA for linear layers does not apply to them
@@ -94,8 +95,9 @@ class LoraAdapter:
 
         return announced, tensors()
 
-    def _factored(self, name: str, merged: Representation, found: Measured) -> tuple[Tensor, Tensor]:
+    def _factored(self, layer: Layer, found: Measured) -> tuple[Tensor, Tensor]:
         """A and B with B A = α · merge, truncated to the module's rank; each side is scaled by √σ."""
+        name, merged = layer.name, self.work.merged(layer, found)
         shape, rank = self.work.stream.base[name].shape, self.ranks[name]
         m, n = self._module_shape(name)
         if isinstance(merged, LowRank):

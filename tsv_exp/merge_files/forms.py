@@ -16,9 +16,9 @@ from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.description import DESCRIPTION, describe
 from tsv_exp.checkpoints.folders import is_variant
 from tsv_exp.errors import UserError
-from tsv_exp.layers import Representation
 from tsv_exp.merge_files.records.measures import Measured, square
 from tsv_exp.merge_files.work import Advance, Content, Work, checked
+from tsv_exp.merging.layer import Layer
 from tsv_exp.merging.result import merged_weight
 from tsv_exp.routing.files import write_router
 from tsv_exp.routing.router import fit
@@ -75,16 +75,17 @@ class WholeModel:
         task = work.options.task
         index = None if task is None else work.stream.tasks.index(task)
 
-        def whole(name: str, merged: Representation, found: Measured) -> Tensor:
-            weight = base[name]
-            result = torch.empty(
-                weight.shape, dtype=work.dtype(name)
-            )  # a weight is never held in another dtype as a whole
-            blocks = layers.row_blocks(weight, weight.shape), layers.row_blocks(result, weight.shape)
-            for start, part, tau in zip(*blocks, layers.delta_blocks(merged, weight.shape, index), strict=True):
-                made, kept = merged_weight(name, start, tau, found.alpha)
-                part.copy_(checked(name, made.to("cpu", result.dtype), start))
-                found.merged, found.kept_entries = found.merged + square(tau), found.kept_entries + kept
+        def whole(layer: Layer, found: Measured) -> Tensor:
+            name, weight, done = layer.name, base[layer.name], 0
+            result = torch.empty(weight.shape, dtype=work.dtype(name))  # never held in another dtype as a whole
+            before, after = weight.detach().reshape(-1), result.view(-1)
+            for merged, shape in work.merged_blocks(layer, found):
+                for tau in layers.delta_blocks(merged, shape, index):
+                    start, part = (flat[done : done + tau.numel()].view(tau.shape) for flat in (before, after))
+                    made, kept = merged_weight(name, start, tau, found.alpha)
+                    part.copy_(checked(name, made.to("cpu", result.dtype), start))
+                    found.merged, found.kept_entries = found.merged + square(tau), found.kept_entries + kept
+                    done += tau.numel()
             return result
 
         results = work.merged_layers(whole, names, advance)
@@ -117,8 +118,9 @@ class ByTask:
         """Factors, masks or deltas; which ones a layer has is known after it is merged."""
         work, stream = self.work, self.work.stream
 
-        def encoded(name: str, merged: Representation, found: Measured) -> dict[str, Tensor]:
-            found.by_task = True
+        def encoded(layer: Layer, found: Measured) -> dict[str, Tensor]:
+            found.by_task, name = True, layer.name
+            merged = work.merged(layer, found)
             parts = store.encode(name, merged, stream.base[name].shape, stream.tasks, work.dtype(name))
             return {key: checked(name, part) for key, part in parts.items()}
 

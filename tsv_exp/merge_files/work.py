@@ -44,25 +44,40 @@ class Work:
         return self.inputs.stream
 
     def merged_layers(
-        self, finish: Callable[[str, Representation, Measured], Result], names: Sequence[str], advance: Advance
+        self, finish: Callable[[Layer, Measured], Result], names: Sequence[str], advance: Advance
     ) -> Iterator[Result]:
-        """Lazily apply `finish` to every floating-point layer and its merge before α, in order."""
+        """Lazily apply `finish` to every floating-point layer, in order."""
         floating = set(self.stream.names)
 
         def one(layer: Layer) -> tuple[str, Measured, Result]:
             rule = self.plan.rule(layer.name)
             watched, found = watch(layer, rule.method.name_for(layer), rule.alpha)
-            merged = self.bound(watched)
-            # For methods that process blocks of entries, products of whole matrices would be too expensive.
-            cheap = layer.factors is not None or not getattr(rule.method.function, "entrywise", False)
-            if cheap and layer.name in self.probed and not layers.per_task(merged, layer.shape[1:]):
-                found.responses = probe(layer, merged)
-            return layer.name, found, finish(layer.name, merged, found)
+            return layer.name, found, finish(watched, found)
 
         for name, found, result in map_layers(one, self.stream, self.algebra, [n for n in names if n in floating]):
             self.measured[name] = found
             yield result
             advance()
+
+    def merged(self, layer: Layer, found: Measured) -> Representation:
+        """The merge of a layer before α."""
+        merged = self.bound(layer)
+        # For methods that process blocks of entries, products of whole matrices would be too expensive.
+        cheap = layer.factors is not None or not getattr(self.plan.rule(layer.name).method.function, "entrywise", False)
+        if cheap and layer.name in self.probed and not layers.per_task(merged, layer.shape[1:]):
+            found.responses = probe(layer, merged)
+        return merged
+
+    def merged_blocks(self, layer: Layer, found: Measured) -> Iterator[tuple[Representation, torch.Size]]:
+        """The merge of a layer before α, in blocks of its flattened entries, each with its shape.
+
+        There are several if the layer is large and its entries are merged independently.
+        """
+        if layer.shape[1:].numel() <= layers.LARGE or not self.plan.rule(layer.name).method.merges_entries(layer):
+            yield self.merged(layer, found), layer.shape[1:]
+            return
+        for block in layer.blocks():
+            yield self.bound(layer.with_deltas(block)), block.shape[1:]
 
     @cached_property
     def probed(self) -> frozenset[str]:

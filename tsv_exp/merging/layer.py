@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra, FactoredAlgebra, TaskwiseAlgebra
+from tsv_exp.decompositions.numerics import Matrices, whole
 from tsv_exp.layers import LowRank
 
 Weights = Mapping[str, Tensor]
@@ -60,7 +61,7 @@ class Layer:
         matrix: whether it has task singular vectors.
         form: computes the deltas.
         parts: computes every stride-th flattened delta, a block at a time; None where that saves nothing.
-        one: computes the delta of one task, by its index; None where that saves nothing.
+        one: computes the delta (1, m, n) of a task, by its index; None where that saves nothing.
         slices: the matrices of a 3-D parameter that is a stack of them, as layers; None of any other.
         factors: the deltas of a matrix as T products, where they are known to be of low rank (adapters).
     """
@@ -70,7 +71,7 @@ class Layer:
     matrix: bool
     form: Callable[[], Tensor]
     parts: Callable[[int], Iterator[Tensor]] | None = None
-    one: Callable[[int], Tensor] | None = None
+    one: Callable[[int], Matrices] | None = None
     factors: tuple[LowRank, ...] | None = None
     slices: Callable[[], Iterator["Layer"]] | None = None
 
@@ -88,7 +89,7 @@ class Layer:
             torch.Size((self.shape[0], self.shape[2], self.shape[1])),
             self.matrix,
             lambda: self.deltas.mT,
-            one=None if one is None else lambda task: one(task).mT,
+            one=None if one is None else lambda task: whole(one(task)).mT,
             factors=self.factors and tuple(LowRank(part.vh.mT, part.s, part.u.mT) for part in self.factors),
         )
 

@@ -3,17 +3,18 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, fields
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from tsv_exp import layers
 from tsv_exp.config import Engine
-from tsv_exp.errors import UserError
+from tsv_exp.decompositions.numerics import Matrices, Rows
 from tsv_exp.layers import LowRank, compute_dtype, row_blocks
 from tsv_exp.merging.inputs.alignment import align, matches
-from tsv_exp.merging.inputs.checks import check_models, file_of
+from tsv_exp.merging.inputs.checks import check_models, raise_nonfinite
 from tsv_exp.merging.inputs.views import Sliced
 from tsv_exp.merging.inputs.weights import as_models, as_weights
 from tsv_exp.merging.layer import ExplicitDeltas, Layer, Weights, _run, finite
@@ -70,10 +71,7 @@ class TaskVectors:
         for task, model in as_models(finetuned).items():
             what = f"model {task!r}"
             aligned[task] = align(weights, as_weights(model, what), engine.keep, engine.ignore, what)
-        stream = cls(weights, aligned, engine.excluded, device, None, tuple(engine.keep), tuple(engine.stacks))
-        if not any(weight.is_floating_point() for weight in weights.values()):
-            raise UserError("the base has no floating-point tensor to merge; give a checkpoint that holds weights")
-        return stream
+        return cls(weights, aligned, engine.excluded, device, None, tuple(engine.keep), tuple(engine.stacks))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -162,14 +160,14 @@ class TaskVectors:
         """One layer. Its deltas are new tensors; the weights are not changed."""
         weight = self.base[name]
         shape, matrix = torch.Size((len(self.finetuned), *weight.shape)), self.is_matrix(name)
-        streamed = not self._adapters and self.compute_device.type == "cpu"
+        on_cpu = self.compute_device.type == "cpu"
         return Layer(
             name,
             shape,
             matrix,
             lambda: self._deltas(name),
-            (lambda stride: self._blocks(name, stride)) if streamed else None,
-            (lambda task: self._delta(name, self.tasks[task])) if streamed else None,
+            (lambda stride: self._blocks(name, stride)) if on_cpu else None,
+            (lambda task: self._delta(name, self.tasks[task])) if on_cpu and not self._adapters else None,
             self._factors(name) if matrix and len(self._adapters) == len(self.finetuned) else None,
             (lambda: self._slices(name)) if self.is_stack(name) else None,
         )
@@ -189,25 +187,40 @@ class TaskVectors:
         return {task: model for task, model in self.finetuned.items() if isinstance(model, ExplicitDeltas)}
 
     def _deltas(self, name: str) -> Tensor:
-        weight = self.base[name]
-        ends = [weight if task in self._adapters else model[name] for task, model in self.finetuned.items()]
-        deltas = self._minus(name, weight, ends)
-        if not self._adapters:
-            return deltas
-        for task, delta in zip(self.tasks, deltas, strict=True):
-            if task in self._adapters and (known := self._adapters[task].delta(name, delta.dtype)) is not None:
-                delta.copy_(known)
-                if not finite(weight):
-                    self._raise_nonfinite(name)
-        return self._finite(name, deltas)
+        return self._between(name, self.base[name], self._ends(name), self._known(name))
 
-    def _delta(self, name: str, task: str) -> Tensor:
-        return self._minus(name, self.base[name], [self.finetuned[task][name]])[0]
+    def _ends(self, name: str) -> list[Tensor]:
+        """The fine-tuned weights; the base's in place of an adapter's, which knows its deltas more precisely."""
+        return [(self.base if task in self._adapters else model)[name] for task, model in self.finetuned.items()]
+
+    def _known(self, name: str) -> dict[int, Tensor]:
+        """The deltas of the adapters that change a parameter, by their index."""
+        dtype = compute_dtype(self.base[name].dtype)
+        found = ((self.tasks.index(task), model.delta(name, dtype)) for task, model in self._adapters.items())
+        return {index: delta for index, delta in found if delta is not None}
+
+    def _between(self, name: str, start: Tensor, ends: Sequence[Tensor], known: Mapping[int, Tensor]) -> Tensor:
+        deltas = self._minus(name, start, ends)
+        for index, delta in known.items():
+            deltas[index].copy_(delta)
+        if known and not finite(start):
+            raise_nonfinite(self.base, self.finetuned, name)
+        return self._finite(name, deltas) if known else deltas
+
+    def _delta(self, name: str, task: str) -> Matrices:
+        weight, end = self.base[name], self.finetuned[task][name]
+        minus = partial(self._minus, name)
+        if weight.numel() <= layers.LARGE or weight.shape[0] < weight.shape[1]:
+            return minus(weight, [end])
+        shape, dtype = torch.Size((1, *weight.shape)), compute_dtype(weight.dtype)
+        return Rows(shape, dtype, self.compute_device, lambda n: map(minus, weight.split(n), zip(end.split(n))))
 
     def _blocks(self, name: str, stride: int) -> Iterator[Tensor]:
-        weights = [model[name].detach().reshape(-1)[::stride] for model in (self.base, *self.finetuned.values())]
-        for start, *ends in zip(*(weight.split(_run(len(self.finetuned))) for weight in weights), strict=True):
-            yield self._minus(name, start, ends)
+        known, tasks = self._known(name), len(self.finetuned)
+        tensors = (self.base[name], *self._ends(name), *known.values())
+        runs = (tensor.detach().reshape(-1)[::stride].split(_run(tasks)) for tensor in tensors)
+        for start, *others in zip(*runs, strict=True):
+            yield self._between(name, start, others[:tasks], dict(zip(known, others[tasks:], strict=True)))
 
     def _minus(self, name: str, start: Tensor, ends: Sequence[Tensor]) -> Tensor:
         place = torch.device(self.device or start.device)
@@ -224,7 +237,7 @@ class TaskVectors:
 
     def _finite(self, name: str, deltas: Tensor) -> Tensor:
         if not finite(deltas):
-            self._raise_nonfinite(name)
+            raise_nonfinite(self.base, self.finetuned, name)
         return deltas
 
     def _factors(self, name: str) -> tuple[LowRank, ...]:
@@ -233,18 +246,5 @@ class TaskVectors:
         found = [model.factors(name, dtype) for model in self._adapters.values()]
         sound = finite(weight) or not (weight.isnan().any() or any(len(factors.s) for factors in found))
         if not sound or not all(finite(part) for factors in found for part in factors):
-            self._raise_nonfinite(name)
+            raise_nonfinite(self.base, self.finetuned, name)
         return tuple(LowRank(*(part.to(self.device or weight.device) for part in factors)) for factors in found)
-
-    def _raise_nonfinite(self, name: str) -> None:
-        if not finite(self.base[name]):
-            raise UserError(
-                f"tensor {name!r} of the base{file_of(self.base, name)} holds NaN or infinite values; it is damaged"
-            )
-        for task, model in self.finetuned.items():
-            if not finite(model[name]):
-                raise UserError(
-                    f"tensor {name!r} of model {task!r}{file_of(model, name)} holds NaN or infinite values; "
-                    "leave it out"
-                )
-        raise UserError(f"the task vectors overflow at tensor {name!r}; convert the weights to float64 first")

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsv_exp.decompositions.numerics import Matrices
+from tsv_exp.decompositions.numerics import parts as parts_of
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.layer import Layer
 from tsv_exp.storage.files import atomic, clear_partial_files
@@ -55,10 +57,10 @@ def watch(layer: Layer, method: str, alpha: float) -> tuple[Layer, Measured]:
         found.squares, found.marks = (values.tolist() for values in _of_rows(deltas.reshape(tasks, entries)))
         return deltas
 
-    def one(give: Callable[[int], Tensor], task: int) -> Tensor:
+    def one(give: Callable[[int], Matrices], task: int) -> Matrices:
         delta = give(task)
-        square, mark = _of_rows(delta.reshape(1, entries))
-        found.squares[task], found.marks[task] = float(square), float(mark)
+        measures = [torch.cat(_of_rows(part.reshape(1, part.numel()))) for part in parts_of(delta)]
+        found.squares[task], found.marks[task] = torch.stack(measures).sum(0).tolist()
         return delta
 
     def parts(give: Callable[[int], Iterator[Tensor]], stride: int) -> Iterator[Tensor]:

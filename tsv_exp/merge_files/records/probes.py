@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from tsv_exp.layers import LowRank, Representation
+from tsv_exp.decompositions.numerics import Matrices, parts, times, transposed_times
+from tsv_exp.layers import LowRank, Masked, Representation
 from tsv_exp.merging.layer import Layer
 
 MATRICES = 4  # matrices per model: few enough that the cost is negligible
@@ -29,6 +30,7 @@ def probe(layer: Layer, merged: Representation) -> list[float]:
         layer: a matrix layer (T, m, n).
         merged: its merge before α, shared by all tasks.
     """
+    assert not isinstance(merged, Masked)
     generator = torch.Generator().manual_seed(0)
     tasks, m, n = layer.shape
     outer, inner = torch.randn(m, PROBES, generator=generator), torch.randn(n, PROBES, generator=generator)
@@ -56,27 +58,28 @@ def estimate(responses: Iterable[Sequence[float]]) -> float | None:
     return math.sqrt(math.sqrt(own / theirs) * common / theirs)
 
 
-def _delta(layer: Layer, task: int) -> Tensor | LowRank:
+def _delta(layer: Layer, task: int) -> Matrices | LowRank:
     if layer.factors is not None:
         return layer.factors[task]
-    return layer.deltas[task] if layer.one is None else layer.one(task)
+    delta = layer.deltas[task] if layer.one is None else layer.one(task)
+    return delta.view(layer.shape[1:]) if isinstance(delta, Tensor) else delta
 
 
-def _times(matrix: Representation, vectors: Tensor, transposed: bool) -> Tensor:
+def _times(matrix: Matrices | LowRank, vectors: Tensor, transposed: bool) -> Tensor:
     """X G, or Xᵀ G."""
     if isinstance(matrix, LowRank):
         left, right = (matrix.vh.mT, matrix.u.mT) if transposed else (matrix.u, matrix.vh)
         return left @ (matrix.s.unsqueeze(1) * (right @ vectors.to(right)))
-    assert isinstance(matrix, Tensor)
-    return (matrix.mT if transposed else matrix) @ vectors.to(matrix)
+    vectors = vectors.to(matrix.device, matrix.dtype)
+    return transposed_times(matrix, vectors) if transposed else times(matrix, vectors)
 
 
-def _norm(matrix: Tensor | LowRank) -> float:
+def _norm(matrix: Matrices | LowRank) -> float:
     """‖X‖²."""
     if isinstance(matrix, LowRank):
         u, vh = (matrix.u * matrix.s).double(), matrix.vh.double()
         return float(((u.mT @ u) * (vh @ vh.mT)).sum())
-    return float(torch.linalg.vector_norm(matrix)) ** 2
+    return sum(float(torch.linalg.vector_norm(part)) ** 2 for part in parts(matrix))
 
 
 def _dot(a: Tensor, b: Tensor) -> float:

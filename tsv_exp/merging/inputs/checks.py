@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tsv_exp.errors import UserError
 from tsv_exp.merging.inputs.alignment import matches
-from tsv_exp.merging.layer import ExplicitDeltas, Weights
+from tsv_exp.merging.layer import ExplicitDeltas, Weights, finite
 
 _SHOWN = 3  # names in an error
 # Several numbers in one, or powers of two that scale others.
@@ -22,6 +22,8 @@ def check_models(base: Weights, finetuned: Mapping[str, Weights], names: Sequenc
     """
     if not finetuned:
         raise UserError("there is no fine-tuned model to merge; give at least one")
+    if not any(weight.is_floating_point() for weight in base.values()):
+        raise UserError("the base has no floating-point tensor to merge; give a checkpoint that holds weights")
     for name, weight in base.items():
         if not matches(name, keep):
             _check_kind(weight, name, f"the base{file_of(base, name)}")
@@ -40,6 +42,18 @@ def check_models(base: Weights, finetuned: Mapping[str, Weights], names: Sequenc
                 f"{what}{file_of(model, extra[0])} has a tensor {_listed(extra)} that the base lacks; {remedy}"
             )
         _check_tensors(base, model, names, keep, what)
+
+
+def raise_nonfinite(base: Weights, finetuned: Mapping[str, Weights], name: str) -> None:
+    """Raise a UserError that names the first model whose tensor `name` holds NaN or infinite values."""
+    if not finite(base[name]):
+        raise UserError(f"tensor {name!r} of the base{file_of(base, name)} holds NaN or infinite values; it is damaged")
+    for task, model in finetuned.items():
+        if not finite(model[name]):
+            raise UserError(
+                f"tensor {name!r} of model {task!r}{file_of(model, name)} holds NaN or infinite values; leave it out"
+            )
+    raise UserError(f"the task vectors overflow at tensor {name!r}; convert the weights to float64 first")
 
 
 def _check_tensors(base: Weights, model: Weights, names: Sequence[str], keep: Sequence[str], what: str) -> None:

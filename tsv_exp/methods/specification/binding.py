@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from tsv_exp import layers
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation, join_blocks, stack
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from tsv_exp.methods.specification.method import Method
 
 log = logging.getLogger(__name__)
-
-_LARGE = 1 << 28  # entries of a matrix from which its merge stays a product of thin factors: 1 GB in float32
 
 Bound = Callable[[Layer], Representation]
 
@@ -67,7 +66,7 @@ def bind(method: "Method", stream: TaskVectors, algebra: Algebra, moments: Momen
         if getattr(function, "factors_suffice", False):
             deltas, known = layer.to_decompose(algebra)
             product = getattr(function, "product", None)
-            if product is not None and not method.after and layer.shape[1:].numel() > _LARGE:
+            if product is not None and not method.after and layer.shape[1:].numel() > layers.LARGE:
                 return product(deltas, **given, algebra=known)
             return checked(deltas, algebra=known)
         return checked(layer.deltas, algebra=algebra)

@@ -164,6 +164,12 @@ class Method:
         """Whether a layer is merged by this method's function, not by that of other layers."""
         return layer.matrix or self.others is self.function
 
+    def merges_entries(self, layer: Layer) -> bool:
+        """Whether each entry of a layer's merge depends only on the deltas of that entry."""
+        function = self.function if self.merges(layer) else self.others
+        of_matrices = layer.slices is not None and self.others is not self.function
+        return getattr(function, "entrywise", False) and not (of_matrices or self.before or self.after)
+
     def name_for(self, layer: Layer) -> str:
         """The name of what merges a layer: this method, or the function for layers that are not matrices."""
         return self.name if self.merges(layer) else getattr(self.others, "__name__", "others")
