@@ -46,7 +46,7 @@ def run(lines: str, folder: Path, *more: str) -> None:
     for line in lines.strip().splitlines():
         command, *words = shlex.split(line)
         assert command in COMMANDS
-        typed = [*words, *([] if command == "tsv-analyze" else more)]
+        typed = [*words, *(word for word in more if command != "tsv-analyze" or not word.startswith("alpha="))]
         done = forked.command(command.removeprefix("tsv-"), *typed, cwd=folder, env=environment)
         assert done.returncode == 0, f"{line}: {done.stderr[-2000:]}"
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
+import forked
 import pytest
 from models import same
 
@@ -42,7 +43,7 @@ def test_killed_before_there_was_a_recipe(files, tmp_path):
     same(tmp_path / "out", apply(files[0], merge(files[0], files[1]), 1.0))
 
 
-def torchrun(words, ranks):
+def under_torchrun(words, ranks):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -56,15 +57,15 @@ def test_ranks_share_the_work_and_change_nothing(files, tmp_path, ranks, shard_m
         run(parse(words))
     assert fast_way.called
     shared = [word.replace("/out", "/shared") for word in words]
-    process = torchrun(shared, ranks)
     if ranks == 3:  # one of them is killed at work: the others stop, and the same command ends as if nothing had been
+        process = under_torchrun(shared, ranks)
         while process.poll() is None and not (tmp_path / "shared" / ".tsv-merge" / "recipe").exists():
             time.sleep(0.002)
         victim = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[-1]
         os.kill(int(victim), signal.SIGKILL)
         assert process.wait() != 0
-        process = torchrun(shared, ranks)
-    assert process.wait() == 0
+    ends = forked.ranks(forked.entry("merge"), *shared, count=ranks, cwd=tmp_path, env=os.environ)
+    assert [end.returncode for end in ends] == [0] * ranks, ends
     alone = {file.name: file.read_bytes() for file in (tmp_path / "out").glob("*.safetensors")}
     assert alone == {file.name: file.read_bytes() for file in (tmp_path / "shared").glob("*.safetensors")}
     assert not list((tmp_path / "shared" / ".tsv-merge").glob("*.safetensors")), "pieces are cleared away"

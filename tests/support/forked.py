@@ -1,11 +1,12 @@
 """Python programs as forks of a process that has imported the large libraries: a start costs milliseconds.
 
 A fresh interpreter spends two to seven seconds of CPU on these imports. The package itself is imported by the fork, so
-that it reads the environment given here. Programs that are killed, or that test imports, start fresh interpreters.
+that it reads the environment given here. Programs that test imports start fresh interpreters.
 """
 
 import atexit
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from importlib import reload
@@ -19,26 +20,61 @@ _CONTEXT.set_forkserver_preload(["torch", "open_clip", "transformers", "hydra", 
 _OF_THE_HUB = ("huggingface_hub", "transformers", "open_clip", "timm")
 
 
+class Program:
+    """`python -c CODE WORDS` in a folder, with exactly these environment variables; it has been started."""
+
+    def __init__(self, code: str, *words: str, cwd: Path, env: Mapping[str, str]):
+        self.words = words
+        self._folder = TemporaryDirectory()
+        self._files = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
+        paths = [str(path) for path in self._files]
+        self.process = _CONTEXT.Process(target=_fork, args=(code, words, str(cwd), dict(env), *paths))
+        self.process.start()
+
+    def result(self, timeout: float = 300) -> CompletedProcess[str]:
+        """Its end; it is killed, and the test fails, if it takes longer than `timeout` seconds."""
+        self.process.join(timeout)
+        late = self.process.is_alive()
+        self.process.kill()
+        self.process.join()
+        found = [path.read_text(encoding="utf-8") if path.exists() else "" for path in self._files]
+        self._folder.cleanup()
+        assert not late, f"{self.words}: not done after {timeout} s: {found}"
+        assert self.process.exitcode is not None
+        return CompletedProcess(self.words, self.process.exitcode, *found)
+
+
 def run(code: str, *words: str, cwd: Path, env: Mapping[str, str], timeout: float = 300) -> CompletedProcess[str]:
-    """Run Python code as `python -c CODE WORDS` in a folder, with exactly these environment variables."""
-    with TemporaryDirectory() as folder:
-        out, err = Path(folder) / "stdout", Path(folder) / "stderr"
-        process = _CONTEXT.Process(target=_fork, args=(code, words, str(cwd), dict(env), str(out), str(err)))
-        process.start()
-        process.join(timeout)
-        late = process.is_alive()
-        process.kill()
-        process.join()
-        found = [path.read_text(encoding="utf-8") if path.exists() else "" for path in (out, err)]
-        assert not late, f"{words}: not done after {timeout} s: {found}"
-        assert process.exitcode is not None
-        return CompletedProcess(words, process.exitcode, *found)
+    """Run a program to its end."""
+    return Program(code, *words, cwd=cwd, env=env).result(timeout)
+
+
+def ranks(
+    code: str, *words: str, count: int, cwd: Path, env: Mapping[str, str], timeout: float = 300
+) -> list[CompletedProcess[str]]:
+    """Run a program in `count` processes with the environment that torchrun gives, but without its supervision."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    numbers = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    programs = [Program(code, *words, cwd=cwd, env={**env, **shared, **own}) for own in numbers]
+    return [program.result(timeout) for program in programs]
+
+
+def entry(name: str) -> str:
+    """The code of one of the package's commands, `exp` for `tsv-exp`."""
+    return f"import sys; from tsv_exp.commands.main import {name} as run; sys.exit(run())"
 
 
 def command(name: str, *words: str, cwd: Path, env: Mapping[str, str], timeout: float = 300) -> CompletedProcess[str]:
     """Run one of the package's commands, `exp` for `tsv-exp`."""
-    code = f"import sys; from tsv_exp.commands.main import {name} as run; sys.exit(run())"
-    return run(code, *words, cwd=cwd, env=env, timeout=timeout)
+    return run(entry(name), *words, cwd=cwd, env=env, timeout=timeout)
 
 
 def _fork(code: str, words: tuple[str, ...], cwd: str, env: dict[str, str], out: str, err: str) -> None:

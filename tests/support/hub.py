@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-SLOW = 4  # seconds
+SLOW, SILENCE = 1.0, 4.0  # seconds
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -184,7 +184,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             try:
                 self.wfile.write(body if sent is None else body[: max(0, sent)])
-                time.sleep(SLOW if hang else 0)
+                time.sleep(SILENCE if hang else 0)
             except OSError:  # it did not wait
                 self.close_connection = True
         if sent is not None:

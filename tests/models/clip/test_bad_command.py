@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+import worlds
+from fresh import command, served, told
+from hub import Hub
 from safetensors.torch import save_file
-
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-import worlds  # noqa: E402
-from fresh import command, served, told  # noqa: E402
-from hub import Hub  # noqa: E402
 
 BODY = """
 import torch

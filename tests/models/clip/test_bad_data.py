@@ -1,21 +1,16 @@
 """Data sets of every layout that the tasks have, and those that don't fit: one line with the place and the remedy."""
 
 import io
-import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import worlds
 from PIL import Image as Picture
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-import worlds  # noqa: E402
-
-from tsv_exp.data.examples import Examples  # noqa: E402
-from tsv_exp.errors import UserError  # noqa: E402
+from tsv_exp.data.examples import Examples
+from tsv_exp.errors import UserError
 
 
 def rows(task: str, folder: Path, split: str = "test", labels: str = "hub") -> Examples:

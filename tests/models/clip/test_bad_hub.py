@@ -1,18 +1,13 @@
 """A hub that is offline, slow, gated, missing or drops the connection: one line each, and nothing is fetched twice."""
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-import worlds  # noqa: E402
-from fresh import downloads, served, told  # noqa: E402
-from hub import COMMIT, Hub  # noqa: E402
+import worlds
+from fresh import downloads, served, told
+from hub import COMMIT, Hub
 
 FAULTS = {
     f"clip_dtd/resolve/{COMMIT}/model.safetensors": "drop",
@@ -36,6 +31,7 @@ def full(*_, **__):
 clip = model()
 tasks = clip.catalogue()
 huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 10_000
+huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT = huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT = 0.5
 for name in ("DTD", "EuroSAT", "GTSRB", "MNIST", "RESISC45"):
     told[name] = line(lambda: clip.finetuned([tasks[name]]))
 told["missing"] = line(lambda: model(pretrained="openai/nobody").base())
@@ -68,7 +64,7 @@ def said(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object
     hub.faults = FAULTS
     try:
         home = tmp_path_factory.mktemp("home")
-        found = told(hub, home, SAID, HF_HUB_DOWNLOAD_TIMEOUT="3")
+        found = told(hub, home, SAID)
         return found | {"parquet": downloads(hub, ".parquet"), "ranges": list(hub.ranges)}
     finally:
         hub.faults = {}

@@ -2,23 +2,18 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import worlds
+from fresh import command, downloads, served, told
+from hub import Hub
 from safetensors.torch import load_file, save_file
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-import worlds  # noqa: E402
-from fresh import command, downloads, served, told  # noqa: E402
-from hub import Hub  # noqa: E402
-
-from tsv_exp.checkpoints.readers import Reader, read  # noqa: E402
-from tsv_exp.models.clip.names import clip_weights  # noqa: E402
+from tsv_exp.checkpoints.readers import Reader, read
+from tsv_exp.models.clip.names import clip_weights
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,14 @@
 
 import hashlib
 import re
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-import worlds  # noqa: E402
-from fresh import downloads, served, started, told  # noqa: E402
-from hub import COMMIT, Hub  # noqa: E402
+import worlds
+from fresh import downloads, served, started, told
+from hub import COMMIT, Hub
 
 WEIGHTS = f"clip_stanford-cars/resolve/{COMMIT}/model.safetensors"
 IMAGES = "test-00000-of-00001.parquet"

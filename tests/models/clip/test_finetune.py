@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
+import worlds
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
@@ -17,17 +17,12 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-import worlds  # noqa: E402
-
-from tsv_exp.commands.finetuning import run  # noqa: E402
-from tsv_exp.config import conf_dir  # noqa: E402
-from tsv_exp.errors import UserError  # noqa: E402
-from tsv_exp.finetuning.training import PublishedRecipe  # noqa: E402
-from tsv_exp.merging.task_vectors import TaskVectors  # noqa: E402
-from tsv_exp.models.clip.model import ClipModel  # noqa: E402
+from tsv_exp.commands.finetuning import run
+from tsv_exp.config import conf_dir
+from tsv_exp.errors import UserError
+from tsv_exp.finetuning.training import PublishedRecipe
+from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.models.clip.model import ClipModel
 
 
 @pytest.fixture
@@ -104,9 +99,6 @@ def test_a_full_disk_keeps_the_last_saved_step(
     assert run(composed(overrides), 0, lambda: None).exists()
 
 
-COMMAND = "import sys; from tsv_exp.commands.main import finetune; sys.exit(finetune())"
-
-
 def features(file: Path, settings: list[str]) -> Tensor:
     """What the encoder of a checkpoint makes of the training images."""
     model = instantiate(composed(settings).model)
@@ -119,21 +111,18 @@ def features(file: Path, settings: list[str]) -> Tensor:
 
 def test_a_killed_command_goes_on_under_torchrun(settings: list[str], tmp_path: Path) -> None:
     overrides = [*settings, "epochs=40", "finetune.lr=1e-4", "finetune.warmup_steps=5", "save_every=1"]
-    script, state = tmp_path / "tsv_finetune.py", tmp_path / "out/vit_b_32/EuroSAT.training"
-    script.write_text(COMMAND, encoding="utf-8")
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
-    with subprocess.Popen([sys.executable, str(script), *overrides], **quiet) as process:
-        while process.poll() is None and not state.exists():
-            time.sleep(0.002)
-        process.kill()
+    state, command = tmp_path / "out/vit_b_32/EuroSAT.training", forked.entry("finetune")
+    killed = forked.Program(command, *overrides, cwd=tmp_path, env=os.environ)
+    while killed.process.is_alive() and not state.exists():
+        time.sleep(0.002)
+    killed.process.kill()
+    killed.result()
     assert [path.name for path in state.parent.iterdir() if not path.name.startswith(".")] == [state.name]
     there = torch.load(state)["step"]
     assert 1 <= there < 80
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run([*torchrun, *overrides], env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("wrote ") == 1  # the first process
+    ends = forked.ranks(command, *overrides, count=2, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert [end.returncode for end in ends] == [0, 0], ends
+    assert "".join(end.stdout for end in ends).count("wrote ") == 1  # the first process
     whole = run(composed([*overrides, f"output={tmp_path}/whole"]), 0, lambda: None)
     made = state.with_suffix(".safetensors")
     assert not state.exists()

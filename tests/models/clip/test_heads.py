@@ -1,21 +1,16 @@
 """Heads: what CLIP's definition gives, and when they are taken from the cache."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import worlds
 from safetensors.torch import save_file
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-import worlds  # noqa: E402
-
-from tsv_exp.config import conf_dir  # noqa: E402
-from tsv_exp.models.clip import network  # noqa: E402
-from tsv_exp.models.clip.model import ClipModel  # noqa: E402
+from tsv_exp.config import conf_dir
+from tsv_exp.models.clip import network
+from tsv_exp.models.clip.model import ClipModel
 
 
 @pytest.fixture(autouse=True)

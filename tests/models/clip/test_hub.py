@@ -1,18 +1,13 @@
 """The whole model against a hub on loopback."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-import worlds  # noqa: E402
-from fresh import downloads, served, told  # noqa: E402
-from hub import Hub  # noqa: E402
+import worlds
+from fresh import downloads, served, told
+from hub import Hub
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,17 @@
 """Checkpoints and images from local folders, and the labels of each family."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import worlds
 from safetensors.torch import save_file
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-import worlds  # noqa: E402
-
-from tsv_exp.checkpoints.readers import Reader  # noqa: E402
-from tsv_exp.errors import UserError  # noqa: E402
-from tsv_exp.merging.task_vectors import TaskVectors  # noqa: E402
-from tsv_exp.models.clip.model import ClipModel  # noqa: E402
-from tsv_exp.models.clip.names import clip_weights  # noqa: E402
+from tsv_exp.checkpoints.readers import Reader
+from tsv_exp.errors import UserError
+from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.models.clip.model import ClipModel
+from tsv_exp.models.clip.names import clip_weights
 
 
 @pytest.fixture(autouse=True)
