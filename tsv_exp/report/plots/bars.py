@@ -53,25 +53,22 @@ def per_task(group: Group, rows: Sequence[Row], looks: Looks, narrow: bool = Fal
 
 def _dots(axes: Axes, rows: Sequence[Row], values: Sequence[Estimate | None], looks: Looks) -> None:
     ends = []
+    alike: dict[tuple[Any, str], list[tuple[float, int, float]]] = {}  # one artist for all dots of one look
     for at, (row, value) in enumerate(zip(rows, values, strict=True)):
         if value is None:
             continue
         mean, spread = 100 * value.mean, nan if value.spread is None else 100 * value.spread
         reach = 0.0 if value.spread is None else spread
         ends += [mean - reach, mean + reach]
-        colour, fill = looks[row.label]["color"], FILLS[_kind(row)]
-        dot: dict[str, Any] = {
-            "fmt": "o",
-            "markersize": 7,
-            "color": colour,
-            "fillstyle": fill,
-            "markerfacecoloralt": "none",
-        }
-        axes.errorbar([mean], [at], xerr=[spread], ecolor=INK, elinewidth=1, capsize=2, **dot)
+        alike.setdefault((looks[row.label]["color"], FILLS[_kind(row)]), []).append((mean, at, spread))
         where = (mean + reach, at)
         axes.annotate(f"{mean:.1f}", where, (6, 0), textcoords="offset points", va="center", fontsize=8)
         exact = f"{mean:.2f}" + ("" if value.spread is None else f" ± {spread:.2f}")
         note(axes, [(mean, at, f"{row.label}: {exact} %")])
+    for (colour, fill), points in alike.items():
+        means, heights, spreads = zip(*points, strict=True)
+        style: dict[str, Any] = {"color": colour, "fillstyle": fill, "markerfacecoloralt": "none"}
+        axes.errorbar(means, heights, xerr=spreads, fmt="o", markersize=7, ecolor=INK, elinewidth=1, capsize=2, **style)
     axes.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=9)
     low, high = min(ends, default=0.0), max(ends, default=100.0)
     low, high = (low, high) if high - low >= LEAST else ((low + high - LEAST) / 2, (low + high + LEAST) / 2)
