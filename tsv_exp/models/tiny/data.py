@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 
 import torch
@@ -16,7 +17,11 @@ from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Split, SplitName, Task
 from tsv_exp.versions import TINY_DATA
 
-DRAWING_PACKAGES = ("matplotlib", "pillow", "scikit-learn")
+
+@cache
+def drawing_versions() -> tuple[str, ...]:
+    """Versions of the packages on which the drawn images depend."""
+    return tuple(version(package) for package in ("matplotlib", "pillow", "scikit-learn"))
 
 
 @dataclass(frozen=True)
@@ -91,5 +96,4 @@ class Drawn:
 
     def identity(self) -> str:
         """Digest of everything that the drawing depends on."""
-        packages = [version(package) for package in DRAWING_PACKAGES]
-        return digest("drawn", self.subject, asdict(self.data), packages, TINY_DATA)
+        return digest("drawn", self.subject, asdict(self.data), drawing_versions(), TINY_DATA)

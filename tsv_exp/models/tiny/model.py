@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from tsv_exp.models.locate import locate
 from tsv_exp.models.protocol import Model
 from tsv_exp.models.tiny import network
 from tsv_exp.models.tiny.catalogue import TEMPLATES
-from tsv_exp.models.tiny.data import DRAWING_PACKAGES, Data, Drawn
+from tsv_exp.models.tiny.data import Data, Drawn, drawing_versions
 from tsv_exp.models.tiny.drawing.render import IMAGE
 from tsv_exp.runtime.devices import resolve
 from tsv_exp.runtime.parallel.threads import one_thread
@@ -158,9 +157,7 @@ class TinyModel(Model):
         """Digest of the task's data and head."""
         source = source_of(task)
         if not isinstance(source, Drawn):
-            drawn: list[Any] = [task.name, source.identity(), asdict(self.holdout)]
-            return digest(*drawn, task.classes, task.templates, TINY_DATA, self.head(task))
-        packages = [version(package) for package in DRAWING_PACKAGES]
-        return digest(
-            source.subject, task.classes, task.templates, asdict(self.data), packages, TINY_DATA, self.head(task)
-        )
+            given: list[Any] = [task.name, source.identity(), asdict(self.holdout)]
+            return digest(*given, task.classes, task.templates, TINY_DATA, self.head(task))
+        drawn: list[Any] = [source.subject, task.classes, task.templates, asdict(self.data), drawing_versions()]
+        return digest(*drawn, TINY_DATA, self.head(task))
