@@ -16,7 +16,9 @@ from tsv_exp.report.tables.formats.markup import markdown
 from tsv_exp.report.tables.groups import Group
 from tsv_exp.report.tables.sheets import Sheet, group_sheet
 from tsv_exp.report.tables.single import run_table
+from tsv_exp.tasks.definitions import task_names
 
+FLAN = "tanganke/flan-t5-base_glue-*"
 EIGHT = ("Cars", "DTD", "EuroSAT", "GTSRB", "MNIST", "RESISC45", "SVHN", "SUN397")
 
 
@@ -78,7 +80,7 @@ def test_the_families_differ_and_one_may_be_asked_for(tmp_path: Path) -> None:
     (paper,) = comparison_sheets(groups, "paper")
     assert texts(paper)[1][2] == "85.21"
     assert comparison_sheets(measured(tmp_path / "own", "tsv_m", family="my_folder")) == []
-    assert families() == ("paper", "hub", "mass", "dc_merge")
+    assert families() == ("paper", "hub", "mass", "dc_merge", FLAN, f"{FLAN}_lora-16")
 
 
 def test_only_the_published_task_sets_and_parameters_compare() -> None:
@@ -106,6 +108,20 @@ def test_published_averages_agree_with_their_tasks() -> None:
         for method in ("zero_shot", "weight_average", "task_arithmetic", "consensus_ta", "tsv_m"):
             figures = published("paper", model, EIGHT, method, {})
             assert figures["average"] == pytest.approx(sum(figures[task] for task in EIGHT) / 8, abs=0.06)
+
+
+def test_flan_t5_on_glue(tmp_path: Path) -> None:
+    tasks = task_names("glue", None)
+    (sheet,) = comparison_sheets(measured(tmp_path, "ties", model="text2text", family=FLAN, tasks=tasks))
+    assert texts(sheet)[1][1:3] == ["70.30", "65.00"]
+    assert texts(sheet)[1:][0][-1] == "79.90"
+    for family in (FLAN, f"{FLAN}_lora-16"):
+        for method in ("weight_average", "task_arithmetic", "ties"):
+            figures = published(family, "text2text", tasks, method, {})
+            average = figures.pop("average")
+            if len(figures) == len(tasks):
+                assert average == pytest.approx(sum(figures.values()) / 8, abs=0.1)
+        assert published(family, "text2text", tasks, "zero_shot", {})["glue_stsb"] == 62.19
 
 
 def test_asking_where_nothing_was_published_is_an_error(tmp_path: Path) -> None:

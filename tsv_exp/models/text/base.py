@@ -40,7 +40,7 @@ class TransformersModel(Model):
         pretrained: folder or repository of the base: config.json, weights and tokenizer.
         checkpoints: see `tsv_exp.models.locate.locate`.
         length: the maximum number of tokens of a text.
-        family: the family of its checkpoints; None: the name.
+        family: the family of its checkpoints; None: the pattern of their repositories, else the name.
         device: where frozen parts are computed.
         holdout: how validation examples are drawn if the data have none.
         task_set, exclude, finetune: see `Model`.
@@ -64,7 +64,8 @@ class TransformersModel(Model):
     validation: int | None = None
 
     def __post_init__(self) -> None:
-        self.family = self.family or self.name
+        pattern = isinstance(self.checkpoints, str) and "*" in self.checkpoints
+        self.family = self.family or (str(self.checkpoints) if pattern else self.name)
         self._splits: dict[tuple[str, SplitName], Split] = {}
 
     @abstractmethod

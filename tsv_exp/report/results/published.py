@@ -34,7 +34,7 @@ def published(
     source = data["families"].get(family, {})
     everywhere = source.get("every_set", {}).get(model, {}).get(method, {})
     figures = {task: everywhere[task] for task in tasks if task in everywhere}
-    if set(tasks) == set(data["order"][: len(tasks)]):
+    if set(tasks) == set(source.get("order", data["order"])[: len(tasks)]):
         figures |= source.get("sets", {}).get(model, {}).get(len(tasks), {}).get(method, {})
     return figures
 
