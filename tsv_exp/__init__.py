@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tsv_exp.merging.engine import Merged, apply
     from tsv_exp.merging.layer import entrywise, matrices_only
     from tsv_exp.methods.specification.method import Method
-    from tsv_exp.routing.served import load
+    from tsv_exp.routing.serving.served import load
 
     __version__: str
 
@@ -29,7 +29,7 @@ _MODULES = {
     "entrywise": "merging.layer",
     "factors_suffice": "decompositions.algebra",
     "interference": "analyze.interference",
-    "load": "routing.served",
+    "load": "routing.serving.served",
     "matrices_only": "merging.layer",
     "merge": "api",
 }

@@ -57,9 +57,9 @@ def test_exit_codes(
 
 
 def test_until_a_command_can_be_interrupted_nothing_slow_is_imported() -> None:
-    code = "import sys; before = set(sys.modules); import tsv_exp.commands.early; print(*set(sys.modules) - before)"
+    code = "import sys; before = set(sys.modules); import tsv_exp.commands.app.early; print(*set(sys.modules) - before)"
     told = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True).stdout
-    assert set(told.split()) == {"tsv_exp", "tsv_exp.commands", "tsv_exp.commands.early"}
+    assert set(told.split()) == {"tsv_exp", "tsv_exp.commands", "tsv_exp.commands.app", "tsv_exp.commands.app.early"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

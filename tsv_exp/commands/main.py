@@ -3,7 +3,7 @@
 Has no slow imports: until this module is loaded, Python itself handles Ctrl-C.
 """
 
-from tsv_exp.commands.early import end_guard  # isort: skip - first: from here on an interruption is one line
+from tsv_exp.commands.app.early import end_guard  # isort: skip - first: from here on an interruption is one line
 
 import sys
 from collections.abc import Callable

@@ -16,7 +16,7 @@ from tsv_exp.merge_files.options.rules import Plan
 from tsv_exp.merge_files.records.measures import Measured, Record
 from tsv_exp.merge_files.records.metadata import short_form
 from tsv_exp.merge_files.work import Work
-from tsv_exp.routing.files import parameters_of
+from tsv_exp.routing.serving.files import parameters_of
 from tsv_exp.runtime.console import bar
 from tsv_exp.runtime.parallel.distributed import assigned, process_group, split_work
 from tsv_exp.storage.digests import digest

@@ -9,8 +9,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from tsv_exp.report.plots.pictures import Picture
-from tsv_exp.report.results.experiments import Experiment
-from tsv_exp.report.results.runs import Problem, Runs
+from tsv_exp.report.results.runs import Experiment, Problem, Runs
 from tsv_exp.report.tables.sheets import Sheet
 
 

@@ -14,8 +14,8 @@ from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options.names import CHOICES, NUMBERS, PATTERNS, SWITCHES, TEXTS
 from tsv_exp.merge_files.options.paths import named, paths, text
 from tsv_exp.merge_files.options.values import check_layers, check_weights, is_number
-from tsv_exp.routing.files import router_of
 from tsv_exp.routing.router import Router
+from tsv_exp.routing.serving.files import router_of
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in CHOICES["dtype"]}
 _ROUTER_PARAMETERS = "router_parameters"  # key of those that are typed as router.epsilon=0.3

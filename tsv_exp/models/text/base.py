@@ -28,6 +28,7 @@ from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Split, SplitName, Task
 
 TOKENIZER = ("tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
+IGNORED = -100  # a position that losses ignore
 RECIPE = Recipe(lr=5e-5, steps=250, batch_size=32)
 
 
@@ -172,3 +173,13 @@ class TransformersModel(Model):
 
     def _tokens(self, texts: Sequence[Text]) -> Tokens:
         return tokenize(self._tokenizer, texts, self.length)
+
+
+@dataclass(eq=False, repr=False)
+class Prompted(TransformersModel):
+    """A network that reads prompts: a task's first template, in which {} is replaced by its texts, in order."""
+
+    length: int = 512
+
+    def _input(self, task: Task, text: Text) -> Text:
+        return task.templates[0].format(*([text] if isinstance(text, str) else text))

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from tsv_exp.errors import UserError
 from tsv_exp.models.text import network
-from tsv_exp.models.text.prompted import IGNORED, Prompted
+from tsv_exp.models.text.base import IGNORED, Prompted
 from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Task
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from tsv_exp.models.text import network
-from tsv_exp.models.text.prompted import IGNORED, Prompted
+from tsv_exp.models.text.base import IGNORED, Prompted
 from tsv_exp.storage.digests import digest
 from tsv_exp.tasks.task import Split, SplitName, Task
 

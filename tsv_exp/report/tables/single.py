@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tsv_exp.report.results.cells import from_results
-from tsv_exp.report.results.experiments import described
 from tsv_exp.report.results.published import alpha_remark
+from tsv_exp.report.results.runs import described
 from tsv_exp.report.tables import sheets
 from tsv_exp.report.tables.assemble import single
 from tsv_exp.report.tables.groups import Estimate

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tsv_exp.report.results.experiments import Experiment
+from tsv_exp.report.results.runs import Experiment
 from tsv_exp.report.tables.sheets import Line, Sheet
 
 MARKDOWN = ("{}", "**{}**", "<u>{}</u>")

@@ -13,8 +13,8 @@ import tsv_exp
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options.options import parse
-from tsv_exp.routing.files import read_router
 from tsv_exp.routing.router import FittedRouter
+from tsv_exp.routing.serving.files import read_router
 
 TASKS = ("a", "b", "c")
 

@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
-from tsv_exp.routing.files import ROUTERS, parameters_of, read_router, router_of, write_router
 from tsv_exp.routing.likelihood import Likelihood
 from tsv_exp.routing.mass import Mass
 from tsv_exp.routing.router import FittedRouter
+from tsv_exp.routing.serving.files import ROUTERS, parameters_of, read_router, router_of, write_router
 
 
 def fitted() -> FittedRouter:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.errors import UserError
 from tsv_exp.merging.engine import Merged, apply
-from tsv_exp.routing.files import read_router
 from tsv_exp.routing.router import FittedRouter
+from tsv_exp.routing.serving.files import read_router
 from tsv_exp.routing.tokens import PROBES, padding_mask
 from tsv_exp.runtime.devices import map_tensors
 
