@@ -6,6 +6,7 @@ The requirement: exit code 1, one line on standard error, nothing left behind, a
 Some refusals need torch, whose import is measured too. Wall time is in parentheses: on a busy machine it is longer.
 """
 
+import argparse
 import os
 import resource
 import subprocess
@@ -104,8 +105,9 @@ def typed(command: str, folder: Path) -> Outcome:
 
 
 def main() -> None:
-    commands = sys.argv[1:] or COMMANDS
-    outcomes = {}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("commands", nargs="*", default=COMMANDS, metavar="COMMAND", help="in quotes; default: all")
+    commands, outcomes = parser.parse_args().commands, {}
     for command in commands:
         with tempfile.TemporaryDirectory() as folder:
             outcomes[command] = one = typed(command, Path(folder))

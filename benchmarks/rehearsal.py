@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / part) for part in ("", "clip")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-import worlds  # noqa: E402
-from hub import Hub  # noqa: E402
-from merge_memory import measured  # noqa: E402
+import worlds
+from hub import Hub
+from merge_memory import measured
 
-from tsv_exp.checkpoints.readers import Reader  # noqa: E402
-from tsv_exp.models.clip.names import clip_weights  # noqa: E402
+from tsv_exp.checkpoints.readers import Reader
+from tsv_exp.models.clip.names import clip_weights
 
 worlds.LAYERS, worlds.WIDTH, worlds.PATCH, worlds.SIZE = 12, 768, 32, 224
 worlds.TEXT_WIDTH, worlds.TEXT_LAYERS, worlds.EMBEDDING = 512, 12, 512
@@ -57,7 +57,7 @@ def write(root: Path, formats: list[str]) -> None:
             Reader(Path("memory"), weights | {"visual_projection.weight": base["visual_projection.weight"]}), "x"
         )
         if "hub" in formats:
-            place = root / f"models/tanganke/clip-vit-base-patch32_{task.source['hub_checkpoint_suffix']}"
+            place = root / f"models/tanganke/clip-vit-base-patch32_{task.source['checkpoint_name']}"
             place.mkdir(parents=True)
             save_file(weights, place / "model.safetensors")
         if "paper" in formats:
