@@ -68,23 +68,28 @@ def differences(own: Averages, other: Averages) -> dict[str, float]:
     return {name: normalized[0][name] - normalized[1][name] for name in both}
 
 
+def compare(title: str, count: int, own: Averages) -> None:
+    """Print how these averages on the first `count` tasks compare with the published ones."""
+    merged = {name: value for name, value in own.items() if name not in ("individual", "zero_shot")}
+    pairs, lines = [], []
+    for family in families():
+        other = theirs(family, count, list(own))
+        pairs += agreements(merged, other)
+        if apart := differences(own, other):
+            lines.append(f"  {family}: " + ", ".join(f"{name} {value:+.1f}" for name, value in apart.items()))
+    tau = f"{fmean(sign for *_, sign in pairs):.2f}" if pairs else "undefined"
+    print(f"{title}: Kendall's τ {tau} over {len(pairs)} pairs")
+    print("\n".join(["  normalized, minus published:", *lines] if lines else ["  no published counterpart"]))
+    for better, worse, _ in (pair for pair in pairs if pair[2] < 1):
+        print(f"  other order here: {better} is published above {worse}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", type=Path, metavar="TABLE.csv", help="what tsv-report wrote")
     for file in parser.parse_args().tables:
         for title, count, own in ours(file):
-            merged = {name: value for name, value in own.items() if name not in ("individual", "zero_shot")}
-            pairs, lines = [], []
-            for family in families():
-                other = theirs(family, count, list(own))
-                pairs += agreements(merged, other)
-                if apart := differences(own, other):
-                    lines.append(f"  {family}: " + ", ".join(f"{name} {value:+.1f}" for name, value in apart.items()))
-            tau = f"{fmean(sign for *_, sign in pairs):.2f}" if pairs else "undefined"
-            print(f"{title}: Kendall's τ {tau} over {len(pairs)} pairs")
-            print("\n".join(["  normalized, minus published:", *lines] if lines else ["  no published counterpart"]))
-            for better, worse, _ in (pair for pair in pairs if pair[2] < 1):
-                print(f"  other order here: {better} is published above {worse}")
+            compare(title, count, own)
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ def test_catalogue_heads_and_encoder_fit_together(model: TinyModel) -> None:
     encoder = model.encoder()
     for task in model.catalogue().values():
         head = model.head(task)
-        assert head.shape == (len(task.classes), network.EMBEDDING)
+        assert head.shape == (len(task.classes), network.Sizes().embedding)
         assert head.dtype is torch.float32
         assert torch.allclose(head.norm(dim=1), head.norm(dim=1)[0])
     split = model.split(task, "validation")
     with torch.no_grad():
-        assert encoder(model.prepare(split.inputs, torch.device("cpu"))).shape == (40, network.EMBEDDING)
+        assert encoder(model.prepare(split.inputs, torch.device("cpu"))).shape == (40, network.Sizes().embedding)
 
 
 def test_the_shipped_base_is_far_above_chance(model: TinyModel) -> None:

@@ -1,6 +1,7 @@
 """The embedded benchmark as a model of the framework."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -86,17 +87,16 @@ class TinyModel(Model):
             )
 
     def encoder(self) -> nn.Module:
-        """A new image encoder with the base weights: (B, 3, 28, 28) -> (B, 64)."""
-        encoder: nn.Module = network.new_clip().visual
-        encoder.load_state_dict(self.base())
-        return encoder.eval().requires_grad_(False)
+        """A new image encoder with the base weights: (B, 3, 28, 28) -> (B, d); d is 64 in the packaged base."""
+        encoder: nn.Module = deepcopy(self._clip.visual)
+        return encoder
 
     def prepare(self, inputs: Tensor, device: torch.device) -> Tensor:
         """Convert uint8 images (B, 3, 28, 28) to the encoder's input."""
         return network.normalize(inputs.to(device))
 
     def head(self, task: Task) -> Tensor:
-        """Class weights (C, 64) from the prompts through the text tower.
+        """Class weights (C, d) from the prompts through the text tower.
 
         Raises:
             UserError: a word is not in the vocabulary.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,18 @@ from tsv_exp.models.tiny.drawing.render import IMAGE, PALETTE
 BASE = Path(__file__).parent / "base.safetensors"
 CONTEXT = 12  # tokens of a text, including start and end
 ALIASES = 20  # number of alias words of each kind
-EMBEDDING = 64
-VISION = {"layers": 2, "width": 256, "head_width": 32, "patch_size": 7, "image_size": IMAGE, "mlp_ratio": 4.0}
+VISION = {"head_width": 32, "patch_size": 7, "image_size": IMAGE}
 TEXT = {"width": 64, "heads": 2, "layers": 2, "context_length": CONTEXT}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the image encoder, and of the embedding that it shares with the text tower."""
+
+    width: int = 256
+    layers: int = 2
+    mlp_ratio: float = 4.0  # hidden units of an MLP, relative to the width
+    embedding: int = 64
 
 
 @cache
@@ -44,12 +54,21 @@ def tokenize(texts: Sequence[str]) -> Tensor:
     return tokens
 
 
-def new_clip() -> Any:
-    """An open_clip.CLIP of the benchmark's size with random weights from torch's global generator."""
+def new_clip(sizes: Sizes = Sizes()) -> Any:
+    """An open_clip.CLIP of these sizes with random weights from torch's global generator."""
     import open_clip  # slow import: only if a network is built
 
+    vision = VISION | {"width": sizes.width, "layers": sizes.layers, "mlp_ratio": sizes.mlp_ratio}
     text = TEXT | {"vocab_size": len(vocabulary()) + 3}
-    return open_clip.CLIP(embed_dim=EMBEDDING, vision_cfg=VISION, text_cfg=text, quick_gelu=True)
+    return open_clip.CLIP(embed_dim=sizes.embedding, vision_cfg=vision, text_cfg=text, quick_gelu=True)
+
+
+def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:
+    """The sizes of a CLIP with these weights; raises KeyError if they are of another architecture."""
+    width, embedding = weights["visual.proj"].shape
+    hidden = len(weights["visual.transformer.resblocks.0.mlp.c_fc.weight"])
+    layers = sum(name.startswith("visual.") and name.endswith(".mlp.c_fc.weight") for name in weights)
+    return Sizes(width, layers, hidden / width, embedding)
 
 
 @cache
@@ -59,17 +78,18 @@ def base_weights(file: Path = BASE) -> Mapping[str, Tensor]:
 
 
 def pretrained_clip(file: Path = BASE) -> Any:
-    """The small CLIP with its pre-trained weights, frozen for inference.
+    """A small CLIP of the sizes in the file with its pre-trained weights, frozen for inference.
 
     Raises:
         UserError: the file is missing, damaged or of another architecture.
     """
-    clip = new_clip()
     try:
-        clip.load_state_dict(base_weights(file))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        weights = base_weights(file)
+        clip = new_clip(sizes_of(weights))
+        clip.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise UserError(
-            f"model.base={file}: not the weights of this small CLIP ({str(error).splitlines()[0]}); "
+            f"model.base={file}: not the weights of a small CLIP ({str(error).splitlines()[0]}); "
             "write them with python -m tsv_exp.models.tiny.pretrain FILE"
         ) from error
     return clip.eval().requires_grad_(False)

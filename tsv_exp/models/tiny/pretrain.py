@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize as unit
 
 from tsv_exp.models.tiny.captions import Wording, pool
-from tsv_exp.models.tiny.network import BASE, new_clip, normalize, tokenize
+from tsv_exp.models.tiny.network import BASE, Sizes, new_clip, normalize, tokenize
 from tsv_exp.runtime.console import console, track
 from tsv_exp.runtime.devices import mixed, resolve
 from tsv_exp.storage.files import atomic
@@ -31,6 +31,7 @@ class Recipe:
     seed: int = 0
     precision: str = "auto"
     wording: Wording = field(default_factory=Wording)
+    sizes: Sizes = field(default_factory=Sizes)
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def pretrain(recipe: Recipe) -> Any:
     dtype = resolve(recipe.precision, device)
     images, captions = pool(recipe.images, recipe.wording, recipe.seed)
     tokens = tokenize(captions)
-    clip = new_clip().train()
+    clip = new_clip(recipe.sizes).train()
     optimizer = torch.optim.AdamW(
         clip.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98), fused=True
     )
@@ -80,20 +81,26 @@ def pretrain(recipe: Recipe) -> Any:
 
 
 def main() -> None:
-    """Pre-train with the default recipe and write the weights as float16."""
-    parser = argparse.ArgumentParser(description="Pre-train the small CLIP of the embedded benchmark from scratch.")
-    parser.add_argument(
-        "file", nargs="?", type=Path, default=BASE, help="where the weights go (default: into the package)"
+    """Pre-train with the default recipe, changed by options, and write the weights as float16."""
+    parser = argparse.ArgumentParser(
+        description="Pre-train the small CLIP of the embedded benchmark from scratch.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
-    arguments = parser.parse_args()
+    parser.add_argument("file", nargs="?", type=Path, default=BASE, help="where the weights go")
+    for name in ("images", "steps", "lr", "seed"):
+        default = getattr(Recipe, name)
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{name} of the pre-training")
+    for size in fields(Sizes):
+        option = f"--{size.name.replace('_', '-')}"
+        parser.add_argument(option, type=type(size.default), default=size.default, help="size of the network")
+    arguments = vars(parser.parse_args())
     torch.set_flush_denormal(True)
-    clip = pretrain(Recipe(steps=arguments.steps, seed=arguments.seed))
+    file, sizes = arguments.pop("file"), Sizes(**{size.name: arguments.pop(size.name) for size in fields(Sizes)})
+    clip = pretrain(Recipe(**arguments, sizes=sizes))
     weights = {name: value.half() for name, value in clip.state_dict().items()}
-    with atomic(arguments.file) as temporary:
+    with atomic(file) as temporary:
         save(temporary, weights)
-    console.print(f"wrote {arguments.file}")
+    console.print(f"wrote {file}")
 
 
 if __name__ == "__main__":
