@@ -105,6 +105,8 @@ def test_keys_of_tasks_are_typed_below_tasks() -> None:
         ),
         ("sed=1", "sed: there is no such key; did you mean seed? the configuration has: name, "),
         ("engine.zzz=1", "engine.zzz: there is no such key; engine has: svd, "),
+        ("data.train=5", "data.train: there is no such key; did you mean model.data.train?"),
+        ("zzz.lr=5", "zzz: there is no such key; the configuration has: name, "),
     ],
 )
 def test_an_unknown_key_is_told_those_that_are_there(typed: str, line: str) -> None:

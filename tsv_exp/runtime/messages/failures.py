@@ -13,6 +13,7 @@ EXTRAS = ("joblib", "submitit", "ray", "optuna")  # of pyproject.toml
 
 # Hydra's messages for a missing plugin, with its class or its group's option
 MISSING = re.compile(r"(?:Unknown plugin class : 'hydra_plugins\.hydra_|Could not find 'hydra/sweeper/)([a-z]+)")
+UNKNOWN = re.compile(r"Could not override '([^']*)'")  # Hydra's message
 # Hydra's message for a key that is also the name of a folder on the search path: a natural one for a user's tasks
 HIDDEN = "Could not override 'tasks'. No match in the defaults list"
 _CONFIGURATION = {
@@ -49,19 +50,37 @@ def error_message(error: BaseException) -> str:
         return f"{where}{explain(system)}"
     if type(error.__cause__).__name__ == "ValidationError":  # OmegaConf's cause: the expected type or value
         text = f"{text}: {str(error.__cause__).partition(chr(10))[0]}"
-    if type(error.__cause__).__name__ == "ConfigAttributeError" and text.startswith("Could not override"):
-        text = _no_such_key(error.__cause__)
+    if (unknown := UNKNOWN.match(text)) and type(error.__cause__).__name__ in (
+        "ConfigAttributeError",
+        "ConfigKeyError",
+    ):
+        text = _no_such_key(unknown[1], error.__cause__)
     return " ".join(text.split()) or type(error).__name__
 
 
-def _no_such_key(cause: Any) -> str:
-    """OmegaConf's error about an unknown key, with the keys that are there."""
+def _no_such_key(typed: str, cause: Any) -> str:
+    """OmegaConf's error about an unknown key, with the keys that are there, or with the place of the typed one."""
     above = cause.full_key.rpartition(".")[0]
     known = [str(key) for key in cause.parent_node if key != "hydra" and not str(key).startswith("_")]
+    if typed != cause.full_key and not above and (longer := _ending_with(typed, cause.parent_node)):
+        return f"{typed}: there is no such key; did you mean {longer}?"
     close = get_close_matches(str(cause.key), known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     keys = ", ".join(known) or "none"
     return f"{cause.full_key}: there is no such key; {hint}{above or 'the configuration'} has: {keys}"
+
+
+def _ending_with(typed: str, root: Any) -> str | None:
+    """The first key below `root` that ends with the typed one; None without one."""
+    from omegaconf import OmegaConf
+
+    nodes: list[tuple[str, Any]] = [("", OmegaConf.to_container(root))]
+    for path, node in nodes:  # which grows
+        if path.endswith(f".{typed}"):
+            return path.removeprefix(".")
+        if isinstance(node, dict):
+            nodes += [(f"{path}.{key}", value) for key, value in node.items() if (path, key) != ("", "hydra")]
+    return None
 
 
 def unexpected_message(error: Exception, folder: Path) -> str:
