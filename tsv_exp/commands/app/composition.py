@@ -118,6 +118,7 @@ class ConfigLoader(ConfigLoaderImpl):
         self.repository = Repository(config_search_path)
         self._composed: dict[tuple[str, ...], Template] = {}
         self._jobs: dict[tuple[str, ...], Job] = {}
+        self._parsed: dict[str, Override] = {}
         self._searched: dict[tuple[str, ...], CachingConfigRepository] = {}
 
     def load_configuration(
@@ -148,7 +149,7 @@ class ConfigLoader(ConfigLoaderImpl):
             found = self._parse_overrides_and_create_caching_repo(settings.job.config_name, _typed(given))
             self._searched[given] = found[1]
         repository = self._searched[given]
-        parsed = _options_as_text(OverridesParser.create().parse_overrides(_typed(sweep_overrides)), repository)
+        parsed = _options_as_text([self._parse(one) for one in _typed(sweep_overrides)], repository)
         values = [one for one in parsed if _is_value(one, repository)]
         own = [one for one in parsed if not one.is_hydra_override()]
         return Job(
@@ -158,9 +159,15 @@ class ConfigLoader(ConfigLoaderImpl):
             get_overrides_dirname(own, **settings.job.config.override_dirname),
         )
 
+    def _parse(self, override: str) -> Override:
+        """One override; the jobs of a sweep repeat most of them."""
+        if override not in self._parsed:
+            (self._parsed[override],) = OverridesParser.create().parse_overrides([override])
+        return self._parsed[override]
+
     def __getstate__(self) -> Mapping[str, Any]:
         """The state for other processes, without the caches."""
-        return {**self.__dict__, "_composed": {}, "_jobs": {}, "_searched": {}}
+        return {**self.__dict__, "_composed": {}, "_jobs": {}, "_parsed": {}, "_searched": {}}
 
     def _parse_overrides_and_create_caching_repo(
         self, config_name: str | None, overrides: list[str]
