@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer
 
 from text_benchmark.recipe import Example, Recipe, squeeze
 
@@ -87,6 +86,8 @@ def split(recipe: Recipe, rows: Iterable[Example]) -> dict[str, list[Example]]:
 
 def without_near(rows: list[Example], others: Sequence[Example]) -> list[Example]:
     """Return the rows whose text is no near-duplicate of another's: Jaccard similarity of 4-grams of characters."""
+    from sklearn.feature_extraction.text import CountVectorizer  # slow import
+
     vectorizer = CountVectorizer(analyzer="char", ngram_range=(4, 4), binary=True, dtype=np.int32, lowercase=False)
     grams = vectorizer.fit_transform([f" {normalized(row.text)} " for row in (*rows, *others)])
     sizes, count = np.asarray(grams.sum(axis=1)).ravel(), len(rows)

@@ -18,9 +18,6 @@ from tsv_exp.commands.finetuning import run
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
 
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
-
 pytestmark = pytest.mark.filterwarnings("ignore:.*(is_gradient_checkpointing|tie|config file):")
 
 
@@ -53,8 +50,11 @@ def test_peft_and_this_project_read_the_trained_model(base: Path, alpha: str) ->
     assert file == base.parent / "out" / "text_encoder" / "mood" / "adapter_model.safetensors"
     assert sorted(path.name for path in file.parent.iterdir()) == ["adapter_config.json", file.name]
     ours = open_weights(file.parent, open_weights(base))
-    plain = transformers.AutoModel.from_pretrained(base)
-    theirs = peft.PeftModel.from_pretrained(plain, file.parent).merge_and_unload().state_dict()
+    from peft import PeftModel  # slow imports
+    from transformers import AutoModel
+
+    plain = AutoModel.from_pretrained(base)
+    theirs = PeftModel.from_pretrained(plain, file.parent).merge_and_unload().state_dict()
     changed = 0
     for name, weight in whole.items():
         torch.testing.assert_close(ours[f"bert.{name}"], weight, rtol=1e-5, atol=1e-6)

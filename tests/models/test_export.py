@@ -1,32 +1,25 @@
 """Saved models load into open_clip as they are, and give the features of the merged encoder."""
 
 import json
-import sys
 from pathlib import Path
 
-import open_clip
 import pytest
 import torch
+import worlds
 from encoders import network as network_of
 from encoders import saved
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from tsv_exp import apply, merge
 from tsv_exp.errors import UserError
 from tsv_exp.finetuning.training import Recipe
+from tsv_exp.models.clip.model import ClipModel
 from tsv_exp.models.export import save_merged
 from tsv_exp.models.text.model import TextEncoder
 from tsv_exp.models.tiny import network
 from tsv_exp.models.tiny.data import Data
 from tsv_exp.models.tiny.model import TinyModel
 from tsv_exp.tasks.task import Task
-
-sys.path.insert(0, str(Path(__file__).parent / "clip"))
-
-import worlds
-
-from tsv_exp.models.clip.model import ClipModel
 
 ALPHA = 0.7
 
@@ -53,6 +46,8 @@ def test_clip(method: str, tmp_path: Path) -> None:
     files = save_merged(model, {}, found, ALPHA, tmp_path / "run")
     names = ["merged/t0.safetensors", "merged/t1.safetensors"] if found.per_task else ["merged.safetensors"]
     assert files == [str(tmp_path / "run" / name) for name in names]
+    import open_clip  # slow, as is transformers
+
     clip = open_clip.CLIP(**worlds.ARCHITECTURE)
     for file, task in zip(files, found.tasks, strict=False):
         check(model, clip, found, file, task if found.per_task else None)
@@ -63,6 +58,8 @@ def test_clip(method: str, tmp_path: Path) -> None:
 
 
 def test_open_clip_opens_the_file_by_its_name(tmp_path: Path) -> None:
+    import open_clip
+
     save_file(worlds.whole(0), tmp_path / "base.safetensors")
     model = ClipModel("toy", worlds.ARCHITECTURE, str(tmp_path / "base.safetensors"), {})
     found = merged(model, "tsv_m")
@@ -95,6 +92,8 @@ def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("method", ["tsv_m", "tsv_c"])
 def test_transformers_opens_the_folder(method: str, tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
     base = saved(tmp_path / "base", network_of("bert"))
     model = TextEncoder("toy", str(base), {}, device="cpu")
     found = merged(model, method)
@@ -111,6 +110,8 @@ def test_transformers_opens_the_folder(method: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["tsv_m", "tsv_c"])
 def test_classifiers_are_saved_with_the_head_of_each_checkpoint(method: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
     base = saved(tmp_path / "base", network_of("bert", "SequenceClassification"))
     labels = {"a": {0: "BAD", 1: "fine", 2: "good"}, "b": {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}}
     places = {

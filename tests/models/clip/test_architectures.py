@@ -2,20 +2,16 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import worlds
+from encoders import tokenizer as write_tokenizer
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import worlds
-from encoders import tokenizer as write_tokenizer
 
 from tsv_exp.errors import UserError
 from tsv_exp.models.clip.model import ClipModel

@@ -1,17 +1,12 @@
 """Features of mapped weights against CLIP's forward pass written out from its definition, on transformers' names."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from open_clip import SimpleTokenizer
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "clip"))
-
 from worlds import ARCHITECTURE, EMBEDDING, WIDTH, Weights, moved, vision, whole
 
 from tsv_exp.checkpoints.readers import Reader
@@ -78,7 +73,7 @@ def test_both_towers_give_the_same_features(theirs: Weights, base: Weights) -> N
     encoder = network.image_encoder(ARCHITECTURE, base, "base")
     torch.testing.assert_close(encoder(images), image_features(images, theirs), atol=1e-5, rtol=1e-5)
     prompts = ["a photo of a cat.", "the number"]
-    from open_clip import tokenize
+    from open_clip import SimpleTokenizer, tokenize  # slow import
 
     encode = network.text_encoder(ARCHITECTURE, clip_weights(_reader(theirs), "base"), SimpleTokenizer(), "base", CPU)
     torch.testing.assert_close(encode(prompts), text_features(tokenize(prompts), theirs), atol=1e-5, rtol=1e-5)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.feature_extraction.text import CountVectorizer
 
 from tsv_exp.models.text.benchmark import DATA, load, tasks
 
@@ -74,6 +73,8 @@ def test_no_text_occurs_twice_and_no_group_lies_in_two_splits(name: str) -> None
 def test_no_training_text_nearly_equals_one_of_another_split(name: str) -> None:
     train = load(name, "train").texts
     others = load(name, "validation").texts + load(name, "test").texts
+    from sklearn.feature_extraction.text import CountVectorizer  # slow import
+
     grams = CountVectorizer(analyzer="char", ngram_range=(4, 4), binary=True, dtype=np.int32, lowercase=False)
     table = grams.fit_transform([f" {normalized(text)} " for text in (*train, *others)])
     sizes = np.asarray(table.sum(axis=1)).ravel()
