@@ -20,11 +20,11 @@ from tsv_exp.merge_files.options.options import parse
 
 def test_killed_and_run_again(files, tmp_path):
     words = [*files[2], "shard_mb=0.002"]
-    process = subprocess.Popen([sys.executable, "-m", "tsv_exp.merge_files", *words], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list((tmp_path / "out").glob("model-*")):
+    program = forked.Program(forked.entry("merge"), *words, cwd=tmp_path, env=os.environ)
+    while program.process.is_alive() and not list((tmp_path / "out").glob("model-*")):
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    program.process.kill()
+    program.result()
     halves = [
         tmp_path / "out" / place / ".model-00001-of-00002.safetensors.host-1.abc.partial"
         for place in (".", ".tsv-merge")
@@ -57,8 +57,8 @@ def test_ranks_share_the_work_and_change_nothing(files, tmp_path, ranks, shard_m
         run(parse(words))
     assert fast_way.called
     shared = [word.replace("/out", "/shared") for word in words]
-    if ranks == 3:  # one of them is killed at work: the others stop, and the same command ends as if nothing had been
-        process = under_torchrun(shared, ranks)
+    if ranks == 3:  # before, one of two is killed at work: the other stops, and it all ends as if nothing had been
+        process = under_torchrun(shared, 2)
         while process.poll() is None and not (tmp_path / "shared" / ".tsv-merge" / "recipe").exists():
             time.sleep(0.002)
         victim = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[-1]

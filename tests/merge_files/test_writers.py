@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from models import zoo
@@ -94,8 +95,9 @@ def test_the_second_of_two_different_merges_waits_and_is_refused(words: list[str
 
 
 def test_identical_merges_at_once_all_end_well(words: list[str], tmp_path: Path) -> None:
-    started = [subprocess.Popen([*COMMAND, *words, "shard_mb=0.002"], stderr=subprocess.DEVNULL) for _ in range(3)]
-    assert [process.wait() for process in started] == [0, 0, 0]
+    typed, where = [forked.entry("merge"), *words, "shard_mb=0.002"], {"cwd": tmp_path, "env": os.environ}
+    started = [forked.Program(*typed, **where) for _ in range(3)]
+    assert [program.result().returncode for program in started] == [0, 0, 0]
     assert not list((tmp_path / "out").rglob(f"*{files.PARTIAL}"))
 
 
@@ -116,16 +118,16 @@ def test_signals_end_a_merge_with_a_line_and_without_halves(
     words: list[str], tmp_path: Path, number: int, code: int
 ) -> None:
     slow = "import time\nfrom tsv_exp.checkpoints import writer\ntrue = writer.stream\n"
-    slow += "def stream(*a):\n    true(*a); print(flush=True); time.sleep(60)\nwriter.stream = stream\n"
-    slow += "import sys; from tsv_exp.commands.main import merge; sys.exit(merge())"
-    with subprocess.Popen([sys.executable, "-c", slow, *words], stdout=-1, stderr=-1, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        assert list((tmp_path / "out").glob(f".*{files.PARTIAL}"))
-        process.send_signal(number)
-        told = process.stderr.read().strip().splitlines()
-        assert process.wait() == code
+    slow += "def stream(*a):\n    true(*a); open('written', 'w').close(); time.sleep(60)\nwriter.stream = stream\n"
+    program = forked.Program(slow + forked.entry("merge"), *words, cwd=tmp_path, env=os.environ)
+    while program.process.is_alive() and not (tmp_path / "written").exists():
+        time.sleep(0.01)
+    assert list((tmp_path / "out").glob(f".*{files.PARTIAL}"))
+    assert program.process.pid is not None
+    os.kill(program.process.pid, number)
+    done = program.result()
+    assert done.returncode == code
+    told = done.stderr.strip().splitlines()
     what = {143: "interrupted by SIGTERM", 129: "interrupted by SIGHUP", 130: "interrupted"}[code]
     assert told == [f"tsv-merge: {what}; run the same command again to resume"]
     assert not list((tmp_path / "out").rglob(f"*{files.PARTIAL}"))
