@@ -105,6 +105,29 @@ def test_what_is_often_given_in_place_of_weights(tmp_path: Path) -> None:
         read(tmp_path / "ema.pt")
 
 
+def test_several_models_in_one_file_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(2)).sum().backward()
+    optimizer.step()
+    rest = {
+        "optimizer": optimizer.state_dict(),
+        "scaler": {"scale": 2.0},
+        "epoch": 3,
+        "rng": {"cpu": torch.ones(2).int()},
+    }
+    torch.save({"model": WEIGHTS, **rest}, tmp_path / "one.pt")
+    assert set(read(tmp_path / "one.pt")) == set(WEIGHTS)
+    assert not caplog.text
+    averaged = {name: weight + 1 for name, weight in WEIGHTS.items()}
+    torch.save({"state_dict": WEIGHTS, "state_dict_ema": averaged, **rest}, tmp_path / "two.pt")
+    assert torch.equal(read(tmp_path / "two.pt")["a.weight"], WEIGHTS["a.weight"])
+    assert "two.pt holds several models, 'state_dict' and 'state_dict_ema'; 'state_dict' is taken" in caplog.text
+    torch.save({"model": {"module": WEIGHTS}, "ema": {"module": averaged}}, tmp_path / "nested.pt")
+    assert torch.equal(read(tmp_path / "nested.pt")["a.weight"], WEIGHTS["a.weight"])
+    assert "'model' and 'ema'; 'model' is taken" in caplog.text
+
+
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save({"w": 3}, tmp_path / "number.pt")
     (tmp_path / "notes.txt").touch()

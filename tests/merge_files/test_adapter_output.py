@@ -156,6 +156,23 @@ def test_modules_that_no_two_adapters_share(folder, tmp_path):
         run(parse([f"models=[{folder / 'b'},{tmp_path / 'mlp'}]", f"out={tmp_path / 'no'}", "form=lora"]))
 
 
+def test_adapters_whose_names_differ_by_a_prefix(tmp_path):
+    """PEFT on GPT-2 with its head (transformer.h.0) and without (h.0), where one changes more modules."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+
+    config = GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=30, n_positions=8)
+    torch.manual_seed(0)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    for kind, name, targets in ((GPT2LMHeadModel, "a", ["c_attn"]), (GPT2Model, "b", ["c_attn", "c_fc"])):
+        model = get_peft_model(kind(config), LoraConfig(r=3, target_modules=targets, init_lora_weights=False))
+        model.save_pretrained(tmp_path / name)
+    two = f"models=[{tmp_path / 'a'},{tmp_path / 'b'}]"
+    run(parse([two, f"out={tmp_path / 'lora'}", "form=lora"]))
+    run(parse([f"base={tmp_path / 'base'}", two, f"out={tmp_path / 'dense'}"]))
+    agree(tmp_path / "lora", tmp_path / "dense", tmp_path / "base", 4, transposed=True)
+
+
 def test_ignored_modules_are_not_in_the_adapter(folder, tmp_path):
     run(parse([models(folder), f"out={tmp_path / 'out'}", "form=lora", "ignore=['*q_proj*', '*up_proj*']"]))
     names = load_file(tmp_path / "out" / "adapter_model.safetensors")

@@ -1,7 +1,10 @@
 """Models of transformers merged from folder to folder: what comes out is what the library loads."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.merge_files.merge import run
@@ -51,6 +54,33 @@ def test_folders_and_raw_state_dicts(tmp_path, kind, dtype):
             tolerance = 1e-2 if dtype else 1e-6
             torch.testing.assert_close(weight.double(), wanted[name], rtol=tolerance, atol=tolerance)
     assert set(read(tmp_path / "out")) == set(read(tmp_path / "base"))
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_embeddings_that_the_merge_unties(tmp_path, caplog, stated):
+    """The base's file holds both tensors, which its configuration ties; a model has an output embedding of its own."""
+    models = []
+    for seed, name in enumerate(("base", "a", "b")):
+        torch.manual_seed(seed)
+        models.append(transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, tie_word_embeddings=name != "a")))
+        models[-1].save_pretrained(tmp_path / name)
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    if not stated:
+        del config["tie_word_embeddings"]
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    for name, model in (("base", models[0]), ("b", models[2])):
+        state = {key: weight.clone() for key, weight in model.state_dict().items()}
+        assert torch.equal(state["lm_head.weight"], state["model.embed_tokens.weight"])
+        save_file(state, tmp_path / name / "model.safetensors", {"format": "pt"})
+    words = [f"base={tmp_path / 'base'}", "method=weight_average"]
+    run(parse([*words, f"models=[{tmp_path / 'b'}]", f"out={tmp_path / 'tied'}"]))
+    assert "tie_word_embeddings" not in caplog.text
+    run(parse([*words, f"models=[{tmp_path / 'a'},{tmp_path / 'b'}]", f"out={tmp_path / 'out'}"]))
+    assert "config.json gets tie_word_embeddings: false" in caplog.text
+    loaded = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    wanted = average([model.state_dict() for model in models[1:]])
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        torch.testing.assert_close(loaded[name].double(), wanted[name], rtol=1e-6, atol=1e-6)
 
 
 def test_a_head_of_another_size(tmp_path):

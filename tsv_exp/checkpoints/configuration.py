@@ -1,18 +1,25 @@
 """The configuration files of a merged model: the base's, adapted to the result."""
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from tsv_exp.checkpoints.readers import CONFIGURATION
 from tsv_exp.checkpoints.vocabulary.tokenizers import FILES
 from tsv_exp.errors import UserError
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.json_files import read_object
+
+log = logging.getLogger(__name__)
 
 _COPIED = (*CONFIGURATION, "*.py")
 PROVENANCE = "tsv_merge.json"  # record of the origin of a merged model
@@ -25,6 +32,7 @@ _OTHER_FOLDERS = (
     "__pycache__",
 )  # files of the training run, not of the model
 _OF_TOKENIZER = (*FILES, "generation_config.json")
+_TIED = "tie_word_embeddings"  # key of transformers' config.json
 _DTYPES = ("dtype", "torch_dtype")  # keys of transformers' config.json, 5 and before
 
 
@@ -48,6 +56,24 @@ class Configuration:
     tokenizer: Path | None = None
     beside: tuple[str, ...] = ()
 
+    def untied(self, base: Mapping[str, Tensor], merged: Mapping[str, Tensor]) -> "Configuration":
+        """Without tied embeddings if input and output embedding are equal in the base and not in the merge.
+
+        A model that is loaded with tied embeddings would lose the merged output embedding.
+        """
+        config = _read(self.folder / "config.json")
+        sizes = {*_all(config, "vocab_size"), self.values.get("vocab_size")}
+        if False in _all(config, _TIED):
+            return self
+        matrices = [name for name, weight in base.items() if weight.dim() == 2 and len(weight) in sizes]
+        for a, b in combinations(matrices, 2):
+            if torch.equal(base[a], base[b]) and not torch.equal(merged[a], merged[b]):
+                log.warning(
+                    "%s and %s are equal in the base, not in the merge; config.json gets %s: false", a, b, _TIED
+                )
+                return replace(self, values={**self.values, _TIED: False})
+        return self
+
     def write(self, out: Path) -> None:
         """Write the files into a folder.
 
@@ -70,6 +96,7 @@ class Configuration:
 
     def _copy(self, file: Path, target: Path) -> None:
         changes = dict(self.values) | (dict.fromkeys(_DTYPES, self.dtype) if self.dtype else {})
+        added = {_TIED: self.values[_TIED]} if _TIED in self.values else {}  # configurations leave defaults out
         if file != Path("config.json") or not changes:
             shutil.copyfile(self.folder / file, target)
             return
@@ -77,7 +104,8 @@ class Configuration:
             config = read_object(self.folder / file)
         except ValueError as error:
             raise UserError(f"{self.folder / file}: {error}; correct it, or leave dtype and vocabulary out") from error
-        target.write_text(json.dumps(_changed(config, changes), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        changed = _changed(config, changes) | added
+        target.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _files(folder: Path, out: Path) -> Iterator[Path]:
@@ -89,6 +117,21 @@ def _files(folder: Path, out: Path) -> Iterator[Path]:
             continue
         if _matches(file.name, _COPIED) and not _matches(file.name, _OF_WEIGHTS):
             yield inside
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return read_object(file)
+    except (OSError, ValueError):  # none, or of another library
+        return {}
+
+
+def _all(config: Any, key: str) -> list[Any]:
+    """All values of a key, including nested ones."""
+    if not isinstance(config, dict):
+        return []
+    own = [config[key]] if key in config else []
+    return own + [value for part in config.values() for value in _all(part, key)]
 
 
 def _changed(config: Any, values: Mapping[str, Any]) -> Any:

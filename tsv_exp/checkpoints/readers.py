@@ -1,12 +1,14 @@
 """Checkpoint files as lazy mappings name -> tensor: memory-mapped, read on access, without unpickling code."""
 
 import hashlib
+import logging
 import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +22,8 @@ from tsv_exp.merging.inputs.weights import as_weights
 from tsv_exp.runtime.messages.os_errors import cause, explain
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.json_files import read_object
+
+log = logging.getLogger(__name__)
 
 WRAPPERS = (
     "state_dict",
@@ -180,10 +184,31 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
         raise _damaged(path, error) from error
     if not isinstance(found, Mapping):
         raise UserError(f"{path}: expected a state dict (names to tensors); save the model's state_dict()")
+    found = _unwrapped(found, path)
+    return {name: tensor.detach() for name, tensor in as_weights(dict(found), str(path)).items()}
+
+
+def _unwrapped(found: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """The state dict in a trainer's checkpoint; a warning names other weights beside it."""
     for key in WRAPPERS:
         if isinstance(found.get(key), Mapping):
+            if others := [other for other, value in found.items() if other != key and _holds_weights(value)]:
+                log.warning(
+                    "%s holds several models, %r and %s; %r is taken; for another, save it alone: "
+                    "torch.save(torch.load(FILE)[%r], NEW_FILE)",
+                    *(path, key, " and ".join(map(repr, others)), key, others[0]),
+                )
             found = found[key]
-    return {name: tensor.detach() for name, tensor in as_weights(dict(found), str(path)).items()}
+    return found
+
+
+def _holds_weights(value: object) -> bool:
+    """Whether a value in a trainer's checkpoint is a state dict, or holds one; states of optimizers are neither."""
+    if not isinstance(value, Mapping):
+        return False
+    tensors = (tensor for tensor in value.values() if isinstance(tensor, Tensor))
+    own = any(tensor.is_floating_point() and tensor.dim() for tensor in tensors)
+    return own or any(_holds_weights(value.get(key)) for key in WRAPPERS)
 
 
 def _check_content(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Output forms of a merge: one model, the parts of one model per task, or an adapter (adapter_output.py)."""
 
 import math
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from tsv_exp.checkpoints.adapters.conv1d import known_conv1d_weights
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.description import DESCRIPTION, describe
 from tsv_exp.checkpoints.folders import is_variant
+from tsv_exp.checkpoints.readers import read
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.records.measures import Measured, square
 from tsv_exp.merge_files.work import Advance, Content, Work, checked
@@ -93,7 +95,10 @@ class WholeModel:
         return announced, (next(results) if name in floating else base[name] for name in names)
 
     def describe(self, folder: Path, digests: Mapping[str, str]) -> None:
-        """Do nothing: the base's configuration files suffice."""
+        """Adapt the base's configuration files to the merge."""
+        if self.configuration is not None:
+            files = [read(folder / file) for file in digests]
+            self.configuration = self.configuration.untied(self.work.stream.base, ChainMap(*files))
 
 
 @dataclass

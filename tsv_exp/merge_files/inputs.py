@@ -60,6 +60,7 @@ class Inputs:
             for task, file in files.items():
                 if file:
                     adapters[task] = adapter_factors.Adapter.open(file, opened, options.ignore)
+            adapters = adapter_factors.aligned(adapters)
             base = adapter_factors.stand_in(adapters)
             models = {task: adapter_factors.FactoredModel(adapter, base) for task, adapter in adapters.items()}
         else:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tsv_exp.checkpoints.adapters.lora_config import FILE, LoraConfig
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
-from tsv_exp.merging.inputs.alignment import matches
+from tsv_exp.merging.inputs.alignment import align_names, matches
 
 PREFIX = "base_model.model."  # prefix of module names in PEFT's files
 _BASE = "base_model_name_or_path"
@@ -84,6 +84,15 @@ class Adapter:
             initial = OnBase(path, tensors, base, ignore=ignore).subtracted
         return cls(path, config, modules, tuple(own_names), initial)
 
+    def renamed(self, names: Mapping[str, str]) -> "Adapter":
+        """The same adapter with other names of its modules: own name -> new name."""
+        own, initial = {name: module for module, name in names.items()}, self.initial
+        return replace(
+            self,
+            modules={names[module]: factors for module, factors in self.modules.items()},
+            initial=initial and (lambda module: initial(own[module])),
+        )
+
     def rank(self, module: str) -> int:
         """The rank of the change of a module's weight; 0 if there is none."""
         if module not in self.modules:
@@ -118,6 +127,17 @@ class FactoredModel(ChangedModel):
 
     def __getitem__(self, name: str) -> Tensor:
         return self.factors(name, torch.float32).dense()
+
+
+def aligned(adapters: Mapping[str, Adapter]) -> dict[str, Adapter]:
+    """The adapters with their modules named as in the first one: names may differ by a prefix (GPT-2's, PEFT's)."""
+    known: dict[str, None] = {}
+    found = {}
+    for task, adapter in adapters.items():
+        names = align_names(list(known), list(adapter.modules), f"model {task!r}") if known else {}
+        found[task] = adapter.renamed(names) if any(own != name for own, name in names.items()) else adapter
+        known |= dict.fromkeys(found[task].modules)
+    return found
 
 
 def stand_in(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ _UNCHANGED = {
     "mica",
     "none",
 }  # initializations that leave the base unchanged
+_REMEDY = "merge it into its model (PEFT's merge_and_unload), save that with save_pretrained, and give that folder"
 _BEYOND = {  # options with which the change of a weight is not just s · B A
     "use_dora": "DoRA",
     "use_qalora": "QALoRA",
@@ -73,11 +74,11 @@ class LoraConfig:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path} does not describe a LoRA adapter ({error})") from error
         if (kind := config.get("peft_type") or "LORA") != "LORA":
-            raise UserError(f"{folder} is an adapter of type {kind}; merge it into its model first")
+            raise UserError(f"{folder} is an adapter of type {kind}; {_REMEDY}")
         unusual = [name for key, name in _BEYOND.items() if config.get(key)]
         if unusual:
             kinds = " and ".join(unusual)
-            raise UserError(f"{folder}: adapters with {kinds} are not plain LoRA; merge it into its model first")
+            raise UserError(f"{folder}: adapters with {kinds} are not plain LoRA; {_REMEDY}")
         return cls(
             path=folder,
             rank=rank,
@@ -156,7 +157,7 @@ def _initialization(folder: Path, value: object) -> str:
         return "none"
     if name in ("pissa", "olora"):
         return name
-    remedy = "merge the adapter into the model that it was trained on first"
+    remedy = _REMEDY
     if name.startswith(("pissa", "corda", "lora_ga")):
         remedy = "save it again in PEFT with path_initial_model_for_weight_conversion, which converts it to plain LoRA"
     raise UserError(

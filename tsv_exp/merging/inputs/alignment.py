@@ -46,6 +46,32 @@ def align(
     return Renamed(model, names)
 
 
+def align_names(base: Sequence[str], own: Sequence[str], what: str) -> dict[str, str]:
+    """The names of another model or adapter, each with what it is called in the base's convention.
+
+    Where partners differ by one prefix, names without a partner are changed in the same way.
+    """
+    found = {name: partner for partner, name in match_names(base, own).items()}
+    prefixes = {_prefixes(name, partner) for name, partner in found.items() if name != partner}
+    if not prefixes:
+        return {name: name for name in own}
+    name, partner = next((name, partner) for name, partner in found.items() if name != partner)
+    log.info("%s: %d modules have other names, such as %r for %r", what, len(found), name, partner)
+    off, on = next(iter(prefixes)) if len(prefixes) == 1 else ("", "")
+    rest = {name: on + name.removeprefix(off) for name in own if name.startswith(off)}
+    return {name: found.get(name, rest.get(name, name)) for name in own}
+
+
+def _prefixes(name: str, other: str) -> tuple[str, str]:
+    """What is in front of the components that two names share at their ends."""
+    parts, others = name.split("."), other.split(".")
+    while parts and others and parts[-1] == others[-1]:
+        parts.pop()
+        others.pop()
+    off, on = ("".join(f"{part}." for part in front) for front in (parts, others))
+    return off, on
+
+
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a name matches one of the patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
