@@ -11,6 +11,7 @@ BITS = 8
 LARGE = 1 << 28  # entries (1 GB in float32) from which a layer is not held as a whole in the dtype of its deltas
 ROW_BYTES = 4  # of a row index
 _BLOCK = 1 << 22  # entries
+_CONVERTED = 1 << 18
 
 
 class LowRank(NamedTuple):
@@ -110,9 +111,13 @@ def delta(layer: Representation, shape: torch.Size, task: int | None = None) -> 
     return layer[task] if per_task(layer, shape) else layer
 
 
-def row_blocks(tensor: Tensor, shape: torch.Size) -> tuple[Tensor, ...]:
-    """A tensor in blocks of rows, as many as have about 4 million entries in a layer of this shape."""
-    return tensor.split(max(1, _BLOCK * shape[0] // max(1, shape.numel()))) if shape else (tensor,)
+def row_blocks(tensor: Tensor, shape: torch.Size, converted: bool = False) -> tuple[Tensor, ...]:
+    """A tensor in blocks of rows, as many as have about 4 million entries in a layer of this shape.
+
+    Blocks whose entries are converted to another dtype are smaller: large temporary copies fragment the memory.
+    """
+    entries = min(_BLOCK, _CONVERTED) if converted else _BLOCK
+    return tensor.split(max(1, entries * shape[0] // max(1, shape.numel()))) if shape else (tensor,)
 
 
 def delta_blocks(layer: Representation, shape: torch.Size, task: int | None = None) -> Iterator[Tensor]:

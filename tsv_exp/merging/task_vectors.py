@@ -105,8 +105,8 @@ class TaskVectors:
         return {field.name: getattr(self, field.name) for field in fields(TaskVectors)} | {"description": None}
 
     def with_progress(self, description: str | None) -> "TaskVectors":
-        """The same stream with a progress bar."""
-        other = copy(self)  # what was checked is not checked again
+        """The same stream, not checked again, with a progress bar."""
+        other = copy(self)
         object.__setattr__(other, "description", description)
         return other
 
@@ -208,8 +208,7 @@ class TaskVectors:
         return self._finite(name, deltas) if known else deltas
 
     def _delta(self, name: str, task: str) -> Matrices:
-        weight, end = self.base[name], self.finetuned[task][name]
-        minus = partial(self._minus, name)
+        weight, end, minus = self.base[name], self.finetuned[task][name], partial(self._minus, name)
         if weight.numel() <= layers.LARGE or weight.shape[0] < weight.shape[1]:
             return minus(weight, [end])
         shape, dtype = torch.Size((1, *weight.shape)), compute_dtype(weight.dtype)
@@ -217,22 +216,23 @@ class TaskVectors:
 
     def _blocks(self, name: str, stride: int) -> Iterator[Tensor]:
         known, tasks = self._known(name), len(self.finetuned)
-        tensors = (self.base[name], *self._ends(name), *known.values())
+        tensors = self.base[name], *self._ends(name), *known.values()
         runs = (tensor.detach().reshape(-1)[::stride].split(_run(tasks)) for tensor in tensors)
         for start, *others in zip(*runs, strict=True):
             yield self._between(name, start, others[:tasks], dict(zip(known, others[tasks:], strict=True)))
 
     def _minus(self, name: str, start: Tensor, ends: Sequence[Tensor]) -> Tensor:
-        place = torch.device(self.device or start.device)
-        deltas = torch.empty((len(ends), *start.shape), dtype=compute_dtype(start.dtype), device=place)
-        blocks = (row_blocks(weight.detach(), start.shape) for weight in (start, *ends, *deltas))
+        shape, dtype = (len(ends), *start.shape), compute_dtype(start.dtype)
+        deltas = torch.empty(shape, dtype=dtype, device=self.device or start.device)
+        converted = {weight.dtype for weight in (start, *ends)} != {dtype}
+        blocks = (row_blocks(weight.detach(), start.shape, converted) for weight in (start, *ends, *deltas))
         for first, *others in zip(*blocks, strict=True):
             begin = first.to(deltas)
             for end, delta in zip(others[: len(ends)], others[len(ends) :], strict=True):
                 torch.sub(end.to(deltas), begin, out=delta)
         if not finite(deltas):  # infinite entries that no model changes, as those of a mask, are no damage
             for end, delta in zip(ends, deltas, strict=True):
-                delta[start.isinf().to(place) & (end.to(deltas) == start.to(deltas))] = 0
+                delta[start.isinf().to(deltas.device) & (end.to(deltas) == start.to(deltas))] = 0
         return self._finite(name, deltas)
 
     def _finite(self, name: str, deltas: Tensor) -> Tensor:
