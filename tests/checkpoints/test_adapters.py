@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from tsv_exp import UserError
+from tsv_exp.checkpoints.adapters import factors
 from tsv_exp.checkpoints.sources import open_weights
 
 peft = pytest.importorskip("peft")
@@ -103,6 +104,55 @@ def test_embeddings(tmp_path):
     model = gpt2(tmp_path / "base", "GPT2Model")
     merged = trained(model, tmp_path / "lora", r=3, target_modules=["wpe", "c_fc"], init_lora_weights=False)
     assert agrees(tmp_path / "base", tmp_path / "lora", merged) == 3
+
+
+def test_embeddings_that_were_resized(tmp_path):
+    """PEFT saves them whole, under several names; the base needs as many rows."""
+    model = gpt2(tmp_path / "base")
+    model.resize_token_embeddings(len(model.get_input_embeddings().weight) + 3)
+    model.save_pretrained(tmp_path / "resized")
+    merged = trained(model, tmp_path / "lora", r=2, target_modules=["c_attn"], modules_to_save=["wte"])
+    with pytest.raises(UserError, match=r"'transformer.wte.weight' has shape .* resize the base's first"):
+        open_weights(tmp_path / "lora", open_weights(tmp_path / "base"))
+    assert agrees(tmp_path / "resized", tmp_path / "lora", merged) == 2
+
+
+VARIANTS = {
+    "DoRA.*merge_and_unload": {"use_dora": True},
+    "trainable tokens.*merge_and_unload": {"trainable_token_indices": {"wte": [1, 2]}},
+    "acts only after its tokens": {"alora_invocation_tokens": [1, 2], "task_type": "CAUSAL_LM"},
+}
+
+
+@pytest.mark.parametrize("message", VARIANTS)
+def test_variants_of_lora_are_told_the_remedy(tmp_path, message):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, **VARIANTS[message])
+    get_peft_model(gpt2(tmp_path / "base"), config).save_pretrained(tmp_path / "lora")
+    with pytest.raises(UserError, match=message):
+        open_weights(tmp_path / "lora", open_weights(tmp_path / "base"))
+    with pytest.raises(UserError, match=message):
+        factors.Adapter.open(tmp_path / "lora" / "adapter_model.safetensors")
+
+
+def test_layer_replication_and_other_kinds_of_adapters_are_told_the_remedy(tmp_path):
+    from adapters import llama
+    from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
+
+    kinds = {
+        "target_parameters.*merge_and_unload": LoraConfig(target_parameters=["model.layers.0.mlp.down_proj.weight"]),
+        "layer replication.*merge_and_unload": LoraConfig(
+            layer_replication=[[0, 2], [1, 2]], target_modules=["q_proj"]
+        ),
+        "type IA3; merge it.*merge_and_unload": IA3Config(target_modules=["q_proj"], feedforward_modules=[]),
+        "PREFIX_TUNING; it changes no weights": PrefixTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"),
+    }
+    for number, (message, config) in enumerate(kinds.items()):
+        model = llama(tmp_path / "base")
+        get_peft_model(model, config).save_pretrained(tmp_path / str(number))
+        with pytest.raises(UserError, match=message):
+            open_weights(tmp_path / str(number), open_weights(tmp_path / "base"))
 
 
 PATTERNS = {

@@ -24,6 +24,12 @@ def test_several_variants_are_an_error(tmp_path):
         weights_file(folder(tmp_path, "model.fp16.safetensors", "model.non_ema.safetensors"))
 
 
+def test_a_broken_link_is_named(tmp_path):
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "blob")
+    with pytest.raises(UserError, match=r"model.safetensors is a link to a file that is missing; fetch it again"):
+        existing_weights_file(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -36,6 +42,8 @@ def test_several_variants_are_an_error(tmp_path):
         ),
         (["math/adapter_model.safetensors"], "math holds one"),
         (["config.json"], "expected model.safetensors"),
+        (["pytorch_model_fsdp_0/__0_0.distcp"], "accelerate merge-weights .*pytorch_model_fsdp_0 OUT"),
+        (["zero_to_fp32.py", "global_step5/mp_rank_00_model_states.pt"], "DeepSpeed; run `python .*zero_to_fp32.py"),
     ],
 )
 def test_a_folder_without_weights_is_told_the_remedy(tmp_path, names, message):

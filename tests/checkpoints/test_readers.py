@@ -20,14 +20,16 @@ def _same(found: object, wanted: dict[str, Tensor] = WEIGHTS) -> bool:
 def test_every_format_gives_the_same_tensors(tmp_path: Path) -> None:
     save_file(WEIGHTS, tmp_path / "one.safetensors")
     torch.save(WEIGHTS, tmp_path / "one.pt")
+    save_file(WEIGHTS, tmp_path / "renamed.bin")
     torch.save({"state_dict": WEIGHTS}, tmp_path / "wrapped.bin")
+    torch.save({"state_dict": WEIGHTS}, tmp_path / "best.pth.tar")
     torch.save(WEIGHTS, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
     for key in ("model", "model_state_dict", "module"):
         torch.save({"epoch": 3, key: WEIGHTS, "optimizer": {"state": {}}}, tmp_path / f"{key}.ckpt")
     torch.save({"state_dict": {"model": WEIGHTS, "step": 3}}, tmp_path / "twice.ckpt")
     torch.save(WEIGHTS | {"epoch": 3, "layer._extra_state": None}, tmp_path / "more.pt")
     wrapped = ("model.ckpt", "model_state_dict.ckpt", "module.ckpt", "twice.ckpt", "more.pt")
-    for name in ("one.safetensors", "one.pt", "wrapped.bin", "legacy.pth", *wrapped):
+    for name in ("one.safetensors", "one.pt", "renamed.bin", "wrapped.bin", "best.pth.tar", "legacy.pth", *wrapped):
         assert _same(read(tmp_path / name)), name
 
 
@@ -95,6 +97,17 @@ def test_what_is_often_given_in_place_of_weights(tmp_path: Path) -> None:
         (tmp_path / name).write_text(pointer)
         with pytest.raises(UserError, match=rf"{name}: a pointer of git-lfs.*git lfs pull"):
             read(tmp_path / name)
+    for name in ("page.safetensors", "page.bin"):
+        (tmp_path / name).write_text("\n<!DOCTYPE html><html>Sign in</html>")
+        with pytest.raises(UserError, match=rf"{name}: a web page, not weights"):
+            read(tmp_path / name)
+    model = nn.Linear(2, 2)
+    torch.save(torch.optim.SGD(model.parameters()).state_dict(), tmp_path / "optimizer.pt")
+    with pytest.raises(UserError, match=r"optimizer.pt: the state of an optimizer"):
+        read(tmp_path / "optimizer.pt")
+    torch.save(WEIGHTS, tmp_path / "torch.safetensors")
+    with pytest.raises(UserError, match=r"a file of torch.save, not of safetensors; rename it to torch.bin"):
+        read(tmp_path / "torch.safetensors")
     with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
         for part in ("data.pkl", "constants.pkl", "code/__torch__.py"):
             archive.writestr(f"script/{part}", b"")

@@ -48,7 +48,7 @@ def test_adapters(tmp_path, rslora):
         ({"r": None}, "does not describe"),
         ({"fan_in_fan_out": True}, "stored transposed"),
         ({"peft_type": "LOHA"}, "type LOHA"),
-        ({"init_lora_weights": "loftq"}, "loftq.*merge the adapter"),
+        ({"init_lora_weights": "loftq"}, "loftq.*merge it into its model"),
         ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model"),
         ({"init_lora_weights": "corda"}, "path_initial_model"),
         ({"rank_pattern": {"tall": 7}}, "its configuration says 7"),
@@ -117,6 +117,16 @@ def test_version_numbers_in_hub_ids(tmp_path, monkeypatch, source):
     save_file(zoo(1)[0], tmp_path / "model.safetensors")
     monkeypatch.setattr(downloads, "model", lambda *_: tmp_path)
     assert "scale" in open_weights(source)
+
+
+def test_a_folder_of_the_hubs_cache(tmp_path):
+    place = tmp_path / "models--owner--name"
+    for revision, value in (("0123", 0.0), ("abcd", 1.0)):
+        (place / "snapshots" / revision).mkdir(parents=True)
+        save_file({"scale": torch.tensor(value)}, place / "snapshots" / revision / "model.safetensors")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("abcd")
+    assert open_weights(place)["scale"] == 1
 
 
 def test_what_is_neither_a_path_nor_a_hub_id():

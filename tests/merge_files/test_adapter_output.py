@@ -1,6 +1,7 @@
 """form=lora, with adapters and models that PEFT and transformers write and read."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -114,6 +115,26 @@ def test_what_cannot_be_an_adapter_is_one_line(folder, tmp_path, words, message)
     with pytest.raises(UserError, match=message):
         run(parse([models(folder), f"out={tmp_path / 'out'}", "form=lora", *words]))
     assert not (tmp_path / "out").exists()
+
+
+def test_wrappers_are_not_in_the_names_of_the_adapter(folder, tmp_path):
+    tensors = load_file(folder / "a" / "adapter_model.safetensors")
+    (tmp_path / "a").mkdir()
+    shutil.copy(folder / "a" / "adapter_config.json", tmp_path / "a")
+    compiled = {
+        key.replace("base_model.model.", "base_model.model._orig_mod."): tensor for key, tensor in tensors.items()
+    }
+    save_file(compiled, tmp_path / "a" / "adapter_model.safetensors")
+    for name, place in (("plain", folder), ("compiled", tmp_path)):
+        run(parse([f"models=[{place / 'a'},{folder / 'b'}]", f"out={tmp_path / name}", "form=lora"]))
+    found, expected = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("compiled", "plain"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_a_folder_of_adapters_is_told_which_ones(folder, tmp_path):
+    with pytest.raises(UserError, match=r"its subfolder a \(of 4\) holds one; give .*/a"):
+        run(parse([f"models=[{folder}]", f"out={tmp_path / 'out'}", "form=lora"]))
 
 
 @pytest.mark.parametrize("kind", ["pissa", "olora"])

@@ -32,6 +32,22 @@ def test_a_part_of_the_names():
     assert match_names(BASE, [*BASE, "score.weight"]) == {name: name for name in BASE}
 
 
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        (["e.LayerNorm.gamma", "e.LayerNorm.beta", "e.weight"], ["e.LayerNorm.weight", "e.LayerNorm.bias", "e.weight"]),
+        (["conv.weight_g", "conv.weight_v"], [f"conv.parametrizations.weight.original{i}" for i in (0, 1)]),
+        (
+            ["language_model.model.norm.weight", "language_model.lm_head.weight", "vision_tower.a.weight"],
+            ["model.language_model.norm.weight", "lm_head.weight", "model.vision_tower.a.weight"],
+        ),
+    ],
+)
+def test_names_of_other_versions_of_the_libraries(older, newer):
+    assert match_names(older, newer) == dict(zip(older, newer, strict=True))
+    assert match_names(newer, older) == dict(zip(newer, older, strict=True))
+
+
 def test_names_that_do_not_belong_together():
     assert match_names(["encoder.0.weight", "encoder.1.weight"], ["decoder.0.weight", "decoder.1.weight"]) == {}
     both = ["module.weight", "weight"]

@@ -99,6 +99,24 @@ def test_an_algebra_that_gains_from_all_matrices_together_is_given_them():
         assert layer.to_decompose(algebra) == (layer.deltas, algebra)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([f"teacher.{i}.weight" for i in range(5)], r"ignore=\['teacher.\*'\]"),
+        ([f"layers.{i}.rotary.inv_freq" for i in range(5)], r"ignore=\['layers.\*'\]"),
+        ([f"tall.{i}.rotary.inv_freq" for i in range(5)], r"ignore=\['\*.rotary.inv_freq'\]"),
+        (["head.weight", "head.bias"], r"ignore=\['head.weight', 'head.bias'\]"),
+    ],
+)
+def test_many_extra_tensors_are_one_pattern(names, message):
+    base, finetuned = zoo(1)
+    extra = dict.fromkeys(names, base["norm.bias"])
+    with pytest.raises(UserError, match=message):
+        TaskVectors(base, {"a": finetuned["task0"] | extra})
+    with pytest.raises(UserError, match=message.replace("ignore", "keep")):
+        TaskVectors(base | extra, finetuned)
+
+
 def test_models_of_another_architecture():
     base, finetuned = zoo(2)
     for model, message in (

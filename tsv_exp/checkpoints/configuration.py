@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import combinations
@@ -56,7 +56,7 @@ class Configuration:
     tokenizer: Path | None = None
     beside: tuple[str, ...] = ()
 
-    def untied(self, base: Mapping[str, Tensor], merged: Mapping[str, Tensor]) -> "Configuration":
+    def untied(self, base: Mapping[str, Tensor], merged: Callable[[str], Tensor]) -> "Configuration":
         """Without tied embeddings if input and output embedding are equal in the base and not in the merge.
 
         A model that is loaded with tied embeddings would lose the merged output embedding.
@@ -67,7 +67,7 @@ class Configuration:
             return self
         matrices = [name for name, weight in base.items() if weight.dim() == 2 and len(weight) in sizes]
         for a, b in combinations(matrices, 2):
-            if torch.equal(base[a], base[b]) and not torch.equal(merged[a], merged[b]):
+            if torch.equal(base[a], base[b]) and not torch.equal(merged(a), merged(b)):
                 log.warning(
                     "%s and %s are equal in the base, not in the merge; config.json gets %s: false", a, b, _TIED
                 )

@@ -79,10 +79,21 @@ def _no_weights(folder: Path) -> UserError:
     weights = [path for path in files if path.suffix in SUFFIXES]
     if shards := [path for path in weights if _SHARD.fullmatch(path.name)]:
         remedy = f"{shards[0].name} is a shard, and its index (*.index.json) is missing; fetch that too"
+    elif broken := [path for path in folder.iterdir() if path.is_symlink() and not path.exists()]:
+        remedy = f"{broken[0].name} is a link to a file that is missing; fetch it again"
     elif weights:
         remedy = f"give the path of one file, such as {weights[0]}"
     elif others := [path for path in files if path.suffix in _OTHERS]:
         remedy = f"{others[0].name} has an unsupported format; give the model as safetensors"
+    elif distributed := sorted(folder.glob("*/*.distcp")):
+        remedy = (
+            f"{distributed[0].parent.name} is a distributed checkpoint; join it with "
+            f"`accelerate merge-weights {distributed[0].parent} OUT`, and give OUT"
+        )
+    elif (folder / "zero_to_fp32.py").is_file():
+        remedy = (
+            f"it is a checkpoint of DeepSpeed; run `python {folder / 'zero_to_fp32.py'} {folder} OUT`, and give OUT"
+        )
     elif inside := [path for path in sorted(folder.iterdir()) if _holds_weights(path)]:
         more = f" (of {len(inside)})" if len(inside) > 1 else ""
         remedy = f"its subfolder {inside[0].name}{more} holds one; give {inside[0]}"

@@ -1,3 +1,3 @@
 """Names of checkpoint files."""
 
-SUFFIXES = (".safetensors", ".safetensors.index.json", ".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".safetensors.index.json", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")

@@ -1,20 +1,19 @@
 """Checkpoint files as lazy mappings name -> tensor: memory-mapped, read on access, without unpickling code."""
 
 import hashlib
-import logging
 import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tsv_exp.checkpoints.checks.archives import check_records, check_sizes, is_archive, is_torchscript
+from tsv_exp.checkpoints.checks.archives import check_records, check_sizes, is_archive
+from tsv_exp.checkpoints.checks.content import check_content, is_safetensors, state_dict_of
 from tsv_exp.checkpoints.folders import existing_weights_file
 from tsv_exp.checkpoints.formats import SUFFIXES
 from tsv_exp.errors import UserError
@@ -23,16 +22,7 @@ from tsv_exp.runtime.messages.os_errors import cause, explain
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.json_files import read_object
 
-log = logging.getLogger(__name__)
-
-WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "module",
-)  # keys under which trainers store a state dict, in order
-CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.bpe")  # other keys of trainers' checkpoints
-_LFS = b"version https://git-lfs.github.com/spec/"
+CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.bpe")  # of the hub's repositories
 
 
 class Reader(Mapping[str, Tensor]):
@@ -142,14 +132,18 @@ def read(path: Path | str) -> Reader:
             path = existing_weights_file(path)
         if not path.is_file():
             raise UserError(f"{path}: no such checkpoint file")
-        _check_content(path)
+        check_content(path)
     except OSError as error:
         raise UserError(f"{path}: {explain(error)}") from error
     if path.name.endswith(".index.json"):
         return Shards(path)
-    if path.suffix == ".safetensors":
-        return Safetensors(path)
-    if path.suffix in SUFFIXES:
+    if path.name.endswith(SUFFIXES):
+        if is_safetensors(path):
+            return Safetensors(path)
+        if path.suffix == ".safetensors":
+            raise UserError(
+                f"{path}: a file of torch.save, not of safetensors; rename it to {path.with_suffix('.bin').name}"
+            )
         return Reader(path, _unpickled(path))
     raise UserError(f"{path}: not a checkpoint; expected one of {', '.join(SUFFIXES)}")
 
@@ -184,46 +178,8 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
         raise _damaged(path, error) from error
     if not isinstance(found, Mapping):
         raise UserError(f"{path}: expected a state dict (names to tensors); save the model's state_dict()")
-    found = _unwrapped(found, path)
+    found = state_dict_of(found, path)
     return {name: tensor.detach() for name, tensor in as_weights(dict(found), str(path)).items()}
-
-
-def _unwrapped(found: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """The state dict in a trainer's checkpoint; a warning names other weights beside it."""
-    for key in WRAPPERS:
-        if isinstance(found.get(key), Mapping):
-            if others := [other for other, value in found.items() if other != key and _holds_weights(value)]:
-                log.warning(
-                    "%s holds several models, %r and %s; %r is taken; for another, save it alone: "
-                    "torch.save(torch.load(FILE)[%r], NEW_FILE)",
-                    *(path, key, " and ".join(map(repr, others)), key, others[0]),
-                )
-            found = found[key]
-    return found
-
-
-def _holds_weights(value: object) -> bool:
-    """Whether a value in a trainer's checkpoint is a state dict, or holds one; states of optimizers are neither."""
-    if not isinstance(value, Mapping):
-        return False
-    tensors = (tensor for tensor in value.values() if isinstance(tensor, Tensor))
-    own = any(tensor.is_floating_point() and tensor.dim() for tensor in tensors)
-    return own or any(_holds_weights(value.get(key)) for key in WRAPPERS)
-
-
-def _check_content(path: Path) -> None:
-    """Check for files that are often mistaken for weights."""
-    with path.open("rb") as file:
-        start = file.read(len(_LFS))
-    if start == _LFS:
-        raise UserError(
-            f"{path}: a pointer of git-lfs, not the weights themselves; run `git lfs pull` in its repository"
-        )
-    if is_archive(path) and is_torchscript(path):
-        raise UserError(
-            f"{path}: a TorchScript archive, a program with weights; "
-            "load it with torch.jit.load and save its state_dict()"
-        )
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -104,16 +104,22 @@ def local(source: str | Path) -> Path | None:
     try:
         path = Path(source).expanduser()
         if path.exists():
-            return path
+            return _snapshot(path) or path
     except (OSError, RuntimeError, ValueError) as error:  # name too long, unknown user, null character
         reason = explain(error) if isinstance(error, OSError) else error
         raise UserError(f"{source}: {reason}") from error
     text = str(source)
     if text.startswith(PACKAGE):
         return _in_package(text)
-    if not HUB_FILE.fullmatch(text) and (not HUB_ID.fullmatch(text) or path.suffix in SUFFIXES):
+    if not HUB_FILE.fullmatch(text) and (not HUB_ID.fullmatch(text) or path.name.endswith(SUFFIXES)):
         raise UserError(f"{source}: there is no such file or folder, and it is not a hub id such as owner/name")
     return None
+
+
+def _snapshot(path: Path) -> Path | None:
+    """The files of a repository in the hub's cache (models--owner--name), of its default branch."""
+    main = path / "refs" / "main"
+    return path / "snapshots" / main.read_text().strip() if main.is_file() else None
 
 
 def _in_package(source: str) -> Path:

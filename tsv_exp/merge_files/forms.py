@@ -1,7 +1,6 @@
 """Output forms of a merge: one model, the parts of one model per task, or an adapter (adapter_output.py)."""
 
 import math
-from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +96,8 @@ class WholeModel:
     def describe(self, folder: Path, digests: Mapping[str, str]) -> None:
         """Adapt the base's configuration files to the merge."""
         if self.configuration is not None:
-            files = [read(folder / file) for file in digests]
-            self.configuration = self.configuration.untied(self.work.stream.base, ChainMap(*files))
+            places = {name: file for file in map(read, map(folder.joinpath, digests)) for name in file}
+            self.configuration = self.configuration.untied(self.work.stream.base, lambda name: places[name][name])
 
 
 @dataclass

@@ -66,6 +66,7 @@ class Inputs:
         else:
             if options.base is None:
                 other = next(task for task, file in files.items() if file is None)
+                weight_files(found[f"model {other}"])  # a folder without any is told what it holds
                 raise UserError(f"base is missing; model {other!r} is no adapter in PEFT's format, so it is needed")
             found = {"base": locate(options.base)} | found
             base = open_weights(options.base)

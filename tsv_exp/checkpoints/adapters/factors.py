@@ -17,6 +17,7 @@ from tsv_exp.checkpoints.readers import read
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.inputs.alignment import align_names, matches
+from tsv_exp.merging.inputs.names import bare
 
 PREFIX = "base_model.model."  # prefix of module names in PEFT's files
 _BASE = "base_model_name_or_path"
@@ -130,12 +131,13 @@ class FactoredModel(ChangedModel):
 
 
 def aligned(adapters: Mapping[str, Adapter]) -> dict[str, Adapter]:
-    """The adapters with their modules named as in the first one: names may differ by a prefix (GPT-2's, PEFT's)."""
+    """The adapters with modules named as in the first one, without wrappers: names may differ by a prefix (GPT-2's)."""
     known: dict[str, None] = {}
     found = {}
     for task, adapter in adapters.items():
-        names = align_names(list(known), list(adapter.modules), f"model {task!r}") if known else {}
-        found[task] = adapter.renamed(names) if any(own != name for own, name in names.items()) else adapter
+        own = {module: bare(module) for module in adapter.modules}
+        names = align_names(list(known), list(own.values()), f"model {task!r}")
+        found[task] = adapter.renamed({module: names[name] for module, name in own.items()})
         known |= dict.fromkeys(found[task].modules)
     return found
 

@@ -58,6 +58,8 @@ class Adapter(ChangedModel):
                 modules.setdefault(match["module"], {})[match["side"]] = tensors[key]
                 if match["embedding"]:
                     embeddings.add(match["module"])
+            elif ".original_module." in key:  # the base's, which PEFT saves with embeddings that were resized
+                continue
             elif ".lora_" in key:
                 raise UserError(
                     f"{path}: the tensor {key!r} is not a LoRA factor; merge the adapter into its model first"
@@ -83,10 +85,9 @@ class Adapter(ChangedModel):
                 if self._config.initialization == "olora":  # PEFT does not handle such a weight correctly
                     raise UserError(f"{path}: OLoRA of {name!r}, which is stored transposed, is not defined")
         for name in names.values():
-            if self._shape(name) != base[name].shape:
-                raise UserError(
-                    f"{path}: {name!r} does not have the base's shape {tuple(base[name].shape)}; wrong base"
-                )
+            if (shape := self._shape(name)) != base[name].shape:
+                shapes = f"has shape {tuple(shape)}, in the base {tuple(base[name].shape)}"
+                raise UserError(f"{path}: {name!r} {shapes}; {_remedy(shape, base[name].shape)}")
         self._initial = cache(self._subtracted)
 
     def _checked(self, module: str, pair: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, float]:
@@ -177,6 +178,15 @@ class Adapter(ChangedModel):
         weight = self._base[name]
         delta = self.delta(name, torch.promote_types(weight.dtype, torch.float32))
         return weight if delta is None else weight.to(delta.dtype) + delta
+
+
+def _remedy(shape: torch.Size, wanted: torch.Size) -> str:
+    if shape[1:] != wanted[1:]:
+        return "wrong base"
+    return (
+        "where it is a vocabulary, resize the base's first (resize_token_embeddings, save_pretrained), or merge the "
+        "adapter into its model"
+    )
 
 
 def _cause(unknown: Sequence[str], changed: Sequence[str]) -> str:

@@ -27,13 +27,13 @@ _UNCHANGED = {
     "mica",
     "none",
 }  # initializations that leave the base unchanged
+_PROMPTS = {"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"}
 _REMEDY = "merge it into its model (PEFT's merge_and_unload), save that with save_pretrained, and give that folder"
 _BEYOND = {  # options with which the change of a weight is not just s · B A
     "use_dora": "DoRA",
     "use_qalora": "QALoRA",
     "lora_bias": "biases of factors",
     "layer_replication": "layer replication",
-    "alora_invocation_tokens": "invocation tokens",
     "target_parameters": "target_parameters",
     "trainable_token_indices": "trainable tokens",
     "use_bdlora": "block-diagonal factors",
@@ -69,12 +69,18 @@ class LoraConfig:
         path = folder / FILE
         try:
             config = read_object(path)
+            if (kind := config.get("peft_type") or "LORA") != "LORA":
+                remedy = "it changes no weights; leave it out" if str(kind) in _PROMPTS else _REMEDY
+                raise UserError(f"{folder} is an adapter of type {kind}; {remedy}")
             rank, alpha = _number(config, "r"), _number(config, "lora_alpha")
             patterns = [_patterns(config, key) for key in ("rank_pattern", "alpha_pattern")]
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path} does not describe a LoRA adapter ({error})") from error
-        if (kind := config.get("peft_type") or "LORA") != "LORA":
-            raise UserError(f"{folder} is an adapter of type {kind}; {_REMEDY}")
+        if config.get("alora_invocation_tokens"):
+            raise UserError(
+                f"{folder}: an activated adapter (alora_invocation_tokens) acts only after its tokens, so that no "
+                "weights are equal to it; leave it out"
+            )
         unusual = [name for key, name in _BEYOND.items() if config.get(key)]
         if unusual:
             kinds = " and ".join(unusual)

@@ -1,4 +1,4 @@
-"""Checks of checkpoint files before they are read: archives and quantized weights.
+"""Checks of checkpoint files before they are read: archives, other content, and quantized weights.
 
 The readers are in checkpoints/.
 """

@@ -30,14 +30,15 @@ def check_models(base: Weights, finetuned: Mapping[str, Weights], names: Sequenc
     for task, model in finetuned.items():
         what = f"model {task!r}"
         if missing := [name for name in names if name not in model]:
-            remedy = _unless_another(len(missing), len(names), "keep", missing, "takes the base's")
+            shown = _shortened(missing, [name for name in names if name in model])
+            remedy = _unless_another(len(missing), len(names), "keep", shown, "takes the base's")
             raise UserError(
                 f"{what}{file_of(model, missing[0])} lacks the tensor {_listed(missing)} of the base; {remedy}"
             )
         if isinstance(model, ExplicitDeltas):  # it has checked its own
             continue
         if extra := [name for name in model if name not in base and model[name].is_floating_point()]:
-            remedy = _unless_another(len(extra), len(names), "ignore", extra, "leaves it out")
+            remedy = _option("ignore", _shortened(extra, [name for name in model if name in base]), "leaves it out")
             raise UserError(
                 f"{what}{file_of(model, extra[0])} has a tensor {_listed(extra)} that the base lacks; {remedy}"
             )
@@ -113,6 +114,16 @@ def _listed(names: Sequence[str]) -> str:
 
 def _unless_another(odd: int, all_of_them: int, option: str, names: Sequence[str], effect: str) -> str:
     return "it is another architecture" if 2 * odd > all_of_them else _option(option, names, effect)
+
+
+def _shortened(names: Sequence[str], others: Sequence[str]) -> Sequence[str]:
+    """The names, or if there are many a few patterns that match all of them and no other name."""
+    modules = dict.fromkeys(f"{name.partition('.')[0]}.*" for name in names)
+    ends = dict.fromkeys(f"*.{'.'.join(name.split('.')[-2:])}" for name in names)  # a buffer of every layer
+    for patterns in (list(modules), list(ends)):
+        if len(patterns) <= _SHOWN < len(names) and not any(matches(name, patterns) for name in others):
+            return patterns
+    return names
 
 
 def _option(option: str, names: Sequence[str], effect: str) -> str:

@@ -10,23 +10,31 @@ _WRAPPERS = (
         r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
     )
 )
+_RENAMED = (  # what the same tensor is called in files of other versions of transformers and PyTorch
+    (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
+    (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
+    (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
+    (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
+    (re.compile(r"(?<![^.])language_model\."), ""),  # language_model.model.layers, model.language_model.layers
+)
 _DEPTH = 3  # components of a prefix
 
 
 def match_names(base: Sequence[str], names: Iterable[str]) -> dict[str, str]:
     """The name of the other model for every name of the base that it has.
 
-    Names that are equal belong together. Where some have no partner, what wrappers add to names is removed, and then
-    one prefix that most names of a side share is taken off or put on (`transformer.h.0` and `h.0`), whichever finds the
-    most partners. Tensors are not looked at: callers compare shapes.
+    Names that are equal belong together. Where some have no partner, what wrappers add to names is removed, names of
+    other versions of the libraries are made equal, and then one prefix that most names of a side share is taken off or
+    put on (`transformer.h.0` and `h.0`), whichever finds the most partners. Tensors are not looked at: callers compare
+    shapes.
     """
     own = list(names)
     wanted = set(base)
     same = {name: name for name in own if name in wanted}
     if len(same) == len(wanted) or len(same) == len(own):
         return same
-    bare_base = {_bare(name): name for name in base}
-    bare_own = {name: _bare(name) for name in own}
+    bare_base = {_common(name): name for name in base}
+    bare_own = {name: _common(name) for name in own}
     if len(bare_base) < len(wanted) or len(set(bare_own.values())) < len(
         own
     ):  # wrappers are all that tells names apart
@@ -37,7 +45,16 @@ def match_names(base: Sequence[str], names: Iterable[str]) -> dict[str, str]:
     return max([same, *attempts], key=len)
 
 
-def _bare(name: str) -> str:
+def _common(name: str) -> str:
+    """A name without what wrappers add, and as other versions of the libraries have it."""
+    name = bare(name)
+    for pattern, other in _RENAMED:
+        name = pattern.sub(other, name)
+    return name
+
+
+def bare(name: str) -> str:
+    """A name without what wrappers add."""
     return _WRAPPERS.sub("", name)
 
 
