@@ -8,7 +8,7 @@ from threading import Event, Lock
 import pytest
 import torch
 
-from tsv_exp.runtime.parallel.threads import map_in_threads
+from tsv_exp.runtime.parallel.threads import check_stopped, map_in_threads
 
 
 @pytest.fixture(params=[1, 3])
@@ -91,3 +91,23 @@ def test_an_error_comes_out_and_the_threads_come_back(threads: int) -> None:
     with pytest.raises(ZeroDivisionError):
         list(map_in_threads(lambda number: 1 // number, [1, 0, 1], lambda _: 1))
     assert torch.get_num_threads() == threads
+
+
+def test_a_long_item_stops_when_the_results_are_not_wanted_any_more(threads: int) -> None:
+    check_stopped()  # outside workers it does nothing
+    started, ended = Event(), []
+
+    def long(item: int) -> int:
+        started.set()
+        for _ in range(1000):
+            check_stopped()
+            time.sleep(0.01)
+        ended.append(item)
+        return item
+
+    results = map_in_threads(lambda item: long(item) if item else item, range(2), lambda _: 1)
+    assert next(results) == 0
+    assert started.wait(5)
+    with pytest.raises(KeyboardInterrupt):
+        results.throw(KeyboardInterrupt)
+    assert not ended

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions.numerics import Matrices, significant
 from tsv_exp.layers import LowRank
+from tsv_exp.runtime.parallel.threads import check_stopped
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -88,6 +89,7 @@ class TaskwiseAlgebra:
 
     def _parts(self, k: int) -> Iterator[LowRank]:
         for index in range(len(self.deltas)):
+            check_stopped()
             yield self.algebra.truncated_svd(self.one(index), k)
 
     def polar(self, matrices: Tensor) -> LowRank:

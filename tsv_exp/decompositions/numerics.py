@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp.layers import LowRank
+from tsv_exp.runtime.parallel.threads import check_stopped
 
 ROWS = 2048  # rows that are converted to a wider dtype, or computed, at a time
 ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes, that is certified
@@ -31,8 +32,10 @@ class Rows:
     blocks: Callable[[int], Iterator[Tensor]]
 
     def split(self, rows: int, _: int = -2) -> Iterator[Tensor]:
-        """Blocks of at most so many rows, as `Tensor.split` along the rows."""
-        return self.blocks(rows)
+        """Blocks of at most so many rows, as `Tensor.split` along the rows; stops if the merge is interrupted."""
+        for block in self.blocks(rows):
+            check_stopped()
+            yield block
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Rows":
         """The matrix with a function applied to its entries."""

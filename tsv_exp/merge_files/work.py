@@ -20,6 +20,7 @@ from tsv_exp.merge_files.records.probes import probe, sample
 from tsv_exp.merging.layer import Layer, finite
 from tsv_exp.merging.layer_map import map_layers
 from tsv_exp.merging.task_vectors import TaskVectors
+from tsv_exp.runtime.parallel.threads import check_stopped
 from tsv_exp.storage.tensor_files import Kinds
 
 Result = TypeVar("Result")
@@ -77,6 +78,7 @@ class Work:
             yield self.merged(layer, found), layer.shape[1:]
             return
         for block in layer.blocks():
+            check_stopped()
             yield self.bound(layer.with_deltas(block)), block.shape[1:]
 
     @cached_property

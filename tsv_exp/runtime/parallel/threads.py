@@ -2,9 +2,9 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import local
+from threading import Event, local
 from typing import TypeVar
 
 import torch
@@ -18,9 +18,19 @@ BUDGET = 1 << 30  # bytes in flight beyond the first item
 _all = local()
 
 
-def _use_one_thread(threads: int) -> None:
-    _all.threads = threads
+def _use_one_thread(threads: int, stopped: Event) -> None:
+    _all.threads, _all.stopped = threads, stopped
     torch.set_num_threads(1)
+
+
+def check_stopped() -> None:
+    """Raise CancelledError in a worker whose result nobody awaits any more, after an error or an interruption.
+
+    Items that take long call it now and then, since `map_in_threads` awaits those in progress.
+    """
+    stopped = getattr(_all, "stopped", None)
+    if stopped is not None and stopped.is_set():
+        raise CancelledError
 
 
 def map_in_threads(
@@ -40,7 +50,8 @@ def map_in_threads(
     before = torch.get_num_threads()
     threads = max(before, getattr(_all, "threads", 0))
     pending: deque[tuple[Future[Result], int]] = deque()
-    pool = ThreadPoolExecutor(threads, initializer=_use_one_thread, initargs=(threads,))
+    stopped = Event()
+    pool = ThreadPoolExecutor(threads, initializer=_use_one_thread, initargs=(threads, stopped))
     try:
         torch.set_num_threads(1)
         with threadpool_limits(1, "blas"):  # numpy's BLAS
@@ -52,6 +63,7 @@ def map_in_threads(
             while pending:
                 yield pending.popleft()[0].result()
     except BaseException:
+        stopped.set()
         cancel()
         raise
     finally:
