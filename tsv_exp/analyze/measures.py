@@ -1,6 +1,5 @@
 """Measures of one layer's deltas (T, m, n): spectra, subspaces, interference."""
 
-import re
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from tsv_exp.analyze.interference import singular_interference
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.layers import LowRank
+from tsv_exp.merging.across import layer_kind
 from tsv_exp.methods.singular_vectors import concatenate_factors
 
 
@@ -43,7 +43,7 @@ class LayerMeasures:
     @property
     def kind(self) -> str:
         """The layer's type: its name without the number of its block."""
-        return re.sub(r"(?<=\.)\d+(?=\.)", "*", self.name)
+        return layer_kind(self.name)
 
     @property
     def energy(self) -> Tensor:

@@ -14,6 +14,7 @@ from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.build import build_algebra, log_fallbacks
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
+from tsv_exp.merging.across import Factors, scale_across
 from tsv_exp.merging.inputs.weights import as_weights
 from tsv_exp.merging.layer import Layer, Moments, Weights
 from tsv_exp.merging.layer_map import map_layers
@@ -35,6 +36,11 @@ class MergingMethod(Protocol):
     @property
     def params(self) -> Mapping[str, Any]:
         """Its parameters."""
+        ...
+
+    @property
+    def across(self) -> Factors | None:
+        """The factors of merged matrices of one kind by their norms, or None."""
         ...
 
     def bind(
@@ -129,6 +135,8 @@ def merge_layers(stream: TaskVectors, method: MergingMethod, engine: Engine, mom
 
     found = map_layers(merged, stream.with_progress(f"merging {method.name}"), decompositions)
     by_name = dict(zip(stream.names, found, strict=True))
+    if method.across is not None:
+        by_name = scale_across(method.across, method.name, by_name, stream)
     return Merged(
         method=method,
         tasks=stream.tasks,

@@ -18,6 +18,7 @@ from tsv_exp.methods.entrywise import (
 from tsv_exp.methods.isotropic import iso_c, iso_cts
 from tsv_exp.methods.knots import knots_ties, knots_ties_statistics
 from tsv_exp.methods.masks import consensus_ta, emr, emr_rescalers, magnitude_mask, magnitude_thresholds, tall_mask
+from tsv_exp.methods.regression.essential import esm, scale_layers
 from tsv_exp.methods.regression.iso_reg import iso_reg
 from tsv_exp.methods.regression.regmean import regmean
 from tsv_exp.methods.regression.task_matrices import ace, wudi, wudi_closed
@@ -27,8 +28,8 @@ from tsv_exp.methods.specification.method import Method
 
 __all__ = [
     "Method", "ace", "breadcrumbs", "cart", "consensus_ta", "dare", "dare_ties", "dare_ties_statistics",
-    "dc_merge", "emr", "emr_rescalers", "individual", "iso_c", "iso_cts", "iso_reg", "knots_ties",
-    "knots_ties_statistics", "magnitude_mask", "magnitude_thresholds", "regmean", "tall_mask",
+    "dc_merge", "emr", "emr_rescalers", "esm", "individual", "iso_c", "iso_cts", "iso_reg", "knots_ties",
+    "knots_ties_statistics", "magnitude_mask", "magnitude_thresholds", "regmean", "scale_layers", "tall_mask",
     "task_arithmetic", "ties", "ties_statistics", "truncated_sum", "tsv_c", "tsv_m", "tsv_m_eigen",
     "weight_average", "wudi", "wudi_closed", "zero_shot",
 ]  # fmt: skip

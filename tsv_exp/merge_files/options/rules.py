@@ -33,6 +33,12 @@ class Rule:
         """Build a rule from `method`, `alpha`, `rank` and the method's parameters."""
         keys = dict(given)
         method = Method.load(str(keys.pop("method", options.method)), options.search)
+        if method.across is not None or method.needs_moments:
+            lacking = "inputs" if method.needs_moments else "all layers at once"
+            raise UserError(
+                f"method {method.name} needs {lacking}, and tsv-merge has one layer at a time, without inputs; "
+                "use tsv-exp with save_merged=true, or tsv_exp.merge"
+            )
         alpha, rank = keys.pop("alpha", None), keys.pop("rank", None)
         own = method.name == options.method and "method" not in given
         method = method.with_params(**(options.params if own else {}) | keys)

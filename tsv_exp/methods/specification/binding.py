@@ -37,7 +37,7 @@ def bind(method: "Method", stream: TaskVectors, algebra: Algebra, moments: Momen
             "inputs=validation, noise or other_tasks; tsv_exp.merge takes them as moments="
         )
     arguments = _arguments(method, stream, algebra)
-    decomposes = accepts(method.function, "algebra")
+    uncaptured = getattr(method.function, "uncaptured", method.others)  # of matrices whose inputs have no moments
     _warn_of_empty_layers(method, stream)
     devices = {"cpu", stream.compute_device.type}
 
@@ -50,18 +50,18 @@ def bind(method: "Method", stream: TaskVectors, algebra: Algebra, moments: Momen
         return change_merged(method.after, method.name, found, layer, algebra)
 
     def by_function(layer: Layer) -> Representation:
-        mine, given = method.merges(layer), arguments
-        if mine and method.takes_moments and moments is not None:
+        function, given = (method.function, arguments) if method.merges(layer) else (method.others, {})
+        if function is method.function and method.takes_moments and moments is not None:
             found = moments(layer.name)
-            mine, given = found is not None or not method.needs_moments, {**arguments, "moments": found}
-        function, given = (method.function, given) if mine else (method.others, {})
+            missing = found is None and method.needs_moments
+            function, given = (uncaptured, {}) if missing else (function, {**arguments, "moments": found})
 
         def checked(deltas: Tensor, **more: Any) -> Representation:
             return check_result(function(deltas, **given, **more), deltas.shape, devices, method.name, layer.name)
 
         if getattr(function, "entrywise", False):
             return join_blocks((checked(block) for block in layer.blocks()), layer.shape[1:])
-        if not (mine and decomposes):
+        if not accepts(function, "algebra"):
             return checked(layer.deltas)
         if getattr(function, "factors_suffice", False):
             deltas, known = layer.to_decompose(algebra)

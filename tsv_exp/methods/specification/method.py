@@ -21,7 +21,7 @@ from tsv_exp.methods.specification.steps import PLACES, Step, read_steps
 
 # keys of a method's YAML that are no parameters of its function
 GIVEN = ("algebra", "moments")  # parameters of a function that the engine fills in
-RESERVED = {"name", "layers", "others", "prepare", "alpha", "tune", *PLACES}
+RESERVED = {"name", "layers", "others", "prepare", "across", "alpha", "tune", *PLACES}
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Method:
         name: the name in its YAML.
         function: deltas (T, *shape), **params -> the merged layer. With `prepare`, it gets the result of that instead.
         prepare: (stream, **params) -> keyword arguments of the function, after passes over all layers.
+        across: norms of the merged matrices of one kind (L,) -> factors (L,) that scale them, after all layers.
         others: the function of layers that are not matrices; `function` itself if the YAML has `layers: all`.
         alpha: the scaling.
         tune: a parameter chosen per task.
@@ -42,6 +43,7 @@ class Method:
     function: Function
     others: Function
     prepare: Function | None = None
+    across: Function | None = None
     alpha: Alpha = field(default_factory=Alpha)
     tune: Tune | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -72,7 +74,7 @@ class Method:
         if "_target_" not in keys:
             raise UserError(f"method {name}: its YAML has no _target_; name its function there")
         function = function_of(name, keys.pop("_target_"))
-        prepare = keys.pop("prepare", None)
+        prepare, across = keys.pop("prepare", None), keys.pop("across", None)
         scope = keys.pop("layers", "all")
         if scope not in ("all", "matrices"):
             raise UserError(f"method {name}: layers={scope}; choose from: all, matrices")
@@ -97,6 +99,7 @@ class Method:
             function=function,
             others=function if scope == "all" else function_of(name, others),
             prepare=first,
+            across=across and function_of(name, across),
             alpha=scaling,
             tune=tuned,
             params=keys,
@@ -151,6 +154,7 @@ class Method:
             function=self.tune.function,
             others=self.tune.function,
             prepare=None,
+            across=None,
             tune=None,
             params={self.tune.parameter: value, "before": self.params.get("before", ())},
         )
