@@ -1,4 +1,4 @@
-"""RegMean and iso_reg with second moments of layers' inputs: of the task's own images, of other tasks', of noise.
+"""RegMean, ESM and iso_reg with second moments of layers' inputs: of the task's own images, of other tasks', of noise.
 
     OMP_NUM_THREADS=1 python benchmarks/inputs.py --results inputs.jsonl            measure what is missing
     OMP_NUM_THREADS=1 python benchmarks/inputs.py --results inputs_lora.jsonl --finetune lora      of low rank
@@ -68,6 +68,7 @@ def _regularized(gram: Tensor, ridge: float) -> Tensor:
 ROWS: dict[str, Callable[[], Method]] = {
     "regmean": lambda: Method.load("regmean"),
     "regmean, then flatten": lambda: Method.load("regmean").with_params(after=["flatten"]),
+    "esm": lambda: Method.load("esm"),
     "iso_reg": lambda: _own(),
     "iso_reg, ridge 0.01": lambda: _own(ridge=0.01),
     "iso_reg, input side only": lambda: _own(outputs=False),
@@ -86,7 +87,7 @@ def main() -> None:
     entries = recorded(options.results)
     known = {(e["row"], e["inputs"]) for e in entries}
     cells = [(row, used) for used in INPUTS for row in ROWS if (row, used) not in known]
-    cells = [(row, used) for row, used in cells if used != "none" or not row.startswith("regmean")]
+    cells = [(row, used) for row, used in cells if used != "none" or not ROWS[row]().needs_moments]
     if cells and not options.table:
         zoo = ConfiguredZoo([f"finetune={options.finetune}"], TASKS)
         models = zoo.models(TASKS)
