@@ -80,7 +80,7 @@ def test_the_families_differ_and_one_may_be_asked_for(tmp_path: Path) -> None:
     (paper,) = comparison_sheets(groups, "paper")
     assert texts(paper)[1][2] == "85.21"
     assert comparison_sheets(measured(tmp_path / "own", "tsv_m", family="my_folder")) == []
-    assert families() == ("paper", "hub", "mass", "dc_merge", FLAN, f"{FLAN}_lora-16")
+    assert families() == ("paper", "hub", "mass", "dc_merge", "esm", FLAN, f"{FLAN}_lora-16")
 
 
 def test_only_the_published_task_sets_and_parameters_compare() -> None:
@@ -100,6 +100,7 @@ def test_averages_of_other_families() -> None:
     assert published("mass", "vit_b_32", EIGHT, "iso_cts", {}) == {"average": 82.0}
     assert published("dc_merge", "vit_l_14", EIGHT, "dc_merge", {"density": 0.001}) == {"average": 94.3}
     assert published("paper", "vit_b_32", EIGHT, "dc_merge", {}) == {}
+    assert published("esm", "vit_b_32", EIGHT, "esm", {"power": 2.0, "weighting": 0.15}) == {"average": 88.6}
 
 
 def test_published_averages_agree_with_their_tasks() -> None:

@@ -9,7 +9,16 @@ from tsv_exp.merge_files.options.names import ALL, CHOICES
 from tsv_exp.runtime.messages.parser import Parser
 from tsv_exp.runtime.options import composed, described, option_files
 
-STRUCTURE = ("_target_", "name", "layers", "others", "prepare", "alpha", "tune")  # keys of a method that are not typed
+STRUCTURE = (
+    "_target_",
+    "name",
+    "layers",
+    "others",
+    "prepare",
+    "across",
+    "alpha",
+    "tune",
+)  # keys of a method that are not typed
 
 
 def parser() -> ArgumentParser:

@@ -14,7 +14,7 @@ from tsv_exp.storage.json_files import read_object
 RESULTS = "results.json"
 _LARGEST_SEED = 1 << 64
 # keys of a method's YAML that are not parameters
-NOT_PARAMETERS = {"_target_", "name", "prepare", "layers", "others", "alpha", "tune"}
+NOT_PARAMETERS = {"_target_", "name", "prepare", "across", "layers", "others", "alpha", "tune"}
 
 
 @dataclass(frozen=True)
