@@ -8,7 +8,7 @@ from torch import Tensor
 from tsv_exp.analyze.interference import singular_interference
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.layers import LowRank
-from tsv_exp.merging.across import layer_kind
+from tsv_exp.merging.results.across import layer_kind
 from tsv_exp.methods.singular_vectors import concatenate_factors
 
 

@@ -20,7 +20,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.merge_files.records.measures import Measured, square
 from tsv_exp.merge_files.work import Advance, Content, Work, checked
 from tsv_exp.merging.layer import Layer
-from tsv_exp.merging.result import merged_weight
+from tsv_exp.merging.results.weights import merged_weight
 from tsv_exp.routing.router import fit
 from tsv_exp.routing.serving.files import write_router
 from tsv_exp.storage.files import atomic

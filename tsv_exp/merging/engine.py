@@ -14,11 +14,11 @@ from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.build import build_algebra, log_fallbacks
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
-from tsv_exp.merging.across import Factors, scale_across
 from tsv_exp.merging.inputs.weights import as_weights
 from tsv_exp.merging.layer import Layer, Moments, Weights
 from tsv_exp.merging.layer_map import map_layers
-from tsv_exp.merging.result import check_alpha, merged_weight, variance_warning
+from tsv_exp.merging.results.across import Factors, scale_across
+from tsv_exp.merging.results.weights import check_alpha, merged_weight, variance_warning
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.storage.digests import digest
 

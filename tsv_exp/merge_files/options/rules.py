@@ -12,7 +12,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
 from tsv_exp.merge_files.options.options import Options
 from tsv_exp.merging.layer import Layer
-from tsv_exp.merging.result import check_alpha
+from tsv_exp.merging.results.weights import check_alpha
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.method import Method
 

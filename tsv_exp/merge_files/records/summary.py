@@ -10,7 +10,7 @@ from rich.table import Table
 from tsv_exp.merge_files.options.options import Options
 from tsv_exp.merge_files.records.measures import Measured
 from tsv_exp.merge_files.records.probes import estimate
-from tsv_exp.merging.result import variance_warning
+from tsv_exp.merging.results.weights import variance_warning
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.runtime.console import console
 

@@ -11,8 +11,8 @@ from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation, join_blocks, stack
 from tsv_exp.merging.changed import Changed
-from tsv_exp.merging.check_result import check_result
 from tsv_exp.merging.layer import Layer, Moments
+from tsv_exp.merging.results.checks import check_result
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.functions import accepts
 from tsv_exp.methods.specification.steps import change_deltas, change_merged
