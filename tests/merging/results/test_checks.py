@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tsv_exp import Method, UserError, merge
 from tsv_exp.layers import LowRank, Masked
-from tsv_exp.merging import check_result
+from tsv_exp.merging.results import checks
 from tsv_exp.merging.layer import entrywise
 
 SHAPE, ONE = (3, 4, 5), (4, 5)
@@ -41,7 +41,7 @@ def no_state(stream: object) -> None:
 
 
 def checked(result: Any) -> Any:
-    return check_result.check_result(result, torch.Size(SHAPE), {"cpu"}, "mine", "layer.0")
+    return checks.check_result(result, torch.Size(SHAPE), {"cpu"}, "mine", "layer.0")
 
 
 @pytest.mark.parametrize(
