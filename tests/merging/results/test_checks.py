@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tsv_exp import Method, UserError, merge
 from tsv_exp.layers import LowRank, Masked
-from tsv_exp.merging.results import checks
 from tsv_exp.merging.layer import entrywise
+from tsv_exp.merging.results import checks
 
 SHAPE, ONE = (3, 4, 5), (4, 5)
 returned: Callable[[Tensor], Any] = lambda deltas: deltas.sum(0)  # noqa: E731  (each test sets its own)
