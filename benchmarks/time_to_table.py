@@ -35,7 +35,8 @@ from torch import Tensor
 from tsv_exp import merge
 from tsv_exp.checkpoints.sources import open_weights
 from tsv_exp.config import Engine
-from tsv_exp.decompositions import cached, fast
+from tsv_exp.decompositions import fast
+from tsv_exp.decompositions.wrappers import cached
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.methods.specification.method import Method
 from tsv_exp.models import images as pictures

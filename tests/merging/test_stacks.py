@@ -6,8 +6,8 @@ from models import matrix
 
 from tsv_exp import apply, merge
 from tsv_exp.config import Engine
-from tsv_exp.decompositions.batched import BatchedAlgebra
 from tsv_exp.decompositions.fast import FastAlgebra
+from tsv_exp.decompositions.wrappers.batched import BatchedAlgebra
 from tsv_exp.merging.layer_map import map_layers
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.method import Method

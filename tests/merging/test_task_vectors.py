@@ -3,9 +3,9 @@ import torch
 from models import zoo
 
 from tsv_exp import UserError
-from tsv_exp.decompositions.batched import BatchedAlgebra
-from tsv_exp.decompositions.cached import CachedAlgebra, FactorCache
 from tsv_exp.decompositions.exact import ExactAlgebra
+from tsv_exp.decompositions.wrappers.batched import BatchedAlgebra
+from tsv_exp.decompositions.wrappers.cached import CachedAlgebra, FactorCache
 from tsv_exp.merging import layer as layer_module
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.singular_vectors import tsv_m

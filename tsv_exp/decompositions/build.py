@@ -10,9 +10,9 @@ import torch
 from tsv_exp.config import Engine
 from tsv_exp.decompositions import exact as linalg
 from tsv_exp.decompositions.algebra import Algebra
-from tsv_exp.decompositions.batched import BatchedAlgebra
-from tsv_exp.decompositions.cached import CachedAlgebra, FactorCache
 from tsv_exp.decompositions.fast import FastAlgebra
+from tsv_exp.decompositions.wrappers.batched import BatchedAlgebra
+from tsv_exp.decompositions.wrappers.cached import CachedAlgebra, FactorCache
 from tsv_exp.storage import files
 
 log = logging.getLogger(__name__)

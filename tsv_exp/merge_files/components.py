@@ -12,7 +12,7 @@ from tsv_exp.checkpoints.sources import adapter_file, locate, open_weights
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.inputs import own_names, weight_files
 from tsv_exp.merge_files.options.options import Options
-from tsv_exp.merge_files.patterns import check_patterns
+from tsv_exp.merge_files.options.rules import check_patterns
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.known_digests import known_digests
 

@@ -15,7 +15,7 @@ from tsv_exp.checkpoints.vocabulary import rows as vocabularies
 from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options.options import Options
-from tsv_exp.merge_files.patterns import check_patterns
+from tsv_exp.merge_files.options.rules import check_patterns
 from tsv_exp.merging.inputs.alignment import align
 from tsv_exp.merging.inputs.weighted import weighted
 from tsv_exp.merging.layer import Weights

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from tsv_exp.decompositions.algebra import Algebra
-from tsv_exp.decompositions.batched import BatchedAlgebra
+from tsv_exp.decompositions.wrappers.batched import BatchedAlgebra
 from tsv_exp.merging.layer import Layer
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.runtime.parallel.threads import BUDGET, prefetch

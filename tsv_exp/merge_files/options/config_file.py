@@ -9,7 +9,7 @@ import yaml
 
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options import mergekit
-from tsv_exp.merge_files.options.names import TEXTS
+from tsv_exp.merge_files.options.values import TEXTS
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tsv_exp.config import sources
-from tsv_exp.merge_files.options.names import ALL, CHOICES
+from tsv_exp.merge_files.options.values import ALL, CHOICES
 from tsv_exp.runtime.messages.parser import Parser
 from tsv_exp.runtime.options import composed, described, option_files
 

@@ -11,9 +11,17 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tsv_exp.errors import UserError
-from tsv_exp.merge_files.options.names import CHOICES, NUMBERS, PATTERNS, SWITCHES, TEXTS
 from tsv_exp.merge_files.options.paths import named, paths, text
-from tsv_exp.merge_files.options.values import check_layers, check_weights, is_number
+from tsv_exp.merge_files.options.values import (
+    CHOICES,
+    NUMBERS,
+    PATTERNS,
+    SWITCHES,
+    TEXTS,
+    check_layers,
+    check_weights,
+    is_number,
+)
 from tsv_exp.routing.router import Router
 from tsv_exp.routing.serving.files import router_of
 

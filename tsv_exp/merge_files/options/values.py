@@ -1,9 +1,40 @@
-"""Checks of values from a command line or a configuration file."""
+"""The options of tsv-merge by the kind of their value, the values to choose from, and checks of values."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tsv_exp.config import SVD
 from tsv_exp.errors import UserError
+
+TEXTS = (  # taken as text, not as YAML
+    "base",
+    "out",
+    "method",
+    "router",
+    "task",
+    "dtype",
+    "svd",
+    "device",
+    "form",
+    "push",
+    "vocabulary",
+    "tokenizer",
+)
+SWITCHES = ("wait",)
+NUMBERS = ("alpha", "shard_mb", "rank")
+PATTERNS = ("exclude", "stacks", "keep", "ignore")
+MAPPINGS = ("models", "layers", "weights")
+ALL = (*TEXTS, *SWITCHES, *NUMBERS, *PATTERNS, *MAPPINGS)
+
+CHOICES: Mapping[str, Sequence[str]] = {
+    "dtype": ("float32", "bfloat16", "float16", "float64"),
+    "form": ("model", "lora"),
+    "router": ("none", "likelihood", "mass"),
+    "svd": SVD,
+    "vocabulary": ("base", "union"),
+    "wait": ("true", "false"),
+}
 
 _RULE = "give a mapping of method, alpha, rank and parameters, as in {'*.mlp.*': {method: tsv_m, rank_fraction: 0.1}}"
 

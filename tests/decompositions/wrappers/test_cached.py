@@ -9,9 +9,9 @@ from models import close, matrix, zoo
 
 from tsv_exp import UserError, merge
 from tsv_exp.config import Engine
-from tsv_exp.decompositions import cached as factors
 from tsv_exp.decompositions import exact as linalg
-from tsv_exp.decompositions.cached import CachedAlgebra, FactorCache
+from tsv_exp.decompositions.wrappers import cached as factors
+from tsv_exp.decompositions.wrappers.cached import CachedAlgebra, FactorCache
 
 
 class Counting:
@@ -154,7 +154,7 @@ def killed(folder: Path) -> int:
     """Runs a process that dies while it writes factors into `folder`."""
     code = f"""
 import os, pathlib, torch, tsv_exp.storage.weight_cache
-from tsv_exp.decompositions.cached import FactorCache
+from tsv_exp.decompositions.wrappers.cached import FactorCache
 from tsv_exp.layers import LowRank
 def die(path, *_):
     path.write_bytes(bytes(1000)); os._exit(9)
@@ -178,7 +178,7 @@ def test_two_processes_that_want_the_same_factors_make_them_once(deltas, tmp_pat
 import sys, time, torch
 from pathlib import Path
 from test_cached import Counting
-from tsv_exp.decompositions.cached import CachedAlgebra, FactorCache
+from tsv_exp.decompositions.wrappers.cached import CachedAlgebra, FactorCache
 folder, me = Path(sys.argv[1]), sys.argv[2]
 class Slow(Counting):
     def truncated_svd(self, matrices, k):

@@ -7,10 +7,10 @@ import torch
 from models import close, zoo
 
 from tsv_exp import UserError, merge
-from tsv_exp.decompositions.batched import BatchedAlgebra
-from tsv_exp.decompositions.cached import CachedAlgebra, FactorCache
 from tsv_exp.decompositions.exact import ExactAlgebra
 from tsv_exp.decompositions.fast import FastAlgebra
+from tsv_exp.decompositions.wrappers.batched import BatchedAlgebra
+from tsv_exp.decompositions.wrappers.cached import CachedAlgebra, FactorCache
 from tsv_exp.merging import engine
 from tsv_exp.merging.layer_map import map_layers
 from tsv_exp.merging.task_vectors import TaskVectors
