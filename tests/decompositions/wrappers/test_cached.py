@@ -193,7 +193,7 @@ torch.save((slow.components, tuple(found)), folder / f"found{me}.pt")
 """
     torch.save(deltas, tmp_path / "deltas.pt")
     command = [sys.executable, "-c", code, str(tmp_path)]
-    here, support = Path(__file__).parent, Path(__file__).parents[1] / "support"
+    here, support = Path(__file__).parent, Path(__file__).parents[2] / "support"
     path = os.pathsep.join([str(support), os.environ.get("PYTHONPATH", "")])
     both = [subprocess.Popen([*command, me], cwd=here, env=os.environ | {"PYTHONPATH": path}) for me in "ab"]
     assert [process.wait(60) for process in both] == [0, 0]
