@@ -8,9 +8,6 @@ from tsv_exp import UserError
 from tsv_exp.checkpoints.adapters import factors
 from tsv_exp.checkpoints.sources import open_weights
 
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
-
 pytestmark = [  # what the two libraries say of each other
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*(fan_in_fan_out|tie|config file|save_embedding_layers):UserWarning"),
@@ -19,6 +16,8 @@ pytestmark = [  # what the two libraries say of each other
 
 def gpt2(folder, kind="GPT2LMHeadModel"):
     """A model whose attention outputs are square Conv1D weights, saved to a folder."""
+    import transformers  # slow, as is peft
+
     config = transformers.GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=40, n_positions=12)
     torch.manual_seed(0)
     model = getattr(transformers, kind)(config)
@@ -28,6 +27,8 @@ def gpt2(folder, kind="GPT2LMHeadModel"):
 
 def trained(model, folder, seed=1, **config):
     """Saves an adapter of random factors; returns PEFT's merged weights under the names of the model."""
+    import peft
+
     adapter = peft.get_peft_model(model, peft.LoraConfig(**config))
     torch.manual_seed(seed)
     for name, parameter in adapter.named_parameters():
@@ -52,6 +53,8 @@ def agrees(folder, adapter, merged, rename=lambda name: name):
 
 @pytest.mark.parametrize("initialization", ["pissa", "olora", "gaussian", "orthogonal", True])
 def test_what_the_initialization_took_from_the_base_is_taken_into_account(tmp_path, initialization):
+    import transformers
+
     config = transformers.LlamaConfig(
         hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=30
     )
@@ -78,6 +81,9 @@ def test_conv1d_and_linear_layers_under_one_fan_in_fan_out(tmp_path, initializat
 
 
 def test_weights_that_are_saved_as_they_are(tmp_path):
+    import peft
+    import transformers
+
     config = transformers.BertConfig(
         hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=30
     )
