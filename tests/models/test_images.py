@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image as Picture
-from torchvision.transforms import InterpolationMode, functional
 
 from tsv_exp.models import images
 from tsv_exp.models.images import preprocess
@@ -15,6 +14,8 @@ from tsv_exp.models.images import preprocess
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
 @pytest.mark.parametrize("size", [(30, 41), (64, 64), (33, 500), (7, 5)])
 def test_preprocessing_is_open_clips(size: tuple[int, int], mode: str) -> None:
+    from torchvision.transforms import InterpolationMode, functional  # slow import
+
     picture = functional.to_pil_image(torch.randint(0, 256, (3, *size), dtype=torch.uint8)).convert(mode)
     resized = functional.center_crop(functional.resize(picture, 32, InterpolationMode.BICUBIC), 32)
     assert torch.equal(preprocess(picture, 32), functional.pil_to_tensor(resized.convert("RGB")))
