@@ -97,7 +97,8 @@ def independent(singular_values: Tensor, m: int, n: int) -> Tensor:
 def gram(x: Matrices, dtype: torch.dtype | None = None) -> Tensor:
     """The Gram matrices xᵀx (..., n, n) of matrices (..., m, n) in float32 or float64; `dtype` may be the wider one."""
     if not isinstance(x, Tensor) or dtype not in (None, x.dtype):
-        return reduce(torch.add, (gram(part.to(dtype or x.dtype)) for part in x.split(ROWS, -2)))
+        rows = ROWS if isinstance(x, Tensor) else 2 * ROWS  # fewer sums of large matrices
+        return _sum(gram(part.to(dtype or x.dtype)) for part in x.split(rows, -2))
     if x.device.type != "cpu":
         return x.mT @ x
     array = x.detach().numpy()
@@ -116,4 +117,9 @@ def transposed_times(x: Matrices, y: Tensor) -> Tensor:
     if isinstance(x, Tensor) and x.dtype == y.dtype:
         return x.mT @ y
     pairs = zip(x.split(ROWS, -2), y.split(ROWS, -2), strict=True)
-    return reduce(torch.add, (part.to(y.dtype).mT @ own for part, own in pairs))
+    return _sum(part.to(y.dtype).mT @ own for part, own in pairs)
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of new tensors, in the memory of the first."""
+    return reduce(Tensor.add_, parts)
