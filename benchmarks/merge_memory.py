@@ -6,7 +6,8 @@
         --methods "tsv_m rank_fraction=0.03125"
 
 `vit` and `vit_l_14` are the image encoders of ViT-B-32 and ViT-L-14 in float32 (88 M and 304 M parameters), `llama` a
-language model of 1.2 B in bfloat16, `llama_8b` the shapes of Llama-3-8B with `--blocks` of its 32 blocks. The
+language model of 1.2 B in bfloat16, `llama_8b` the shapes of Llama-3-8B with `--blocks` of its 32 blocks, and its
+embedding and head unless `--only` selects other tensors. The
 fine-tuned models differ by noise plus matrices of decaying spectrum. They are written to a temporary folder, 1.2 GB
 each for ViT-L-14, 2.5 GB for Llama-3-8B with one block. `load` is the load of the machine when a merge began,
 `floor_seconds` the time of the necessary products of TSV-M at the measured rate of one thread.
