@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tsv_exp import UserError
 from tsv_exp.checkpoints.adapters import factors
@@ -112,6 +112,14 @@ def test_embeddings(tmp_path):
     assert agrees(tmp_path / "base", tmp_path / "lora", merged) == 3
 
 
+def test_factors_of_convolutions_are_told_the_remedy(tmp_path):
+    trained(gpt2(tmp_path / "base"), tmp_path / "lora", r=2, target_modules=["c_attn"], fan_in_fan_out=True)
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    save_file({key: tensor[..., None, None].clone() for key, tensor in load_file(file).items()}, file)
+    with pytest.raises(UserError, match=r"'transformer.h.0.attn.c_attn' is a convolution; merge the adapter"):
+        open_weights(tmp_path / "lora", open_weights(tmp_path / "base"))
+
+
 def test_embeddings_that_were_resized(tmp_path):
     """PEFT saves them whole, under several names; the base needs as many rows."""
     model = gpt2(tmp_path / "base")
@@ -204,7 +212,8 @@ def test_what_is_ignored_or_kept_is_not_changed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["base_model.model.a.lora_A.weight", "unet.a.lora.up.weight", "lora_unet_a.lora_down.weight"]
+    "name",
+    ["base_model.model.a.lora_A.weight", "unet.a.lora.up.weight", "lora_unet_a.lora_down.weight", "unet.a.hada_w1_a"],
 )
 def test_factors_without_a_configuration_are_named(tmp_path, name):
     save_file({name: torch.ones(2, 2)}, tmp_path / "factors.safetensors")

@@ -26,7 +26,7 @@ def test_every_format_gives_the_same_tensors(tmp_path: Path) -> None:
     torch.save(WEIGHTS, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
     for key in ("model", "model_state_dict", "module"):
         torch.save({"epoch": 3, key: WEIGHTS, "optimizer": {"state": {}}}, tmp_path / f"{key}.ckpt")
-    torch.save({"state_dict": {"model": WEIGHTS, "step": 3}}, tmp_path / "twice.ckpt")
+    torch.save({"state_dict": {"model": WEIGHTS, "step": 3}, "model": {}}, tmp_path / "twice.ckpt")
     torch.save(WEIGHTS | {"epoch": 3, "layer._extra_state": None}, tmp_path / "more.pt")
     wrapped = ("model.ckpt", "model_state_dict.ckpt", "module.ckpt", "twice.ckpt", "more.pt")
     for name in ("one.safetensors", "one.pt", "renamed.bin", "wrapped.bin", "best.pth.tar", "legacy.pth", *wrapped):

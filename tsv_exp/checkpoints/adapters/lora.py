@@ -91,6 +91,8 @@ class Adapter(ChangedModel):
         self._initial = cache(self._subtracted)
 
     def _checked(self, module: str, pair: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, float]:
+        if any(part.dim() > 2 for part in pair.values()):
+            raise UserError(f"{self.path}: {module!r} is a convolution; merge the adapter into its model first")
         usable = all(part.dim() == 2 and part.is_floating_point() and part.numel() for part in pair.values())
         if set(pair) != {"A", "B"} or not usable:
             raise UserError(f"{self.path}: {module!r} needs two matrices, lora_A and lora_B; merge the adapter first")

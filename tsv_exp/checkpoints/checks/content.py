@@ -50,7 +50,7 @@ def state_dict_of(found: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     if {"state", "param_groups"} <= set(found):
         raise UserError(f"{path}: the state of an optimizer, not a model; give the model's file")
     for key in _WRAPPERS:
-        if isinstance(found.get(key), Mapping):
+        if isinstance(found.get(key), Mapping) and found[key]:
             if others := [other for other, value in found.items() if other != key and _holds_weights(value)]:
                 log.warning(
                     "%s holds several models, %r and %s; %r is taken; for another, save it alone: "

@@ -7,8 +7,8 @@ from tsv_exp.checkpoints.adapters.lora_config import FILE
 from tsv_exp.checkpoints.readers import Reader
 from tsv_exp.errors import UserError
 
-# PEFT's lora_A, lora_B; the lora.up, lora.down of diffusers; the lora_up, lora_down of kohya
-_FACTOR = re.compile(r"(.*[._])?lora[._](embedding_)?(A|B|up|down)([._].*)?")
+# PEFT's lora_A, lora_B; the lora.up, lora.down of diffusers; the lora_up, lora_down of kohya; LyCORIS
+_FACTOR = re.compile(r"(.*[._])?(lora[._](embedding_)?(A|B|up|down)|hada_w[12]|lokr_w[12])([._].*)?")
 
 
 def refuse_factors(weights: Reader, base: Iterable[str]) -> None:
