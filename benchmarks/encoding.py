@@ -10,7 +10,6 @@ tasks.
 
 import argparse
 import copy
-import json
 import os
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from merge_speed import show
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -150,10 +150,7 @@ def main() -> None:
         "torch": torch.__version__,
         "variants": rows,
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    show(result, args.out)
 
 
 if __name__ == "__main__":

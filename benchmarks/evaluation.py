@@ -10,7 +10,6 @@ scored on all tasks by tsv_exp.evaluation.evaluator, and compared with the forwa
 
 import argparse
 import io
-import json
 import os
 import statistics
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from merge_speed import show
 from PIL import Image
 from torch import Tensor, nn
 
@@ -161,10 +161,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = json.dumps(measure(args, Path(folder)), indent=1)
-    print(result)
-    if args.out:
-        args.out.write_text(result + "\n")
+        show(measure(args, Path(folder)), args.out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ what to run is measured apart: composing and checking each job's configuration, 
 """
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from merge_speed import show
 from omegaconf import DictConfig, OmegaConf
 
 import tsv_exp.commands.exp  # noqa: F401 - registers the configuration schema
@@ -93,10 +93,7 @@ def main() -> None:
         "deciding_seconds_per_cell": deciding(args.decided),
         "seconds_per_cell": per_cell(*args.cells),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    show(result, args.out)
 
 
 if __name__ == "__main__":

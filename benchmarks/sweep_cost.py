@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from merge_speed import show
 from omegaconf import DictConfig
 
 import tsv_exp.commands.exp  # noqa: F401 - registers the configuration schema
@@ -117,10 +118,7 @@ def main() -> int:
     result["ratio"] = result["sweep"]["seconds_less_passes"] / result["run"]["seconds_less_passes"]
     result["help"] = statistics.median(command("--help") for _ in range(3))
     result["config_error"] = statistics.median(command("method=none_of_these", code=1) for _ in range(3))
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    show(result, args.out)
     return 0 if result["ratio"] <= 3 and max(result["help"], result["config_error"]) < 2 else 1
 
 

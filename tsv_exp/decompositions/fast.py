@@ -144,9 +144,8 @@ def leading(matrices: Matrices, k: int) -> tuple[LowRank, Tensor]:
         basis = krylov.top_vectors(gram_matrix, k, used, width, dimension)
         ritz = _ritz(x, basis[..., :used], k)
     if ritz is not None and _ANGLE <= float(ritz.angles.max()) < _IMPROVABLE:
-        ritz = _ritz(
-            x, torch.linalg.qr(transposed_times(x, times(x, basis))).Q, k
-        )  # the extra width of the basis speeds the step up
+        # the extra width of the basis speeds the step up
+        ritz = _ritz(x, torch.linalg.qr(transposed_times(x, times(x, basis))).Q, k)
     if ritz is None or not bool((ritz.angles < _ANGLE).all()):
         ritz = _ritz(x, torch.linalg.eigh(gram(x, torch.float64)).eigenvectors.flip(-1)[..., :width], k)
     keep = ritz.keep.unsqueeze(-2)

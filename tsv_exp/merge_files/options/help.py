@@ -4,21 +4,11 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
+from tsv_exp.arguments import STRUCTURE
 from tsv_exp.config import sources
 from tsv_exp.merge_files.options.values import ALL, CHOICES
 from tsv_exp.runtime.messages.parser import Parser
 from tsv_exp.runtime.options import composed, described, option_files
-
-STRUCTURE = (
-    "_target_",
-    "name",
-    "layers",
-    "others",
-    "prepare",
-    "across",
-    "alpha",
-    "tune",
-)  # keys of a method that are not typed
 
 
 def parser() -> ArgumentParser:

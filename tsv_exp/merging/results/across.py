@@ -31,11 +31,9 @@ def scale_across(
             kinds.setdefault(layer_kind(name), []).append(name)
     result = dict(merged)
     for kind, names in kinds.items():
-        shapes = [stream.base[name].shape for name in names]
-        if any(layers.per_task(merged[name], shape) for name, shape in zip(names, shapes, strict=True)):
+        if any(layers.per_task(merged[name], stream.base[name].shape) for name in names):
             raise UserError(f"method {method}: across scales one merged model; its function returns one per task")
-        pairs = zip(names, shapes, strict=True)
-        norms = [float(layers.delta(merged[name], shape).norm()) for name, shape in pairs]
+        norms = [float(layers.delta(merged[name], stream.base[name].shape).norm()) for name in names]
         found = factors(norms)
         numbers = isinstance(found, Sequence) and all(isinstance(one, int | float) and isfinite(one) for one in found)
         if not numbers or len(found) != len(norms):

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tsv_exp.arguments import check_arguments, check_types
+from tsv_exp.arguments import STRUCTURE, check_arguments, check_types
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
 from tsv_exp.merging.layer import Layer, Moments
@@ -19,9 +19,8 @@ from tsv_exp.methods.specification.functions import Function, accepts, function_
 from tsv_exp.methods.specification.scaling import Alpha, Tune
 from tsv_exp.methods.specification.steps import PLACES, Step, read_steps
 
-# keys of a method's YAML that are no parameters of its function
 GIVEN = ("algebra", "moments")  # parameters of a function that the engine fills in
-RESERVED = {"name", "layers", "others", "prepare", "across", "alpha", "tune", *PLACES}
+RESERVED = {*STRUCTURE, *PLACES}  # keys of a method's YAML that a parameter cannot have as its name
 
 
 @dataclass(frozen=True)

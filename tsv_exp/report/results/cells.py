@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tsv_exp.arguments import STRUCTURE
 from tsv_exp.report.results.checks import line_of, name_of, number, read_yaml, values_of, whole
 from tsv_exp.report.results.routing import NO_ROUTER, read_routing, routed_name
 from tsv_exp.storage.json_files import read_object
 
 RESULTS = "results.json"
 _LARGEST_SEED = 1 << 64
-# keys of a method's YAML that are not parameters
-NOT_PARAMETERS = {"_target_", "name", "prepare", "across", "layers", "others", "alpha", "tune"}
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,7 @@ def _unfinished(folder: Path) -> Cell:
 
 def parameters(method: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters in a method's configuration: its keys without the structural ones."""
-    return {name: value for name, value in method.items() if name not in NOT_PARAMETERS}
+    return {name: value for name, value in method.items() if name not in STRUCTURE}
 
 
 def _digests(what: str, values: Any) -> dict[str, str]:
