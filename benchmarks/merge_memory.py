@@ -9,8 +9,10 @@
 language model of 1.2 B in bfloat16, `llama_8b` the shapes of Llama-3-8B with `--blocks` of its 32 blocks, and its
 embedding and head unless `--only` selects other tensors. The
 fine-tuned models differ by noise plus matrices of decaying spectrum. They are written to a temporary folder, 1.2 GB
-each for ViT-L-14, 2.5 GB for Llama-3-8B with one block. `load` is the load of the machine when a merge began,
-`floor_seconds` the time of the necessary products of TSV-M at the measured rate of one thread.
+each for ViT-L-14. The blocks of `llama_8b` share storage, so that a model takes 2.5 GB on disk whatever their number
+(`overlapping_models`); the merged model takes 16 GB for all blocks. `load` is the load of the machine when a merge
+began, `floor_seconds` the time of the necessary products of TSV-M at the measured rate of one thread. A line per minute
+shows how far a merge has come.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from tsv_exp.checkpoints.readers import read
 from tsv_exp.storage.tensor_files import stream
 
 ROWS = 8192  # that are drawn at a time
+MINUTE = 60.0  # seconds
 TSV_MERGE = str(Path(sys.executable).with_name("tsv-merge"))  # the command installed next to this Python
 
 
@@ -80,34 +83,62 @@ def models(folder: Path, shapes: dict[str, tuple[int, ...]], tasks: int, dtype: 
     """Write a base and `tasks` fine-tuned models, a block of rows at a time; the base comes first."""
     g = torch.Generator().manual_seed(0)
     paths = [folder / f"{name}.safetensors" for name in ("base", *(f"task{t}" for t in range(tasks)))]
-
-    def base(shape: tuple[int, ...]) -> Tensor:
-        weight = torch.empty(shape, dtype=dtype)
-        for rows in weight.split(ROWS):
-            rows.copy_(torch.randn(rows.shape, generator=g) * 0.02)
-        return weight
-
-    def changed(weight: Tensor) -> Tensor:
-        if weight.dim() < 2:
-            return weight + (torch.randn(weight.shape, generator=g) * 2e-5).to(dtype)
-        flat = weight.shape[0], weight[0].numel()
-        r = min(256, *flat)  # more than the components that are used
-        left, right = (torch.randn(size, r, generator=g) / size**0.5 for size in flat)
-        right = ((0.3 * torch.arange(1, r + 1) ** -0.75) * right).T
-        made = torch.empty_like(weight)
-        for start, rows, part in zip(weight.split(ROWS), made.split(ROWS), left.split(ROWS), strict=True):
-            delta = torch.randn(rows.shape, generator=g).mul_(2e-5).add_((part @ right).view(rows.shape))
-            rows.copy_(start + delta.to(dtype))
-        return made
-
     kinds = {name: (dtype, shape) for name, shape in shapes.items()}
     with paths[0].open("wb") as file:
-        stream(file, kinds, (base(shape) for shape in shapes.values()))
+        stream(file, kinds, (drawn(shape, dtype, g) for shape in shapes.values()))
     known = read(paths[0])
     for path in paths[1:]:
         with path.open("wb") as file:
-            stream(file, kinds, (changed(known[name]) for name in shapes))
+            stream(file, kinds, (changed(known[name], g) for name in shapes))
     return paths
+
+
+def overlapping_models(folder: Path, shapes: dict[str, tuple[int, ...]], tasks: int, dtype: torch.dtype) -> list[Path]:
+    """The same, with the tensors of one kind in all blocks as overlapping windows of rows of one stored tensor.
+
+    The matrix of block i begins i rows further down, so no two blocks are equal, and each is as hard to merge as if it
+    had been drawn alone.
+    """
+    g = torch.Generator().manual_seed(0)
+    kinds: dict[str, list[str]] = {}
+    for name in shapes:
+        kinds.setdefault(re.sub(r"\d+", "*", name), []).append(name)
+    paths = [folder / f"{name}.pt" for name in ("base", *(f"task{t}" for t in range(tasks)))]
+    for path in paths:
+        known, content = {} if path == paths[0] else read(paths[0]), {}
+        for names in kinds.values():
+            rows, *others = shapes[names[0]]
+            if known:
+                first = known[names[0]]
+                stored = changed(first.as_strided((rows + len(names) - 1, *others), first.stride()), g)
+            else:
+                stored = drawn((rows + len(names) - 1, *others), dtype, g)
+            content |= {name: stored.narrow(0, start, rows) for start, name in enumerate(names)}
+        torch.save({name: content[name] for name in shapes}, path)
+    return paths
+
+
+def drawn(shape: tuple[int, ...], dtype: torch.dtype, g: torch.Generator) -> Tensor:
+    """A random weight of the base."""
+    weight = torch.empty(shape, dtype=dtype)
+    for rows in weight.split(ROWS):
+        rows.copy_(torch.randn(rows.shape, generator=g) * 0.02)
+    return weight
+
+
+def changed(weight: Tensor, g: torch.Generator) -> Tensor:
+    """A fine-tuned weight: noise is added, and to a matrix components of a decaying spectrum."""
+    if weight.dim() < 2:
+        return weight + (torch.randn(weight.shape, generator=g) * 2e-5).to(weight.dtype)
+    flat = weight.shape[0], weight[0].numel()
+    r = min(256, *flat)  # more than the components that are used
+    left, right = (torch.randn(size, r, generator=g) / size**0.5 for size in flat)
+    right = ((0.3 * torch.arange(1, r + 1) ** -0.75) * right).T
+    made = torch.empty_like(weight)
+    for start, rows, part in zip(weight.split(ROWS), made.split(ROWS), left.split(ROWS), strict=True):
+        delta = torch.randn(rows.shape, generator=g).mul_(2e-5).add_((part @ right).view(rows.shape))
+        rows.copy_(start + delta.to(weight.dtype))
+    return made
 
 
 def floor(shapes: dict[str, tuple[int, ...]], tasks: int, options: list[str]) -> float | None:
@@ -130,8 +161,12 @@ def floor(shapes: dict[str, tuple[int, ...]], tasks: int, options: list[str]) ->
 
 
 def measured(command: list[str], environment: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Seconds, processor seconds, and the largest anonymous memory in MB, sampled every 10 ms."""
+    """Seconds, processor seconds, and the largest anonymous memory in MB, sampled every 10 ms.
+
+    Prints what the process has used so far, and the last line of its log, once a minute.
+    """
     start, peak, used = time.perf_counter(), 0, os.times()
+    shown = start
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdout=errors, stderr=errors, env=environment)
         with open(f"/proc/{process.pid}/status", "rb", buffering=0) as status:  # one cheap read per sample
@@ -139,6 +174,13 @@ def measured(command: list[str], environment: Mapping[str, str] | None = None) -
                 found = re.search(rb"RssAnon:\s*(\d+)", os.pread(status.fileno(), 4096, 0))
                 peak = max(peak, int(found[1]) if found else 0)
                 time.sleep(0.01)
+                if time.perf_counter() - shown > MINUTE:
+                    shown = time.perf_counter()
+                    ticks = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+                    spent = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+                    text = os.pread(errors.fileno(), 1 << 20, 0).decode(errors="replace")
+                    last = (text.splitlines() or [""])[-1]
+                    print(f"{spent:.0f} s of processor time, peak {peak / 1024:.0f} MB; {last}", file=sys.stderr)
         if process.wait():
             errors.seek(0)
             raise SystemExit(errors.read().decode())
@@ -170,7 +212,8 @@ def main() -> None:
     results = []
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
-        paths = models(folder, shapes, max(args.tasks), dtype)
+        write = overlapping_models if args.model == "llama_8b" else models
+        paths = write(folder, shapes, max(args.tasks), dtype)
         for tasks in args.tasks:
             for number, method in enumerate(args.methods):
                 words = [f"base={paths[0]}", f"models=[{','.join(map(str, paths[1 : tasks + 1]))}]"]
