@@ -10,6 +10,7 @@ from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.lora_config import changes_base
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.folders import existing_weights_file
+from tsv_exp.checkpoints.loaded_names import with_names_of
 from tsv_exp.checkpoints.sources import adapter_file, folder_of, locate, open_weights
 from tsv_exp.checkpoints.vocabulary import rows as vocabularies
 from tsv_exp.config import Engine
@@ -71,7 +72,8 @@ class Inputs:
             found = {"base": locate(options.base)} | found
             base = open_weights(options.base)
             models = {
-                task: open_weights(path, base, options.keep, options.ignore) for task, path in options.models.items()
+                task: with_names_of(base, open_weights(path, base, options.keep, options.ignore), f"model {task!r}")
+                for task, path in options.models.items()
             }
         if not options.component:
             check_patterns(options, [base], (name for model in models.values() for name in own_names(model)))

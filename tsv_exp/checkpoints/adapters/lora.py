@@ -11,10 +11,10 @@ from torch import Tensor
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.conv1d import conv1d_weights, model_types
 from tsv_exp.checkpoints.adapters.lora_config import LoraConfig
+from tsv_exp.checkpoints.loaded_names import match_loaded
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.inputs.alignment import matches
-from tsv_exp.merging.inputs.names import match_names
 
 _KEY = re.compile(
     r"(base_model\.model\.)?(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.(?!weight$|bias$)\w+)?(\.weight)?"
@@ -68,7 +68,7 @@ class Adapter(ChangedModel):
                 whole[_WHOLE.sub("", key.removeprefix("base_model.model."))] = tensors[key]
         self.own_names = (*(f"{module}.weight" for module in modules), *whole)
         changed = [own for own in self.own_names if not matches(own, ignore)]
-        names = {own: name for name, own in match_names(list(base), changed).items()}
+        names = {own: name for name, own in self._names_in_base(changed).items()}
         if unknown := [own for own in changed if own not in names]:
             raise UserError(
                 f"{path}: the base has no parameter {unknown[0]!r} that the adapter changes; {_cause(unknown, changed)}"
@@ -89,6 +89,15 @@ class Adapter(ChangedModel):
                 shapes = f"has shape {tuple(shape)}, in the base {tuple(base[name].shape)}"
                 raise UserError(f"{path}: {name!r} {shapes}; {_remedy(shape, base[name].shape)}")
         self._initial = cache(self._subtracted)
+
+    def _names_in_base(self, changed: Sequence[str]) -> dict[str, str]:
+        names, joined = match_loaded(self._base, changed)
+        if joined:
+            raise UserError(
+                f"{self.path}: transformers makes {joined!r} of several of the base's tensors when it loads the "
+                "model; merge the adapter into its model first"
+            )
+        return names
 
     def _checked(self, module: str, pair: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, float]:
         if any(part.dim() > 2 for part in pair.values()):

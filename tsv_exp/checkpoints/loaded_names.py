@@ -1,0 +1,85 @@
+"""The names that transformers gives weights when it loads a model, where they differ from those in the model's file.
+
+Since version 5 it renames the weights of some architectures (ViT: `encoder.layer.0.attention.attention.query` becomes
+`layers.0.attention.q_proj`), and writes the old names when it saves the model. PEFT names adapters as in memory, and
+so does torch.save of a state dict.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
+from tsv_exp.errors import UserError
+from tsv_exp.merging.inputs.names import match_names
+from tsv_exp.merging.inputs.views import Renamed
+from tsv_exp.merging.layer import Weights
+
+
+def loaded_names(weights: Weights) -> dict[str, str | None]:
+    """Name in memory -> name in the file, or None for a tensor that transformers makes of several in the file.
+
+    The rules are transformers' own, for the architecture in the config.json beside the file. There are none without
+    that file, or without transformers 5.
+    """
+    try:
+        import transformers
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming, rename_source_key
+    except ImportError:
+        return {}
+    try:
+        folder = Path(getattr(weights, "path", None) or "").parent
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            model = getattr(transformers, (config.architectures or [""])[0])(config)
+        rules = get_model_conversion_mapping(model)
+    except Exception:  # noqa: BLE001 - no configuration, or that of another library, or of a model with its own code
+        return {}
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    others = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
+    expected, prefix = model.state_dict(), model.base_model_prefix
+    found: dict[str, str | None] = {}
+    for name in weights:
+        new, rearranged = rename_source_key(name, renamings, others, prefix, expected)
+        found[new] = name if rearranged is None else None
+    return found
+
+
+def match_loaded(base: Weights, own: Sequence[str]) -> tuple[dict[str, str], str | None]:
+    """The base's name -> the own name, where own names may be those in memory.
+
+    Also returns an own name of a tensor that the base has only in parts, if there is one.
+    """
+    names = match_names(list(base), own)
+    if len(names) == len(own) or not (loaded := loaded_names(base)):
+        return names, None
+    known, pairs = set(names.values()), match_names(list(loaded), own).items()
+    renamed = {name: mine for new, mine in pairs if (name := loaded[new]) is not None}
+    joined = next((mine for new, mine in pairs if loaded[new] is None and mine not in known), None)
+    return max(names, renamed, key=len), joined
+
+
+def with_names_of(base: Weights, model: Weights, what: str) -> Weights:
+    """A model under the base's names, if one of them has the names in memory and the other those of its file.
+
+    Raises:
+        UserError: one holds tensors as in memory that are several in the other.
+    """
+    names = match_names(list(base), model)
+    if isinstance(model, ChangedModel) or len(names) in (len(base), len(model)):
+        return model
+    loaded, joined = match_loaded(base, list(model))
+    back, other = match_loaded(model, list(base))
+    if joined or other:
+        source, mine = (what, joined) if joined else ("the base", other)
+        raise UserError(
+            f"{source}: transformers made the tensor {mine!r} of several when it loaded the model; "
+            "save the model with save_pretrained and give that folder"
+        )
+    best = max(loaded, {own: name for name, own in back.items()}, key=len)
+    if len(best) == len(names):
+        return model
+    taken = set(best.values())
+    return Renamed(model, best | {name: name for name in model if name not in taken})
