@@ -105,7 +105,7 @@ def overlapping_models(folder: Path, shapes: dict[str, tuple[int, ...]], tasks: 
         kinds.setdefault(re.sub(r"\d+", "*", name), []).append(name)
     paths = [folder / f"{name}.pt" for name in ("base", *(f"task{t}" for t in range(tasks)))]
     for path in paths:
-        known, content = {} if path == paths[0] else read(paths[0]), {}
+        known, content = {} if path == paths[0] else read(paths[0]), dict[str, Tensor]()
         for names in kinds.values():
             rows, *others = shapes[names[0]]
             if known:
