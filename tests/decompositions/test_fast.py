@@ -57,8 +57,10 @@ def test_as_accurate_as_float32_allows(spectrum, shape):
     assert exact <= 1e-4
 
 
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("algebra", [fast.FastAlgebra, linalg.ExactAlgebra])
 @pytest.mark.parametrize("spectrum", [*SPECTRA, "outlier", "zero"])
-def test_matrices_that_are_computed_by_rows_are_as_accurate_and_never_whole(spectrum, monkeypatch):
+def test_matrices_that_are_computed_by_rows_are_as_accurate_and_never_whole(spectrum, algebra, wide, monkeypatch):
     monkeypatch.setattr(numerics, "ROWS", 64)
     monkeypatch.setattr(fast, "ROWS", 64)
     x = deltas(SPECTRA.get(spectrum, SPECTRA["real"]), shape=(500, 128), tasks=1)
@@ -66,10 +68,14 @@ def test_matrices_that_are_computed_by_rows_are_as_accurate_and_never_whole(spec
         x[0, 3, 4] = 1e5
     if spectrum == "zero":
         x.zero_()
-    by_rows = numerics.Rows(x.shape, x.dtype, x.device, lambda rows: iter(x.split(rows, -2)))
-    if spectrum != "outlier":  # which needs the exact decomposition
-        monkeypatch.setattr(fast, "whole", None)
-    expected, found = fast.FastAlgebra().truncated_svd(x, 32), fast.FastAlgebra().truncated_svd(by_rows, 32)
+    if wide:
+        x = x.mT.contiguous()
+    sides = (lambda rows: iter(x.split(rows, -2))), (lambda rows: iter(x.mT.split(rows, -2)))
+    by_rows = numerics.Rows(x.shape, x.dtype, x.device, *sides)
+    expected = algebra().truncated_svd(x, 32)
+    if spectrum != "outlier" and (algebra, spectrum) != (linalg.ExactAlgebra, "rank 5"):  # a full decomposition
+        monkeypatch.setattr(linalg, "whole", None)
+    found = algebra().truncated_svd(by_rows, 32)
     assert (found.s > 0).sum() == (expected.s > 0).sum()
     close = 1e-4 if spectrum == "outlier" else 1e-5  # relative to the largest entry
     assert (found.dense() - expected.dense()).norm() <= close * max(expected.dense().norm(), 1e-38)

@@ -5,7 +5,16 @@ import math
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import Matrices, gram, independent, rounding, significant, times, whole
+from tsv_exp.decompositions.numerics import (
+    Matrices,
+    gram,
+    independent,
+    magnitude,
+    rounding,
+    significant,
+    times,
+    whole,
+)
 from tsv_exp.layers import LowRank
 
 _GRAM = 1e-4  # ratio of singular values that the Gram matrix keeps in float64: errors are of the size eps · ratio⁻²
@@ -23,36 +32,45 @@ def truncated_svd(matrices: Matrices, k: int) -> LowRank:
         u (..., m, k), s (..., k) descending, vh (..., k, n).
     """
     *batch, m, n = matrices.shape
-    k = min(k, m, n)
-    flat = whole(matrices).reshape(math.prod(batch), m, n)
-    u, s, vh = flat.new_zeros(len(flat), m, k), flat.new_zeros(len(flat), k), flat.new_zeros(len(flat), k, n)
+    k, count = min(k, m, n), math.prod(batch)
+    like = torch.empty(0, dtype=matrices.dtype, device=matrices.device)
+    u, s, vh = like.new_zeros(count, m, k), like.new_zeros(count, k), like.new_zeros(count, k, n)
+    flat = matrices.reshape(count, m, n) if isinstance(matrices, Tensor) else matrices
     if k:
-        for i in flat.flatten(1).any(1).nonzero().flatten().tolist():
-            found = _by_gram(flat[i], k) if flat.dtype == torch.float32 else None
-            if found is None:
-                left, values, right = torch.linalg.svd(flat[i].double(), full_matrices=False)
-                found = LowRank(left[:, :k], values[:k], right[:k])
-            keep = _kept(found, flat[i])
-            u[i], s[i], vh[i] = found.u * keep, found.s * keep, found.vh * keep.unsqueeze(-1)
+        for i in magnitude(flat).nonzero().flatten().tolist():
+            one = flat[i] if isinstance(flat, Tensor) else flat
+            u[i], s[i], vh[i] = _leading(one, k)
     return LowRank(u.view(*batch, m, k), s.view(*batch, k), vh.view(*batch, k, n))
 
 
-def _by_gram(x: Tensor, k: int) -> LowRank | None:
+def _leading(x: Matrices, k: int) -> LowRank:
+    """The top k components of one matrix in float64, zero where they do not exceed rounding."""
+    found = _by_gram(x, k) if x.dtype == torch.float32 else None
+    if found is None:
+        left, values, right = torch.linalg.svd(whole(x).double(), full_matrices=False)
+        found = LowRank(left[..., :k], values[..., :k], right[..., :k, :])
+    keep = _kept(found, x)
+    return LowRank(found.u * keep.unsqueeze(-2), found.s * keep, found.vh * keep.unsqueeze(-1))
+
+
+def _by_gram(x: Matrices, k: int) -> LowRank | None:
     """The top k singular components of a matrix from its float64 Gram matrix; None if they are too small for that."""
-    if x.shape[0] < x.shape[1]:
+    if x.shape[-2] < x.shape[-1]:
         found = _by_gram(x.mT, k)
         return None if found is None else LowRank(found.vh.mT, found.s, found.u.mT)
     values, vectors = torch.linalg.eigh(gram(x, torch.float64))
-    s, v = values.flip(0)[:k].clamp(min=0).sqrt(), vectors.flip(1)[:, :k]
-    return LowRank(times(x, v) / s, s, v.mT) if s[-1] > _GRAM * s[0] else None
+    s, v = values.flip(-1)[..., :k].clamp(min=0).sqrt(), vectors.flip(-1)[..., :k]
+    small = bool((s[..., -1] <= _GRAM * s[..., 0]).any())
+    return None if small else LowRank(times(x, v) / s.unsqueeze(-2), s, v.mT)
 
 
-def _kept(factors: LowRank, x: Tensor) -> Tensor:
-    """Which components (k,) of a matrix, computed in float64, exceed the rounding errors of its entries."""
+def _kept(factors: LowRank, x: Matrices) -> Tensor:
+    """Which components (..., k) of a matrix, computed in float64, exceed the rounding errors of its entries."""
+    m, n = x.shape[-2:]
     eps = torch.finfo(x.dtype).eps
-    keep = factors.s > max(x.shape) * eps * factors.s[:1]
+    keep = factors.s > max(m, n) * eps * factors.s[..., :1]
     if not bool(keep.all()):
-        keep |= significant(factors.s, *x.shape) & (factors.s > rounding(factors, x.double(), eps))
+        keep |= significant(factors.s, m, n) & (factors.s > rounding(factors, x, eps))
     return keep
 
 

@@ -31,7 +31,6 @@ from tsv_exp.decompositions.numerics import (
     rounding,
     times,
     transposed_times,
-    whole,
 )
 from tsv_exp.layers import LowRank
 
@@ -60,7 +59,7 @@ class FastAlgebra:
         if matrices.dtype != torch.float32 or not 0 < k <= min(m, n) // 3 or min(m, n) < 6 * BLOCK:
             return linalg.truncated_svd(matrices, k)
         if m < n:
-            u, s, vh = self._leading(whole(matrices).mT, k)
+            u, s, vh = self._leading(matrices.mT, k)
             return LowRank(vh.mT, s, u.mT)
         return self._leading(matrices, k)
 
@@ -77,7 +76,7 @@ class FastAlgebra:
             for i in chosen[~good].tolist():
                 self._count(fallbacks=1)
                 log.info("a %d × %d matrix could not be certified and is decomposed exactly", m, n)
-                u[i], s[i], vh[i] = linalg.truncated_svd(whole(flat)[i], k)
+                u[i], s[i], vh[i] = linalg.truncated_svd(_chosen(flat, torch.tensor([i])), k)
         return LowRank(u.view(*batch, m, k), s.view(*batch, k), vh.view(*batch, k, n))
 
     def polar(self, matrices: Tensor) -> LowRank:
@@ -131,7 +130,9 @@ def leading(matrices: Matrices, k: int) -> tuple[LowRank, Tensor]:
     """The top k components of matrices (b, m, n), m ≥ n, none of them zero, and which of the b are certified."""
     x, scale = scaled(matrices)
     gram_matrix = gram(x)
-    n, width = x.shape[-1], min(x.shape[-1], k + max(k // 2, BLOCK))
+    n = x.shape[-1]
+    # by rows a wider basis, whose gaps are larger, costs little beside a Gram matrix in float64
+    width = min(n, k + max(k if isinstance(x, Rows) else k // 2, BLOCK))
     effective_ranks, ritz = _effective_ranks(gram_matrix), None
     least, most = float(effective_ranks.min()), float(effective_ranks.max())
     steep = least < k / 3

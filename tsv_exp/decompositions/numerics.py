@@ -24,12 +24,20 @@ class Rows:
         dtype: of its entries.
         device: where they are computed.
         blocks: computes the matrix as blocks (1, r, n) of at most so many rows, in order.
+        columns: computes it in blocks of columns, as the blocks (1, r, m) of its transpose.
     """
 
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
     blocks: Callable[[int], Iterator[Tensor]]
+    columns: Callable[[int], Iterator[Tensor]]
+
+    @property
+    def mT(self) -> "Rows":  # noqa: N802 - as Tensor.mT
+        """The transposed matrix."""
+        one, m, n = self.shape
+        return Rows(torch.Size((one, n, m)), self.dtype, self.device, self.columns, self.blocks)
 
     def split(self, rows: int, _: int = -2) -> Iterator[Tensor]:
         """Blocks of at most so many rows, as `Tensor.split` along the rows; stops if the merge is interrupted."""
@@ -39,7 +47,8 @@ class Rows:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Rows":
         """The matrix with a function applied to its entries."""
-        return Rows(self.shape, self.dtype, self.device, lambda rows: map(function, self.blocks(rows)))
+        blocks, columns = ((lambda size, part=part: map(function, part(size))) for part in (self.blocks, self.columns))
+        return Rows(self.shape, self.dtype, self.device, blocks, columns)
 
     def abs(self) -> "Rows":
         """The magnitudes of the entries."""

@@ -17,8 +17,8 @@ from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options.options import Options
 from tsv_exp.merge_files.options.rules import check_patterns
+from tsv_exp.merging.changed import weighted
 from tsv_exp.merging.inputs.alignment import align
-from tsv_exp.merging.inputs.weighted import weighted
 from tsv_exp.merging.layer import Weights
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.runtime.parallel.distributed import rank_device

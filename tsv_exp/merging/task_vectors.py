@@ -209,10 +209,14 @@ class TaskVectors:
 
     def _delta(self, name: str, task: str) -> Matrices:
         weight, end, minus = self.base[name], self.finetuned[task][name], partial(self._minus, name)
-        if weight.numel() <= layers.LARGE or weight.shape[0] < weight.shape[1]:
+        if weight.numel() <= layers.LARGE:
             return minus(weight, [end])
+        by_rows, by_columns = (
+            (lambda n, w=w, e=e: map(minus, w.split(n), zip(e.split(n))))
+            for w, e in ((weight, end), (weight.mT, end.mT))
+        )
         shape, dtype = torch.Size((1, *weight.shape)), compute_dtype(weight.dtype)
-        return Rows(shape, dtype, self.compute_device, lambda n: map(minus, weight.split(n), zip(end.split(n))))
+        return Rows(shape, dtype, self.compute_device, by_rows, by_columns)
 
     def _blocks(self, name: str, stride: int) -> Iterator[Tensor]:
         known, tasks = self._known(name), len(self.finetuned)

@@ -10,7 +10,7 @@ from torch import Tensor
 from tsv_exp.decompositions.algebra import Algebra, merges_products, sum_svd
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
-from tsv_exp.merging.changed import Changed
+from tsv_exp.merging.changed import changed
 from tsv_exp.merging.layer import entrywise
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.sign_election import Majority, ties, ties_statistics
@@ -59,7 +59,7 @@ def dare(deltas: Tensor, drop_rate: float = 0.9, seed: int = 0) -> Tensor:
 
 def dare_ties_statistics(stream: TaskVectors, density: float, drop_rate: float, seed: int) -> Mapping[str, Any]:
     """Statistics of the whole dropped and rescaled task vectors for TIES."""
-    fewer = Changed(**stream.fields(), change=lambda layer: layer.with_deltas(drop(layer.deltas, drop_rate, seed)))
+    fewer = changed(stream, lambda layer: layer.with_deltas(drop(layer.deltas, drop_rate, seed)))
     return {**ties_statistics(fewer, density), "drop_rate": drop_rate, "seed": seed}
 
 

@@ -10,7 +10,7 @@ from tsv_exp import layers
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation, join_blocks, stack
-from tsv_exp.merging.changed import Changed
+from tsv_exp.merging.changed import changed
 from tsv_exp.merging.layer import Layer, Moments
 from tsv_exp.merging.results.checks import check_result
 from tsv_exp.merging.task_vectors import TaskVectors
@@ -96,8 +96,7 @@ def _arguments(method: "Method", stream: TaskVectors, algebra: Algebra) -> dict[
     if method.prepare is None:
         return method.own_params
     if method.before:
-        fields = stream.fields()
-        stream = Changed(**fields, change=lambda layer: change_deltas(method.before, layer, algebra))
+        stream = changed(stream, lambda layer: change_deltas(method.before, layer, algebra))
     found = method.prepare(stream, **method.own_params)
     if not isinstance(found, Mapping):
         came = f"its prepare returned {type(found).__name__}"
