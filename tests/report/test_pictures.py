@@ -71,6 +71,20 @@ def test_bars_are_the_accuracies(tmp_path: Path) -> None:
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["ties", "tsv_m"]
 
 
+def test_a_plot_shows_the_best_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tsv_exp.report.plots.draw.MOST", 2)
+    curves = {f"m{i}": {1.0: accuracy, 2.0: 0.5} for i, accuracy in enumerate((0.6, 0.7, 0.8))}
+    contents = [results(name, (points[1.0],) * 4, curve=points) for name, points in curves.items()]
+    figures = drawn(groups_of(tmp_path, *contents))
+    assert dots(figures["average-tiny-4-tasks"].axes[0]) == pytest.approx([70, 80])
+    assert dots(figures["tasks-tiny-4-tasks"].axes[2]) == pytest.approx([70, 80])
+    lines = [line.get_label() for line in figures["alpha-tiny-4-tasks"].axes[0].lines]
+    assert [label for label in lines if label in curves] == ["m1", "m2"]
+    for name, figure in figures.items():
+        assert figure.get_suptitle().endswith("4 tasks, the best 2 of 3 rows"), name
+    assert list(drawn(groups_of(tmp_path / "few", *contents[:2])).values())[0].get_suptitle().endswith("4 tasks")
+
+
 def test_curves_are_means_over_seeds_with_the_chosen_alpha_marked(tmp_path: Path) -> None:
     seeds = [results(curve={1.0: 0.5, 2.0: 0.8}), results(curve={1.0: 0.7, 2.0: 0.9}, seed=1)]
     groups = groups_of(tmp_path, *seeds, results("ties", curve={}))

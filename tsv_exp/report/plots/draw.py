@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from matplotlib.figure import Figure
 
 from tsv_exp.report.plots import bars, curves, maps
 from tsv_exp.report.plots.style import row_styles
 from tsv_exp.report.tables.groups import Group, Row
+
+MOST = 60  # rows of one plot: it is about half a metre high then; the tables have all rows
 
 
 def draw(groups: Sequence[Group], narrow: bool = False, by_score: bool = False) -> Iterator[tuple[str, str, Figure]]:
@@ -35,13 +38,13 @@ def _of_group(
     group: Group, rows: Sequence[Row], looks: curves.Looks, narrow: bool, by_score: bool
 ) -> Iterator[tuple[str, Figure]]:
     name = _slug(group.title)
-    ranked = sorted(rows, key=lambda row: -row.average.mean if row.average else 0.0) if by_score else rows
-    yield f"average-{name}", bars.averages(group, ranked, looks, narrow)
+    ranked = sorted(rows, key=_loss) if by_score else rows
+    yield f"average-{name}", bars.averages(*_best(group, ranked), looks, narrow)
     if len(group.tasks) > 1:
-        yield f"tasks-{name}", bars.per_task(group, ranked, looks, narrow)
+        yield f"tasks-{name}", bars.per_task(*_best(group, ranked), looks, narrow)
     curved = [row for row in rows if len(curves.curve(row)) > 1]
     if curved:
-        yield f"alpha-{name}", curves.against_alpha(group, curved, looks, narrow)
+        yield f"alpha-{name}", curves.against_alpha(*_best(group, curved), looks, narrow)
     families = curves.ranks(rows)
     if families:
         yield f"rank-{name}", curves.against_rank(group, families, looks, narrow)
@@ -50,6 +53,19 @@ def _of_group(
             yield f"confusion-{name}-{_slug(row.label)}", maps.confusion_map(group, row, narrow)
     for family, members in curves.ranks(curved).items():
         yield f"alpha-rank-{name}-{_slug(family)}", maps.alpha_rank_map(group, family, members, narrow)
+
+
+def _best(group: Group, rows: Sequence[Row]) -> tuple[Group, Sequence[Row]]:
+    """The rows that one plot can show, in their order, and the group with a title that says so."""
+    if len(rows) <= MOST:
+        return group, rows
+    best = set(sorted(range(len(rows)), key=lambda at: _loss(rows[at]))[:MOST])
+    told = replace(group, task_set=f"{group.task_set}, the best {MOST} of {len(rows)} rows")
+    return told, [row for at, row in enumerate(rows) if at in best]
+
+
+def _loss(row: Row) -> float:
+    return -row.average.mean if row.average else 0.0
 
 
 def _slug(text: str) -> str:
