@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from tsv_exp.errors import UserError
 
 # keys of a method's YAML that are no arguments of its function
-STRUCTURE = frozenset({"_target_", "name", "layers", "others", "prepare", "across", "alpha", "tune"})
+STRUCTURE = frozenset({"_target_", "name", "layers", "others", "prepare", "across", "features", "alpha", "tune"})
 _PLAIN: Mapping[Any, type] = {float: Real, int: Integral, str: str, bool: bool, NoneType: NoneType}
 _OF_HYDRA = ("_target_", "_convert_", "_recursive_", "_partial_", "_args_")
 

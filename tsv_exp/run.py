@@ -20,7 +20,7 @@ from tsv_exp.evaluation.alpha.data_free import data_free_scale
 from tsv_exp.evaluation.alpha.near_ties import settle
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.evaluation.inputs import RunInputs, load_inputs
-from tsv_exp.evaluation.moments import Inputs, second_moments
+from tsv_exp.evaluation.moments import Inputs, Moments, moments_of_merged, second_moments
 from tsv_exp.evaluation.routing import Oracle, route_tasks
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.known import KnownMerge, Vectors
@@ -123,14 +123,22 @@ def known_merge(
 ) -> KnownMerge:
     """The merge by a method, made when its weights are needed."""
     _, base, finetuned, digests, evaluator, _ = loaded
+    merge_by = partial(merge, method=method, engine=engine, device=evaluator.device)
     plain: Any = OmegaConf.to_container(cfg.method, resolve=True)
     code = [versions.program(), plain, module_digests(plain), method.params, method.tune is None]
     key = digest(code, cfg.seed, list(finetuned), digests, vars(engine), str(evaluator.device))
 
     def make() -> Merged:
         with clock("merge"):
-            moments = second_moments(inputs, evaluator, finetuned) if inputs and method.takes_moments else None
-            return merge(base, finetuned, method, engine=engine, device=evaluator.device, moments=moments)
+            return merge_by(base, finetuned, moments=moments())
+
+    def moments() -> Moments | None:
+        if inputs is None or not method.takes_moments:
+            return None
+        if method.features == "own":
+            return second_moments(inputs, evaluator, finetuned)
+        vector = lambda base, finetuned, known: merge_by(base, finetuned, moments=known).vector()  # noqa: E731
+        return moments_of_merged(inputs, evaluator, base, finetuned, vector)
 
     return KnownMerge(None if inputs else key, make)
 

@@ -82,7 +82,7 @@ def test_a_plot_shows_the_best_rows_only(tmp_path: Path, monkeypatch: pytest.Mon
     assert [label for label in lines if label in curves] == ["m1", "m2"]
     for name, figure in figures.items():
         assert figure.get_suptitle().endswith("4 tasks, the best 2 of 3 rows"), name
-    assert list(drawn(groups_of(tmp_path / "few", *contents[:2])).values())[0].get_suptitle().endswith("4 tasks")
+    assert next(iter(drawn(groups_of(tmp_path / "few", *contents[:2])).values())).get_suptitle().endswith("4 tasks")
 
 
 def test_curves_are_means_over_seeds_with_the_chosen_alpha_marked(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tsv_exp import UserError
-from tsv_exp.evaluation.moments import Noise, OtherTasks, Validation, second_moments
+from tsv_exp import UserError, merge
+from tsv_exp.evaluation.moments import Noise, OtherTasks, Validation, moments_of_merged, second_moments
 from tsv_exp.evaluation.moments.second_moments import captured_attention
 from tsv_exp.tasks.task import Split
 
@@ -154,3 +154,69 @@ def test_attention_is_as_before_while_it_is_captured(batch_first):
     outputs = attention.out_proj(rows)
     torch.testing.assert_close(outputs if batch_first else outputs.transpose(0, 1), wanted)
     assert all(torch.equal(value, before[name]) for name, value in attention.state_dict().items())
+
+
+class Deep(nn.Module):
+    """A layer, two blocks of two layers each, and a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(5, 6)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 6)) for _ in range(2))
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x):
+        hidden = self.stem(x)
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.last(hidden)
+
+
+def regressed(deltas, rows):
+    """RegMean with off_diagonal = 1, by least squares on the rows themselves."""
+    inputs = torch.cat([x / len(x) ** 0.5 for x in rows])
+    outputs = torch.cat([x @ delta.mT / len(x) ** 0.5 for delta, x in zip(deltas, rows, strict=True)])
+    return torch.linalg.lstsq(inputs, outputs, driver="gelsd").solution.mT
+
+
+def test_blocks_of_a_task_run_on_the_outputs_of_the_merged_blocks_before_them(evaluator):
+    model = evaluator.model
+    splits = {name: Split(torch.randn(7, 3, 5), torch.zeros(7).long()) for name in TASKS}
+    model.encoder, model.split = Deep, lambda task, _: splits[task.name]
+    torch.manual_seed(0)
+    base, *others = ({n: 0.4 * torch.randn_like(v) for n, v in Deep().state_dict().items()} for _ in range(4))
+    finetuned = dict(zip(TASKS, others, strict=True))
+
+    def by_regmean(base, finetuned, known):
+        return merge(base, finetuned, "regmean_pp", off_diagonal=1.0, moments=known).vector()
+
+    moments = moments_of_merged(Validation(), evaluator, base, finetuned, by_regmean)
+    found = merge(base, finetuned, "regmean_pp", off_diagonal=1.0, moments=moments).vector()
+
+    delta = lambda name: torch.stack([w[name] - base[name] for w in finetuned.values()]).double()  # noqa: E731
+    mean = {name: (base[name] + delta(name).mean(0)).double() for name in base}
+    hidden = []
+    for task in TASKS:
+        x = model.split(evaluator.tasks[task], "validation").inputs.double().flatten(0, 1)
+        hidden.append(x @ mean["stem.weight"].mT + mean["stem.bias"])
+    for number in range(2):
+        first, second = f"blocks.{number}.0", f"blocks.{number}.2"
+        inner = []
+        for task, x in zip(TASKS, hidden, strict=True):
+            own = {name: value.double() for name, value in finetuned[task].items()}
+            inner.append((x @ own[f"{first}.weight"].mT + own[f"{first}.bias"]).tanh())
+        wanted = {f"{first}.weight": hidden, f"{second}.weight": inner}
+        merged = dict(mean)
+        for name, rows in wanted.items():
+            expected_tau = regressed(delta(name), rows)
+            torch.testing.assert_close(found[name].double(), expected_tau, rtol=1e-3, atol=1e-4)
+            merged[name] = base[name].double() + expected_tau
+        for at, x in enumerate(hidden):
+            out = (x @ merged[f"{first}.weight"].mT + merged[f"{first}.bias"]).tanh()
+            hidden[at] = x + out @ merged[f"{second}.weight"].mT + merged[f"{second}.bias"]
+    last = regressed(delta("last.weight"), hidden)
+    torch.testing.assert_close(found["last.weight"].double(), last, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found["stem.bias"], delta("stem.bias").mean(0).float(), rtol=1e-5, atol=1e-6)
+    runs = model.runs
+    moments_of_merged(Validation(), evaluator, base, finetuned, by_regmean)
+    assert model.runs == runs, "they are cached"

@@ -73,3 +73,8 @@ def test_errors_are_one_line():
     config = {"name": "mine", "_target_": "tsv_exp.methods.regmean", "moments": 3}
     with pytest.raises(UserError, match="method mine: moments is not a parameter"):
         Method.from_config(config)
+    plus = {"name": "mine", "_target_": "tsv_exp.methods.regmean", "features": "merged"}
+    with pytest.raises(UserError, match="method mine: features=base; choose from: own, merged"):
+        Method.from_config({**plus, "features": "base"})
+    with pytest.raises(UserError, match="method mine: features=merged merges block by block, without prepare and acro"):
+        Method.from_config({**plus, "across": "tsv_exp.methods.regression.essential.scale_layers"})

@@ -4,6 +4,6 @@ The methods themselves are in methods/; the router's captures are in routing/.
 """
 
 from tsv_exp.evaluation.moments.examples import Inputs, Noise, OtherTasks, Validation
-from tsv_exp.evaluation.moments.second_moments import Moments, second_moments
+from tsv_exp.evaluation.moments.second_moments import Moments, moments_of_merged, second_moments
 
-__all__ = ["Inputs", "Moments", "Noise", "OtherTasks", "Validation", "second_moments"]
+__all__ = ["Inputs", "Moments", "Noise", "OtherTasks", "Validation", "moments_of_merged", "second_moments"]

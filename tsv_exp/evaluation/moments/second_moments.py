@@ -1,7 +1,8 @@
 """Second moments of the inputs of linear layers, per task and layer: computed once, cached, read layer by layer."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,23 +23,22 @@ from tsv_exp.storage.files import cache_dir
 from tsv_exp.storage.weight_cache import cached_weights
 from tsv_exp.versions import EVALUATION
 
+TRACKED = "inputs of layers"
+
 
 @dataclass(frozen=True)
 class Moments:
-    """Layer -> second moments (T, n, n) of its inputs; a file per task holds them, and one layer is read at a time."""
+    """Layer -> second moments (T, n, n) of its inputs, from the files of that layer: one per task."""
 
-    files: Sequence[Path]
-    names: frozenset[str]
+    files: Mapping[str, Sequence[Path]]
 
     def __call__(self, name: str) -> Tensor | None:
         """(T, n, n), float32: the mean of x xᵀ over examples and tokens; None for a layer that was not captured."""
-        if name not in self.names:
-            return None
         found = []
-        for path in self.files:
+        for path in self.files.get(name, ()):
             with safe_open(path, framework="pt") as file:
                 found.append(file.get_tensor(name))
-        return torch.stack(found)
+        return torch.stack(found) if found else None
 
 
 def second_moments(inputs: Inputs, evaluator: Evaluator, finetuned: Mapping[str, Weights]) -> Moments:
@@ -47,25 +47,92 @@ def second_moments(inputs: Inputs, evaluator: Evaluator, finetuned: Mapping[str,
     Raises:
         UserError: the inputs cannot be had.
     """
-    files, names = [], []
-    for task in track(finetuned, "inputs of layers"):
-        key = _key(inputs, evaluator, task, finetuned[task])
-        path = cache_dir() / "moments" / f"{task}-{key[:20]}.safetensors".replace("/", "_")
-        names.append(frozenset(cached_weights(path, key, partial(_measure, inputs, evaluator, task, finetuned[task]))))
-        files.append(path)
-    return Moments(files, frozenset.intersection(*names))
+    found = [_cached(inputs, evaluator, task, finetuned[task]) for task in track(finetuned, TRACKED)]
+    return Moments(_common(found))
 
 
-def _key(inputs: Inputs, evaluator: Evaluator, task: str, weights: Weights) -> str:
+def moments_of_merged(
+    inputs: Inputs,
+    evaluator: Evaluator,
+    base: Weights,
+    finetuned: Mapping[str, Weights],
+    merge: Callable[[Weights, Mapping[str, Weights], Moments], Weights],
+) -> Moments:
+    """The moments of every task's blocks on the outputs of the merged blocks before them (RegMean++, arXiv 2508.03121).
+
+    The blocks are the members of the network's first numbered list, in order. Those before the one that is measured are
+    merged with α = 1, those after it do not run. Layers outside of blocks are merged first, without moments; theirs are
+    measured last.
+
+    Args:
+        inputs: on which the networks run.
+        evaluator: has the network.
+        base: the pre-trained weights.
+        finetuned: the fine-tuned weights by task.
+        merge: base weights, fine-tuned weights by task, and moments of some layers -> the task vector of these layers.
+
+    Raises:
+        UserError: the inputs cannot be had.
+    """
+    blocks = _blocks(base)
+    outside = blocks.pop("")
+    merged, files = dict(base), dict[str, Sequence[Path]]()
+
+    def settle(names: Sequence[str]) -> None:
+        own = {task: {name: weights[name] for name in names} for task, weights in finetuned.items()}
+        changes = merge({name: base[name] for name in names}, own, Moments(files))
+        merged.update({name: base[name] + change.to(base[name]) for name, change in changes.items()})
+
+    settle(outside)
+    for block, names in track(blocks.items(), TRACKED):
+        states = {task: merged | {name: weights[name] for name in names} for task, weights in finetuned.items()}
+        files |= _common([_cached(inputs, evaluator, task, states[task], block, names) for task in states])
+        settle(names)
+    return Moments(files | _common([_cached(inputs, evaluator, task, merged, "", outside) for task in finetuned]))
+
+
+def _blocks(names: Iterable[str]) -> dict[str, list[str]]:
+    """Block -> its parameters, by the part of their names up to the first number; "" for those outside of blocks."""
+    found: dict[str, list[str]] = {"": []}
+    for name in names:
+        numbered = re.match(r"(.*?\.)?\d+(?=\.)", name)
+        found.setdefault(numbered[0] if numbered else "", []).append(name)
+    return found
+
+
+def _common(files: Sequence[Mapping[str, Path]]) -> dict[str, Sequence[Path]]:
+    """Layer -> its file for each task, for the layers that every task has."""
+    first, *others = files
+    return {name: [one[name] for one in files] for name in first if all(name in other for other in others)}
+
+
+def _cached(
+    inputs: Inputs, evaluator: Evaluator, task: str, weights: Weights, block: str = "", names: Sequence[str] = ()
+) -> dict[str, Path]:
+    """Layer -> the file with its moments in a network with these weights; of one block, or of these layers, or all."""
     used: Any = inputs
     identities = [evaluator.model.identity(evaluator.tasks[name]) for name in (task, *inputs.tasks(evaluator, task))]
-    return digest(type(used).__name__, asdict(used), identities, weights_digest(weights), EVALUATION)
+    parts = type(used).__name__, asdict(used), identities, weights_digest(weights), EVALUATION
+    key = digest(*parts, *([block, list(names)] if names else []))
+    path = cache_dir() / "moments" / f"{task}-{key[:20]}.safetensors".replace("/", "_")
+    make = partial(_measure, inputs, evaluator, task, weights, block, names or list(weights))
+    return dict.fromkeys(cached_weights(path, key, make), path)
 
 
-def _measure(inputs: Inputs, evaluator: Evaluator, task: str, weights: Weights) -> dict[str, Tensor]:
+class _BlockEndedError(Exception):
+    """Ends a forward pass after the block that is measured."""
+
+
+def _measure(
+    inputs: Inputs, evaluator: Evaluator, task: str, weights: Weights, block: str, names: Sequence[str]
+) -> dict[str, Tensor]:
     encoder = evaluator.model.encoder()
     encoder.load_state_dict(dict(weights), strict=False)
     encoder = encoder.to(evaluator.device).eval().requires_grad_(False)
+
+    def end(*_: object) -> None:
+        raise _BlockEndedError
+
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     mask: Tensor | None = None
@@ -77,15 +144,18 @@ def _measure(inputs: Inputs, evaluator: Evaluator, task: str, weights: Weights) 
         sums[name] = sums[name] + product if name in sums else product
         counts[name] = counts.get(name, 0) + len(rows)
 
-    with torch.no_grad(), captured(encoder, weights, receive), captured_attention(encoder, weights, receive):
+    with torch.no_grad(), captured(encoder, names, receive), captured_attention(encoder, names, receive):
+        if block:
+            encoder.get_submodule(block).register_forward_hook(end)
         for batch in inputs.batches(evaluator, task):
             mask = padding_mask(batch)
-            evaluator.model.predict(encoder, batch, evaluator.tasks[task])
+            with suppress(_BlockEndedError):
+                evaluator.model.predict(encoder, batch, evaluator.tasks[task])
     return {name: (total / counts[name]).clone() for name, total in sums.items()}
 
 
 @contextmanager
-def captured_attention(network: nn.Module, names: Mapping[str, Any], receive: Receiver) -> Iterator[None]:
+def captured_attention(network: nn.Module, names: Iterable[str], receive: Receiver) -> Iterator[None]:
     """As `captured`, of the output projections of torch's attention, whose modules are never called.
 
     While the attention runs, its projection is the identity; what it returns is received and then projected.

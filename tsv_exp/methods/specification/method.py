@@ -33,6 +33,8 @@ class Method:
         prepare: (stream, **params) -> keyword arguments of the function, after passes over all layers.
         across: norms of the merged matrices of one kind (L,) -> factors (L,) that scale them, after all layers.
         others: the function of layers that are not matrices; `function` itself if the YAML has `layers: all`.
+        features: whose features the layers' inputs are: each task's `own` network's, or for each block those of the
+            `merged` blocks before it.
         alpha: the scaling.
         tune: a parameter chosen per task.
         params: parameters of `prepare`, if any, else of the function; and the lists of steps `before` and `after`.
@@ -43,6 +45,7 @@ class Method:
     others: Function
     prepare: Function | None = None
     across: Function | None = None
+    features: str = "own"
     alpha: Alpha = field(default_factory=Alpha)
     tune: Tune | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -78,6 +81,11 @@ class Method:
         if scope not in ("all", "matrices"):
             raise UserError(f"method {name}: layers={scope}; choose from: all, matrices")
         others = keys.pop("others", "tsv_exp.methods.entrywise.weight_average")
+        features = keys.pop("features", "own")
+        if features not in ("own", "merged"):
+            raise UserError(f"method {name}: features={features}; choose from: own, merged")
+        if features == "merged" and (prepare or across):
+            raise UserError(f"method {name}: features=merged merges block by block, without prepare and across")
         alpha, tune = keys.pop("alpha", None) or {}, keys.pop("tune", None)
         try:
             tuned = tune and Tune(tune["parameter"], tuple(tune["values"]), function_of(name, tune["function"]))
@@ -99,6 +107,7 @@ class Method:
             others=function if scope == "all" else function_of(name, others),
             prepare=first,
             across=across and function_of(name, across),
+            features=features,
             alpha=scaling,
             tune=tuned,
             params=keys,
