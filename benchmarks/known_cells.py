@@ -23,7 +23,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from merge_speed import show
-from omegaconf import DictConfig, OmegaConf
 
 import tsv_exp.commands.exp  # noqa: F401 - registers the configuration schema
 from tsv_exp.config import conf_dir
@@ -56,7 +55,7 @@ def per_cell(few: int, many: int) -> dict[str, float]:
 
 
 def deciding(cells: int) -> dict[str, float]:
-    """Processor seconds per cell of the parts of the decision what to run; methods and values of parameters differ."""
+    """Processor seconds per cell of each part of the decision what to run: 2 methods × 10 values of a key × seeds."""
     spent: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -65,19 +64,19 @@ def deciding(cells: int) -> dict[str, float]:
         spent[name] = spent.get(name, 0.0) + (time.process_time() - start) / cells
         return found
 
-    def own(config: DictConfig) -> DictConfig:
-        return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-
     with initialize_config_dir(str(conf_dir()), version_base="1.3"), tempfile.TemporaryDirectory() as outputs:
-        loader = GlobalHydra.instance().config_loader()
+        loader: Any = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", ["hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
         HydraConfig.instance().set_config(loader.load_sweep_config(master, [WARM]))
         check_configuration(loader.load_sweep_config(master, [WARM]))  # imports
-        jobs = [[f"method={METHODS[i % 2]}", "tasks=2", f"alpha.stop={1 + i / 100}"] for i in range(cells)]
+        jobs = [
+            [f"method={METHODS[i % 2]}", "tasks=2", f"alpha.stop={1 + i // 2 % 10}", f"seed={i // 20}"]
+            for i in range(cells)
+        ]
         for job in jobs:
-            config = timed("composing", partial(loader.load_sweep_config, master, job))
+            config = timed("composing", partial(loader.load_values, master, job))
             timed("checking", partial(check_configuration, config))
-            key = timed("keys", partial(resume.cell_key, own(config)))
+            key = timed("keys", partial(resume.cell_key, config))
             timed("finding", partial(resume.find, key, Path(outputs)))
     return spent | {"all": sum(spent.values())}
 

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, MissingConfigException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from tsv_exp.commands import exp as exp
 from tsv_exp.config import conf_dir
@@ -91,11 +91,16 @@ def test_the_configuration_of_a_job_is_as_hydra_composes_it() -> None:
         for job in jobs:
             expected = ConfigLoaderImpl.load_sweep_config(loader, sweep, job)
             assert OmegaConf.to_yaml(loader.load_sweep_config(sweep, job)) == OmegaConf.to_yaml(expected)
+            with open_dict(expected):
+                del expected["hydra"]
+            assert OmegaConf.to_yaml(loader.load_values(sweep, job)) == OmegaConf.to_yaml(expected)
         config = loader.load_sweep_config(sweep, jobs[0])
         config.method.density = config.hydra.job.num = 1  # a copy: the next one is as before
         assert loader.load_sweep_config(sweep, jobs[0]).method.density == 0.3
         with pytest.raises(ConfigCompositionException, match="densty"):
             loader.load_sweep_config(sweep, ["method=ties", "method.densty=0.3"])
+        with pytest.raises(ConfigCompositionException, match="sed"):
+            loader.load_values(sweep, ["method=ties", "sed=3"])
 
 
 def test_an_experiment_sweeps_over_numbers(tmp_path: Path) -> None:

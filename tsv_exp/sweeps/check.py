@@ -29,25 +29,25 @@ class ConfigurationCheck(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check a single run."""
+        _search_as(config)
         with _stage("checking the configuration"):
             self._refuse_invalid(config, here=True)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the jobs of a sweep; devices only where they run in this process."""
+        _search_as(config)
         with _stage("checking the configurations"):
-            loader = GlobalHydra.instance().config_loader()
+            loader: Any = GlobalHydra.instance().config_loader()
             with self._refused():
                 jobs = [list(overrides) for overrides in job_overrides(config, loader)]
             common = set.intersection(*map(set, jobs))
             for overrides in jobs:
                 with self._refused():
-                    job = loader.load_sweep_config(config, overrides)
+                    job = loader.load_values(config, overrides)
                 apart = [one for one in overrides if one not in common]
                 self._refuse_invalid(job, runs_here(config), " ".join(apart))
 
     def _refuse_invalid(self, config: DictConfig, here: bool, job: str = "") -> None:
-        # tasks are looked for where Hydra looks; set_config would copy the node
-        HydraConfig.instance().cfg = config  # type: ignore[assignment]
         module, _, function = self.check.rpartition(".")
         with self._refused(job):
             getattr(import_late(module), function)(config, here)
@@ -64,6 +64,11 @@ class ConfigurationCheck(Callback):
         plain = " ".join(str(error).split())
         text = error_message(error) if expected(error) else f"unexpected {type(error).__name__}: {plain}"
         return SystemExit(fail(self.command, f"{text} (in the run {job})" if job else text, 1))
+
+
+def _search_as(config: DictConfig) -> None:
+    """Let the check look for tasks where Hydra looks for them."""
+    HydraConfig.instance().cfg = config  # type: ignore[assignment]  # set_config would make the node read-only
 
 
 def _stage(description: str) -> AbstractContextManager[Any]:

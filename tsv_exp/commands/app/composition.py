@@ -117,8 +117,9 @@ class ConfigLoader(ConfigLoaderImpl):
         super().__init__(config_search_path)
         self.repository = Repository(config_search_path)
         self._composed: dict[tuple[str, ...], Template] = {}
+        self._without_hydra: dict[tuple[str, ...], Template] = {}
         self._jobs: dict[tuple[str, ...], Job] = {}
-        self._parsed: dict[str, Override] = {}
+        self._parsed: dict[tuple[tuple[str, ...], str], tuple[Override, bool]] = {}
         self._searched: dict[tuple[str, ...], CachingConfigRepository] = {}
 
     def load_configuration(
@@ -129,12 +130,7 @@ class ConfigLoader(ConfigLoaderImpl):
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """The configuration of one job."""
-        key = tuple(sweep_overrides)
-        if key not in self._jobs:
-            self._jobs[key] = self._parse_job(master_config, sweep_overrides)
-        job = self._jobs[key]
-        if job.options not in self._composed:
-            self._composed[job.options] = Template(super().load_sweep_config(master_config, list(job.options)))
+        job = self._job(master_config, sweep_overrides)
         config = self._composed[job.options].copy()
         self._apply_overrides_to_config(list(job.values), config)
         config.hydra.overrides.task = job.typed
@@ -142,32 +138,54 @@ class ConfigLoader(ConfigLoaderImpl):
         OmegaConf.copy_cache(master_config, config)  # folder names contain the time of the sweep
         return config
 
+    def load_values(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """The configuration of one job without Hydra's own node, whose copy takes longer than that of all others."""
+        job = self._job(master_config, sweep_overrides)
+        if job.options not in self._without_hydra:
+            config = self._composed[job.options].copy()
+            with open_dict(config):
+                del config["hydra"]
+            self._without_hydra[job.options] = Template(config)
+        config = self._without_hydra[job.options].copy()
+        self._apply_overrides_to_config(list(job.values), config)
+        return config
+
+    def _job(self, master_config: DictConfig, sweep_overrides: list[str]) -> Job:
+        """The job, whose options are composed."""
+        key = tuple(sweep_overrides)
+        if key not in self._jobs:
+            self._jobs[key] = self._parse_job(master_config, sweep_overrides)
+        job = self._jobs[key]
+        if job.options not in self._composed:
+            self._composed[job.options] = Template(super().load_sweep_config(master_config, list(job.options)))
+        return job
+
     def _parse_job(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> Job:
         settings = master_config.hydra
         given = tuple(settings.overrides.hydra)
         if given not in self._searched:  # its folders are those that Hydra's own overrides name
             found = self._parse_overrides_and_create_caching_repo(settings.job.config_name, _typed(given))
             self._searched[given] = found[1]
-        repository = self._searched[given]
-        parsed = _options_as_text([self._parse(one) for one in _typed(sweep_overrides)], repository)
-        values = [one for one in parsed if _is_value(one, repository)]
-        own = [one for one in parsed if not one.is_hydra_override()]
+        parsed = [self._parse(one, given) for one in _typed(sweep_overrides)]
+        own = [override for override, _ in parsed if not override.is_hydra_override()]
         return Job(
-            tuple(one.input_line or "" for one in parsed if one not in values),
-            values,
-            [one.input_line for one in own],
+            tuple(override.input_line or "" for override, is_value in parsed if not is_value),
+            [override for override, is_value in parsed if is_value],
+            [override.input_line for override in own],
             get_overrides_dirname(own, **settings.job.config.override_dirname),
         )
 
-    def _parse(self, override: str) -> Override:
-        """One override; the jobs of a sweep repeat most of them."""
-        if override not in self._parsed:
-            (self._parsed[override],) = OverridesParser.create().parse_overrides([override])
-        return self._parsed[override]
+    def _parse(self, override: str, given: tuple[str, ...]) -> tuple[Override, bool]:
+        """One override, and whether it sets a value; the jobs of a sweep repeat most of them."""
+        if (given, override) not in self._parsed:
+            repository = self._searched[given]
+            (found,) = _options_as_text(OverridesParser.create().parse_overrides([override]), repository)
+            self._parsed[given, override] = found, _is_value(found, repository)
+        return self._parsed[given, override]
 
     def __getstate__(self) -> Mapping[str, Any]:
         """The state for other processes, without the caches."""
-        return {**self.__dict__, "_composed": {}, "_jobs": {}, "_parsed": {}, "_searched": {}}
+        return {**self.__dict__, "_composed": {}, "_without_hydra": {}, "_jobs": {}, "_parsed": {}, "_searched": {}}
 
     def _parse_overrides_and_create_caching_repo(
         self, config_name: str | None, overrides: list[str]

@@ -34,7 +34,7 @@ def check(plain: Mapping[str, Any], tasks: Sequence[tuple[str, Definition]], her
         device_of(plain["device"])
     for group in ("model", "inputs", "router"):
         _check_group(group, json.dumps(plain[group]))
-    model, method = model_of(plain), Method.from_config(plain["method"])
+    model, method = model_of(plain), _method(json.dumps(plain["method"]))
     if model.finetune.lora is not None and model.checkpoints is not None:
         raise UserError(
             "finetune=lora: nothing is trained if model.checkpoints is set; leave one of the two out, "
@@ -59,9 +59,15 @@ def _check_group(group: str, node: str) -> None:
 
 
 @cache
+def _method(node: str) -> Method:
+    """The method of a configuration, once for all jobs of a sweep that differ elsewhere."""
+    return Method.from_config(json.loads(node))
+
+
+@cache
 def _dry_run(method: str, tasks: int) -> bool:
-    """`dry_run` of a method's configuration, once for all jobs of a sweep that differ elsewhere."""
-    return dry_run(Method.from_config(json.loads(method)), tasks)
+    """`dry_run` likewise."""
+    return dry_run(_method(method), tasks)
 
 
 def check_paths(model: Model, tasks: Sequence[tuple[str, Definition]]) -> None:
