@@ -111,21 +111,26 @@ def delta(layer: Representation, shape: torch.Size, task: int | None = None) -> 
     return layer[task] if per_task(layer, shape) else layer
 
 
-def row_blocks(tensor: Tensor, shape: torch.Size, converted: bool = False) -> tuple[Tensor, ...]:
-    """A tensor in blocks of rows, as many as have about 4 million entries in a layer of this shape.
+def row_blocks(tensors: Sequence[Tensor], shape: torch.Size, converted: bool = False) -> Iterable[Sequence[Tensor]]:
+    """Tensors in the same blocks of rows, as many as have about 4 million entries in a layer of this shape.
 
     Blocks whose entries are converted to another dtype are smaller: large temporary copies fragment the memory.
     """
+    if not shape:
+        return [tensors]
     entries = min(_BLOCK, _CONVERTED) if converted else _BLOCK
-    return tensor.split(max(1, entries * shape[0] // max(1, shape.numel()))) if shape else (tensor,)
+    rows = max(1, entries * shape[0] // max(1, shape.numel()))
+    if rows >= shape[0]:  # splitting would take longer than a small layer
+        return [tensors]
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 def delta_blocks(layer: Representation, shape: torch.Size, task: int | None = None) -> Iterator[Tensor]:
     """The same blocks of `delta`; of a shared product no more is in memory at a time."""
     if isinstance(layer, LowRank) and not per_task(layer, shape):
-        yield from (LowRank(rows, layer.s, layer.vh).dense() for rows in row_blocks(layer.u, shape))
+        yield from (LowRank(rows, layer.s, layer.vh).dense() for (rows,) in row_blocks((layer.u,), shape))
     else:
-        yield from row_blocks(delta(layer, shape, task), shape)
+        yield from (rows for (rows,) in row_blocks((delta(layer, shape, task),), shape))
 
 
 def stored_bytes(layer: Representation, shape: torch.Size, itemsize: int) -> int:

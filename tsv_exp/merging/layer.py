@@ -1,7 +1,7 @@
 """One parameter of all tasks: its deltas, computed on first use."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra, FactoredAlgebra, TaskwiseAlgebra
 from tsv_exp.decompositions.numerics import Matrices, whole
-from tsv_exp.layers import LowRank
+from tsv_exp.layers import LowRank, compute_dtype, row_blocks
 
 Weights = Mapping[str, Tensor]
 Moments = Callable[[str], Tensor | None]  # layer -> second moments (T, n, n) of its inputs; None where there are none
@@ -117,6 +117,26 @@ class Layer:
     def with_deltas(self, deltas: Tensor) -> "Layer":
         """The same parameter with other deltas."""
         return Layer(self.name, deltas.shape, self.matrix, lambda: deltas)
+
+
+def differences(start: Tensor, ends: Sequence[Tensor], device: torch.device | str | None = None) -> Tensor:
+    """Weights minus those of the base (T, *shape), in `compute_dtype`; a few rows at a time are converted to it."""
+    dtype = compute_dtype(start.dtype)
+    deltas = torch.empty((len(ends), *start.shape), dtype=dtype, device=device or start.device)
+    converted = {weight.dtype for weight in (start, *ends)} != {dtype}
+    weights = [weight.detach() for weight in (start, *ends)]
+    for first, *others in row_blocks((*weights, *deltas), start.shape, converted):
+        begin = first.to(deltas)
+        for end, delta in zip(others[: len(ends)], others[len(ends) :], strict=True):
+            torch.sub(end.to(deltas), begin, out=delta)
+    return deltas
+
+
+def without_masks(deltas: Tensor, start: Tensor, ends: Sequence[Tensor]) -> Tensor:
+    """`differences` with 0 where an infinite entry of the base, as of a mask, is not changed; in place."""
+    for end, delta in zip(ends, deltas, strict=True):
+        delta[start.isinf().to(deltas.device) & (end.to(deltas) == start.to(deltas))] = 0
+    return deltas
 
 
 def finite(tensor: Tensor) -> bool:

@@ -12,12 +12,12 @@ from torch import Tensor
 from tsv_exp import layers
 from tsv_exp.config import Engine
 from tsv_exp.decompositions.numerics import Matrices, Rows
-from tsv_exp.layers import LowRank, compute_dtype, row_blocks
+from tsv_exp.layers import LowRank, compute_dtype
 from tsv_exp.merging.inputs.alignment import align, matches
 from tsv_exp.merging.inputs.checks import check_models, raise_nonfinite
 from tsv_exp.merging.inputs.views import Sliced
 from tsv_exp.merging.inputs.weights import as_models, as_weights
-from tsv_exp.merging.layer import ExplicitDeltas, Layer, Weights, _run, finite
+from tsv_exp.merging.layer import ExplicitDeltas, Layer, Weights, _run, differences, finite, without_masks
 from tsv_exp.runtime.console import track
 from tsv_exp.runtime.parallel.threads import map_in_threads
 
@@ -211,12 +211,12 @@ class TaskVectors:
         weight, end, minus = self.base[name], self.finetuned[task][name], partial(self._minus, name)
         if weight.numel() <= layers.LARGE:
             return minus(weight, [end])
-        by_rows, by_columns = (
-            (lambda n, w=w, e=e: map(minus, w.split(n), zip(e.split(n))))
-            for w, e in ((weight, end), (weight.mT, end.mT))
-        )
+
+        def blocks(start: Tensor, end: Tensor) -> Callable[[int], Iterator[Tensor]]:
+            return lambda rows: map(minus, start.split(rows), zip(end.split(rows)))
+
         shape, dtype = torch.Size((1, *weight.shape)), compute_dtype(weight.dtype)
-        return Rows(shape, dtype, self.compute_device, by_rows, by_columns)
+        return Rows(shape, dtype, self.compute_device, blocks(weight, end), blocks(weight.mT, end.mT))
 
     def _blocks(self, name: str, stride: int) -> Iterator[Tensor]:
         known, tasks = self._known(name), len(self.finetuned)
@@ -226,18 +226,8 @@ class TaskVectors:
             yield self._between(name, start, others[:tasks], dict(zip(known, others[tasks:], strict=True)))
 
     def _minus(self, name: str, start: Tensor, ends: Sequence[Tensor]) -> Tensor:
-        shape, dtype = (len(ends), *start.shape), compute_dtype(start.dtype)
-        deltas = torch.empty(shape, dtype=dtype, device=self.device or start.device)
-        converted = {weight.dtype for weight in (start, *ends)} != {dtype}
-        blocks = (row_blocks(weight.detach(), start.shape, converted) for weight in (start, *ends, *deltas))
-        for first, *others in zip(*blocks, strict=True):
-            begin = first.to(deltas)
-            for end, delta in zip(others[: len(ends)], others[len(ends) :], strict=True):
-                torch.sub(end.to(deltas), begin, out=delta)
-        if not finite(deltas):  # infinite entries that no model changes, as those of a mask, are no damage
-            for end, delta in zip(ends, deltas, strict=True):
-                delta[start.isinf().to(deltas.device) & (end.to(deltas) == start.to(deltas))] = 0
-        return self._finite(name, deltas)
+        deltas = differences(start, ends, self.device)
+        return deltas if finite(deltas) else self._finite(name, without_masks(deltas, start, ends))
 
     def _finite(self, name: str, deltas: Tensor) -> Tensor:
         if not finite(deltas):

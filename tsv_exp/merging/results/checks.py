@@ -24,12 +24,12 @@ def check_result(result: Any, shape: torch.Size, devices: set[str], method: str,
         UserError: another type or shape, not floating point, NaN or infinite, or on another device.
     """
     tasks, one = shape[0], shape[1:]
-    allowed = (
-        f"a tensor of shape {tuple(one)} (one model for all tasks) or {tuple(shape)} (one per task), or LowRank "
-        "factors or Masked vectors of such shapes"
-    )
 
-    def refuse(came: str, may: str = allowed) -> UserError:
+    def refuse(came: str, may: str = "") -> UserError:
+        may = may or (
+            f"a tensor of shape {tuple(one)} (one model for all tasks) or {tuple(shape)} (one per task), or LowRank "
+            "factors or Masked vectors of such shapes"
+        )
         return UserError(f"method {method}, layer {layer!r}: its function returned {came}; it may return {may}")
 
     if isinstance(result, Tensor):
