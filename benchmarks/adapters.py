@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/adapters.py --layers 1 --modules q_proj --out adapters.json
     OMP_NUM_THREADS=1 python benchmarks/adapters.py --layers 32 --modules all --only ours
 
-Eight adapters of rank 16 in float32 with random factors. The model has 32 layers of 7 modules; `--layers` and
+Adapters of rank 16 in float32 with random factors. The model has 32 layers of 7 modules; `--layers` and
 `--modules` select a part of them; the table prints how many of the 224 it is. Each row is a separate process that reads
 the adapters, merges and writes the result: wall time, processor time (less affected by other load), the time of the
 merge alone if the process reports it, and peak anonymous memory. PEFT gets the base's modules without content, so that
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from tsv_exp.storage.tensor_files import save
 
-TASKS, RANK, LAYERS = 8, 16, 32
+RANK, LAYERS = 16, 32
 SHAPES = {  # (out, in)
     "self_attn.q_proj": (4096, 4096),
     "self_attn.k_proj": (4096, 4096),
@@ -43,10 +43,10 @@ def chosen(layers: int, modules: list[str]) -> dict[str, tuple[int, int]]:
     return {f"model.layers.{layer}.{name}": SHAPES[name] for layer in range(layers) for name in names}
 
 
-def write_adapters(folder: Path, shapes: dict[str, tuple[int, int]]) -> list[Path]:
+def write_adapters(folder: Path, shapes: dict[str, tuple[int, int]], count: int) -> list[Path]:
     """Adapters with random factors in PEFT's format."""
     places = []
-    for task in range(TASKS):
+    for task in range(count):
         generator, tensors = torch.Generator().manual_seed(task), dict[str, Tensor]()
         for name, (m, n) in shapes.items():
             tensors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(RANK, n, generator=generator) / n**0.5
@@ -82,7 +82,7 @@ def peft_merge(places: list[Path], shapes: dict[str, tuple[int, int]], combinati
     if "ties" in combination or "dare" in combination:
         options["density"] = 0.2
     started = time.perf_counter()
-    model.add_weighted_adapter(names, [1.0] * TASKS, "merged", combination_type=combination, **options)
+    model.add_weighted_adapter(names, [1.0] * len(names), "merged", combination_type=combination, **options)
     seconds = time.perf_counter() - started
     model.save_pretrained(out, selected_adapters=["merged"])
     return seconds
@@ -114,6 +114,7 @@ def processor() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapters", type=int, default=8)
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--modules", nargs="+", default=["q_proj"])
     parser.add_argument("--combinations", nargs="+", default=["cat", "svd", "ties_svd", "dare_linear_svd"])
@@ -129,7 +130,7 @@ def main() -> None:
         print(peft_merge(places, shapes, combination, arguments.rank, place / f"peft_{combination}"))
         return
     threads, total = torch.get_num_threads(), LAYERS * len(SHAPES)
-    print(f"{len(shapes)} of {total} modules, {TASKS} adapters of rank {RANK}, {threads} threads")
+    print(f"{len(shapes)} of {total} modules, {arguments.adapters} adapters of rank {RANK}, {threads} threads")
     print(f"{'merge':<36}{'process':>10}{'processor':>12}{'merge alone':>14}{'peak':>10}", flush=True)
     rows: list[dict[str, object]] = []
 
@@ -144,7 +145,7 @@ def main() -> None:
             arguments.out.write_text(json.dumps(setting, indent=1))
 
     with tempfile.TemporaryDirectory() as folder:
-        places = write_adapters(Path(folder), shapes)
+        places = write_adapters(Path(folder), shapes, arguments.adapters)
         models = f"models=[{','.join(map(str, places))}]"
         merge = [sys.executable, "-m", "tsv_exp.merge_files", models, "form=lora"]
         cut = f"rank={arguments.rank}"

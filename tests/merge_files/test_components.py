@@ -127,6 +127,12 @@ def test_components_that_do_not_fit_are_named(pipeline, tmp_path):
             run(options_of([*WORDS, word]))
     with pytest.raises(UserError, match="all models are equal to the base"):
         run(options_of(["base=base", "models={a: base}", "out=out"]))
+    shutil.rmtree(tmp_path / "b" / "controlnet")
+    weights = load_file(tmp_path / "b" / "unet" / DIFFUSERS["unet"])  # the second component
+    name = next(name for name, weight in weights.items() if weight.dim() == 2)
+    save_file(weights | {name: torch.ones(2, 3)}, tmp_path / "b" / "unet" / DIFFUSERS["unet"])
+    with pytest.raises(UserError, match=r"has shape \(2, 3\) in model 'b'"):
+        run(options_of(WORDS))
     assert not (tmp_path / "out").exists()
 
 

@@ -83,6 +83,17 @@ def test_paths_in_a_file_are_text(files, tmp_path):
     assert (options.base, list(options.models.values()), str(options.out)) == ("2024_01", ["no"], "1_0")
 
 
+def test_names_of_weights_are_text_too(files, tmp_path):
+    (tmp_path / "config.yaml").write_text("base: b\nmodels: {no: a, 1e3: c}\nout: o\nweights: {no: 2, 1e3: 0.5}\n")
+    assert options_of(["config.yaml"]).weights == {"no": 2, "1e3": 0.5}
+
+
+def test_a_key_that_is_there_twice_is_an_error(files, tmp_path):
+    (tmp_path / "config.yaml").write_text("base: b\nmodels:\n  a: x\n  a: y\nout: o\n")
+    with pytest.raises(UserError, match=r"config\.yaml, line 4: 'a' is there twice"):
+        options_of(["config.yaml"])
+
+
 def kit(method, weights=(1.0, 1.0, 1.0), base="base.safetensors", shared=None, **own):
     """A file of mergekit."""
     models = [
@@ -167,6 +178,11 @@ def test_mergekits_dare_drops_the_same_share(files):
         (OURS | {"weights": {"task9": 1}}, "there is no model 'task9'"),
         (OURS | {"models": {"a": {"weight": 1}}}, "give path and weight"),
         ([1], "give options as name: value"),
+        (OURS | {"base": ["base.safetensors"]}, "base: give one text, not a list"),
+        (OURS | {"models": {"a": ["a.safetensors"]}}, "give path and weight"),
+        (OURS | {"models": [["a.safetensors"]]}, "name the models that have weights"),
+        (kit("linear") | {"parameters": 5}, "parameters: 5"),
+        (kit("linear") | {"base_model": {"model": "a"}}, "the model {'model': 'a'}"),
     ],
 )
 def test_what_is_not_understood_is_named(files, config, message):

@@ -121,3 +121,42 @@ def test_dtypes_of_safetensors(tmp_path, words):
 def test_alpha_that_float32_does_not_hold(words, alpha):
     with pytest.raises(UserError, match="alpha="):
         run(parse([*words(*zoo(1, torch.float32)), f"alpha={alpha}"]))
+
+
+def test_a_part_of_a_model_is_told_so(tmp_path, words):
+    given = words(*zoo(1, torch.float32))
+    part = tmp_path / "model-00002-of-00003.safetensors"
+    save_file({"norm.bias": torch.ones(3)}, part)
+    with pytest.raises(UserError, match=f"{part} holds a part of a model; give its folder"):
+        run(parse([given[0], f"models=[{part}]", *given[2:]]))
+
+
+def test_the_remedy_for_a_name_with_brackets_works(tmp_path, words):
+    base, finetuned = zoo(2, torch.float32)
+    base["q[0].weight"] = torch.ones(3, 4)
+    given = words(base, finetuned)
+    with pytest.raises(UserError, match="lacks the tensor") as error:
+        run(parse(given))
+    remedy = re.search(r'"(keep=[^"]*)"', str(error.value))
+    run(parse([*given, remedy[1]]))
+    assert torch.equal(read(tmp_path / "out")["q[0].weight"], base["q[0].weight"])
+
+
+def test_a_damaged_configuration_is_found_before_the_merge(tmp_path):
+    (tmp_path / "base").mkdir()
+    base, finetuned = zoo(1, torch.float32)
+    save_file(base, tmp_path / "base" / "model.safetensors")
+    save_file(finetuned["task0"], tmp_path / "a.safetensors")
+    (tmp_path / "base" / "config.json").write_text("{bad")
+    with pytest.raises(UserError, match=r"config.json: .*; correct it, or leave dtype"):
+        run(
+            parse(
+                [
+                    f"base={tmp_path / 'base'}",
+                    f"models={tmp_path / 'a.safetensors'}",
+                    f"out={tmp_path / 'out'}",
+                    "dtype=bfloat16",
+                ]
+            )
+        )
+    assert not (tmp_path / "out").exists()

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from tsv_exp import UserError
@@ -54,9 +56,18 @@ def test_numbers_are_names_of_tasks():
         ("keep=3", "keep=3"),
         ("exclude=[*emb*]", "cannot read exclude=.*quote"),
         ("models={a: b", "cannot read models=.*quote"),
+        ("models={a: b, a: c}", "'a' is there twice"),
+        ("rank=3", "give form=lora too"),
+        ("layers={'*': {rank: 3}}", "give form=lora too"),
+        ("out=~nobody-at-all/x", "out=~nobody-at-all/x"),
     ],
 )
 def test_what_does_not_fit_is_one_line(word, message):
     with pytest.raises(UserError, match=message) as error:
         parse([*WORDS, word])
     assert "\n" not in str(error.value)
+
+
+def test_out_may_begin_with_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert parse([*WORDS, "out=~/merged"]).out == Path("/somewhere/merged")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from tsv_exp import UserError
@@ -9,7 +11,7 @@ from tsv_exp.merge_files.options.paths import named, paths
 @pytest.mark.parametrize("path", ["2024_01", "1e3", "no", "null_", "run #2", "0x10", "1:30", "~", "a: b", "*x", "true"])
 def test_what_is_a_path_is_text(path):
     options = parse([f"base={path}", f"models=[{path},x]", f"out={path}"])
-    assert (options.base, str(options.out)) == (path, path)
+    assert (options.base, options.out) == (path, Path(path).expanduser())
     assert list(options.models.values()) == [path, "x"]
     assert parse(["base=b", f"models={{t: {path}}}", "out=o"]).models == {"t": path}
 

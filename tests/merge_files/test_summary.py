@@ -56,6 +56,20 @@ def test_layers_are_counted(tmp_path, monkeypatch, capsys):
     assert "2 tensors copied from the base" in said  # frozen and position_ids
 
 
+def test_stacks_and_what_an_adapter_leaves_out_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    g = torch.Generator().manual_seed(0)
+    shapes = {"a.weight": (6, 5), "mlp.experts.down_proj": (3, 4, 5), "norm.weight": (5,)}
+    for name in ("base", "a", "b"):
+        save_file({key: torch.randn(shape, generator=g) for key, shape in shapes.items()}, f"{name}.safetensors")
+    run(options_of(WORDS))
+    assert "1 stacks of matrices merged by tsv_m, α = 1" in capsys.readouterr().err
+    run(options_of([*WORDS, "out=lora", "form=lora", "rank=2"]))
+    line = "2 tensors are not in the adapter, also where models change them: mlp.experts.down_proj, norm.weight"
+    assert line in (said := capsys.readouterr().err).splitlines()
+    assert "copied from the base" not in said
+
+
 @pytest.mark.parametrize(
     ("change", "warning"),
     [

@@ -74,6 +74,17 @@ class Configuration:
                 return replace(self, values={**self.values, _TIED: False})
         return self
 
+    def check(self) -> None:
+        """Raise a UserError if config.json must be changed and is damaged."""
+        if (self.dtype or self.values) and (file := self.folder / "config.json").is_file():
+            self._config(file)
+
+    def _config(self, file: Path) -> dict[str, Any]:
+        try:
+            return read_object(file)
+        except ValueError as error:
+            raise UserError(f"{file}: {error}; correct it, or leave dtype and vocabulary out") from error
+
     def write(self, out: Path) -> None:
         """Write the files into a folder.
 
@@ -100,11 +111,7 @@ class Configuration:
         if file != Path("config.json") or not changes:
             shutil.copyfile(self.folder / file, target)
             return
-        try:
-            config = read_object(self.folder / file)
-        except ValueError as error:
-            raise UserError(f"{self.folder / file}: {error}; correct it, or leave dtype and vocabulary out") from error
-        changed = _changed(config, changes) | added
+        changed = _changed(self._config(self.folder / file), changes) | added
         target.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -57,6 +57,11 @@ def is_variant(path: Path) -> bool:
     return bool(_VARIANT.fullmatch(path.name)) and not _SHARD.fullmatch(path.name)
 
 
+def is_shard(path: Path) -> bool:
+    """Whether a file is one of several with the weights of a model, such as model-00001-of-00002.safetensors."""
+    return bool(_SHARD.fullmatch(path.name)) and not path.stem.endswith("-of-00001")
+
+
 def is_weights(path: Path) -> bool:
     """Whether a file holds weights, by its suffix, in this or another program's format."""
     return path.suffix in (*SUFFIXES, *_OTHERS)

@@ -11,7 +11,7 @@ from tsv_exp.checkpoints.adapters.lora import Adapter
 from tsv_exp.checkpoints.adapters.lora_config import FILE
 from tsv_exp.checkpoints.checks.factors import refuse_factors
 from tsv_exp.checkpoints.checks.quantization import refuse_quantized
-from tsv_exp.checkpoints.folders import ADAPTER_FILES, weights_file
+from tsv_exp.checkpoints.folders import ADAPTER_FILES, is_shard, weights_file
 from tsv_exp.checkpoints.formats import SUFFIXES
 from tsv_exp.checkpoints.hub import downloads
 from tsv_exp.checkpoints.hub import failures as hub
@@ -45,6 +45,10 @@ def open_weights(
     path = locate(source)
     file = adapter_file(path)
     if file is None:
+        if base is not None and is_shard(path) and not is_shard(Path(getattr(base, "path", None) or "")):
+            raise UserError(
+                f"{path} holds a part of a model; give its folder, {path.parent}, or the index of its parts"
+            )
         weights = read(path)
         refuse_quantized(weights, folder_of(path))
         if base is not None:

@@ -106,7 +106,9 @@ class Inputs:
         tokenizer = folder_of(self.paths[f"model {options.tokenizer}"]) if other else None
         found = self.vocabulary
         values, files = (found.values, found.files) if found else ({}, {})
-        return Configuration(self.base_folder, options.dtype, values, files, tokenizer, options.beside)
+        configuration = Configuration(self.base_folder, options.dtype, values, files, tokenizer, options.beside)
+        configuration.check()
+        return configuration
 
     @property
     def base_folder(self) -> Path | None:

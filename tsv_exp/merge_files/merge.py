@@ -1,7 +1,7 @@
 """The work of tsv-merge: merges one model or the components of a folder, writes provenance and summary, uploads."""
 
 from tsv_exp.merge_files.components import ROOT, components, copy_rest
-from tsv_exp.merge_files.one_model import Finished, merge_model
+from tsv_exp.merge_files.one_model import Finished, check_model, merge_model
 from tsv_exp.merge_files.options.options import Options
 from tsv_exp.merge_files.options.rules import Plan
 from tsv_exp.merge_files.records.provenance import write_provenance
@@ -16,6 +16,9 @@ def run(options: Options) -> None:
         check_upload(options.push)
     Plan.of(options)  # refuses wrong methods and parameters before anything is downloaded
     parts = components(options)
+    if len(parts.merged) > 1:  # none is merged before all are known to fit
+        for part in parts.merged.values():
+            check_model(part)
     finished: dict[str, Finished] = {}
     for name, part in parts.merged.items():
         if name != ROOT or len(parts.merged) > 1:

@@ -34,16 +34,25 @@ class Finished:
     size: str
 
 
+def check_model(options: Options) -> None:
+    """Raise a UserError for inputs that do not fit; nothing is merged or written."""
+    Inputs.open(options, _engine(options)).configuration(options)
+
+
+def _engine(options: Options) -> Engine:
+    engine = Engine(svd=options.svd, exclude=options.exclude, keep=options.keep, ignore=options.ignore)
+    if options.stacks is not None:
+        engine.stacks = options.stacks
+    return engine
+
+
 def merge_model(options: Options) -> Finished | None:
     """Merge one model and write it; returns None on the ranks of torchrun that do not finish it.
 
     Raises:
         UserError: for errors that the user can correct.
     """
-    engine = Engine(svd=options.svd, exclude=options.exclude, keep=options.keep, ignore=options.ignore)
-    if options.stacks is not None:
-        engine.stacks = options.stacks
-    plan = Plan.of(options)
+    engine, plan = _engine(options), Plan.of(options)
     inputs = Inputs.open(options, engine)
     settings = [
         options.task,

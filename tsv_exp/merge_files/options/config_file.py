@@ -20,6 +20,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         content = path.read_text(encoding="utf-8")
+        _refuse_duplicates(yaml.compose(content, yaml.SafeLoader), path)
         given, texts = yaml.safe_load(content), yaml.load(content, yaml.BaseLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
@@ -32,19 +33,39 @@ def read_config(path: Path) -> dict[str, Any]:
     if "merge_method" in given:
         return mergekit.translate(given, texts, str(path))
     found = given | {key: texts[key] for key in TEXTS if given.get(key) is not None}
+    if odd := next((key for key in TEXTS if not isinstance(found.get(key, ""), str | None)), None):
+        raise UserError(f"{path}: {odd}: give one text, not a {type(found[odd]).__name__}")
+    if isinstance(given.get("weights"), dict):  # whose names are text
+        found["weights"] = dict(zip(texts["weights"], given["weights"].values(), strict=True))
     if given.get("models") is not None:
         models, weights = _models(texts["models"], str(path))
         found |= {"models": models}
         if weights:
-            found |= {"weights": weights | (given.get("weights") or {})}
+            found |= {"weights": weights | (found.get("weights") or {})}
     return found
+
+
+def _refuse_duplicates(node: yaml.Node | None, path: Path) -> None:
+    """Raise a UserError if a mapping has a key twice, of which YAML would take the last."""
+    if isinstance(node, yaml.MappingNode):
+        keys = set()
+        for key, value in node.value:
+            if key.value in keys:
+                raise UserError(
+                    f"{path}, line {key.start_mark.line + 1}: {key.value!r} is there twice; leave one of them"
+                )
+            keys.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            _refuse_duplicates(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_duplicates(value, path)
 
 
 def _models(given: Any, where: str) -> tuple[Any, dict[str, float]]:
     """Paths by task (or a list of paths), and the weights of models that have one."""
     if not isinstance(given, (Mapping, list)):
         return [given], {}
-    if isinstance(given, list) and not any(isinstance(entry, Mapping) for entry in given):
+    if isinstance(given, list) and all(isinstance(entry, str) for entry in given):
         return given, {}
     if isinstance(given, list):
         raise UserError(
@@ -52,10 +73,10 @@ def _models(given: Any, where: str) -> tuple[Any, dict[str, float]]:
         )
     paths, weights = {}, {}
     for task, entry in given.items():
-        if not isinstance(entry, Mapping):
+        if isinstance(entry, str):
             paths[task] = entry
             continue
-        if "path" not in entry or not set(entry) <= {"path", "weight"}:
+        if not isinstance(entry, Mapping) or "path" not in entry or not set(entry) <= {"path", "weight"}:
             raise UserError(f"{where}: models: {task}: give path and weight, as in {{path: PATH, weight: 0.3}}")
         paths[task] = entry["path"]
         if "weight" in entry:

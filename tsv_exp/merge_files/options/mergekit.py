@@ -23,16 +23,22 @@ class _Merge:
             raise self.refused(odd[0])
         if given.get("tokenizer_source", "base") not in (None, "base"):
             raise self.refused(f"tokenizer_source: {given['tokenizer_source']}")
-        self.shared = dict(given.get("parameters") or {})
+        self.shared = self._parameters(given)
         self.dtype = given.get("out_dtype") or given.get("dtype")
         self.base = None if given.get("base_model") is None else self._path(texts["base_model"])
         self.own: list[tuple[str, dict[str, Any]]] = []
         for entry, text in zip(given.get("models") or [], texts.get("models") or [], strict=True):
             if not isinstance(entry, dict) or not set(entry) <= {"model", "parameters"} or "model" not in entry:
                 raise UserError(f"{where}: models: give each as 'model: PATH' with its parameters")
-            self.own.append((self._path(text["model"]), dict(entry.get("parameters") or {})))
+            self.own.append((self._path(text["model"]), self._parameters(entry)))
         if not self.own:
             raise UserError(f"{where}: models: the list is empty")
+
+    def _parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        found = given.get("parameters") or {}
+        if not isinstance(found, dict):
+            raise self.refused(f"parameters: {found}")
+        return dict(found)
 
     def _path(self, text: Any) -> str:
         if not isinstance(text, str) or "+" in text:

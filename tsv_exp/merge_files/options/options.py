@@ -101,7 +101,7 @@ def parse(arguments: Sequence[str], preset: Mapping[str, Any] | None = None) -> 
         raise UserError(f"tokenizer={known['tokenizer']}: choose from: base, {', '.join(models)}")
     if "rank" in known and (known["rank"] != int(known["rank"]) or known["rank"] < 1):
         raise UserError(f"rank={known['rank']}: give a whole number above 0")
-    if "rank" in known and known.get("form") != "lora":
+    if known.get("form") != "lora" and any("rank" in rule for rule in (known, *layers.values())):
         raise UserError(
             "rank= is the rank of an adapter; give form=lora too, or rank_fraction= for the components of a method"
         )
@@ -115,8 +115,15 @@ def parse(arguments: Sequence[str], preset: Mapping[str, Any] | None = None) -> 
         known["router"] = _router(known["router"], parameters)
     known.setdefault("base", None)
     return Options(
-        **known | {"out": Path(known["out"])}, models=dict(models), layers=layers, weights=weights, params=given
+        **known | {"out": _folder(known["out"])}, models=dict(models), layers=layers, weights=weights, params=given
     )
+
+
+def _folder(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # ~name of nobody
+        raise UserError(f"out={name}: {error}") from error
 
 
 def _router(name: str, parameters: Any) -> Router | None:

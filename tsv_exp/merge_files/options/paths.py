@@ -41,6 +41,8 @@ def paths(value: str) -> list[str] | dict[str, str]:
             raise UserError(
                 f"cannot read models={value} ({item!r} is not TASK: PATH); put quotes around the whole word"
             )
+        if task in found:
+            raise UserError(f"models={value}: {task!r} is there twice; name each model once")
         found[task] = path[0]
     return found
 

@@ -25,7 +25,7 @@ class Measured:
     `marks` are sums of some entries of each delta: two equal deltas have equal squares and marks. `lost` is the part of
     `merged` that an adapter of smaller rank loses. `by_task`: every task has its own merge, which is not measured.
     `responses` are those of probes.py, for a few matrices. `kept_entries` keep the base's values, because the merge is
-    not finite there.
+    not finite there. `stack`: a parameter that is a stack of matrices.
     """
 
     method: str
@@ -40,13 +40,15 @@ class Measured:
     by_task: bool = False
     responses: list[float] | None = None
     kept_entries: int = 0
+    stack: bool = False
 
 
 def watch(layer: Layer, method: str, alpha: float) -> tuple[Layer, Measured]:
     """The layer, and its measures, which are filled in when its deltas are used."""
     tasks = layer.shape[0]
     entries = layer.shape[1:].numel()
-    found = Measured(method, alpha, layer.matrix, entries, [0.0] * tasks, [0.0] * tasks)
+    zeros, stack = [0.0] * tasks, layer.slices is not None
+    found = Measured(method, alpha, layer.matrix, entries, zeros, list(zeros), stack=stack)
     if layer.factors is not None:
         for task, factors in enumerate(layer.factors):
             found.squares[task], found.marks[task] = _of_product(factors)

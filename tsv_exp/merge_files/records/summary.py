@@ -14,6 +14,7 @@ from tsv_exp.merging.results.weights import variance_warning
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.runtime.console import console
 
+_SHOWN = 3  # names in a line
 _CANCELS = 0.1  # relative to the norm of the mean of orthogonal task vectors
 
 
@@ -22,7 +23,7 @@ def show(options: Options, stream: TaskVectors, layers: Mapping[str, Measured], 
     for line in warnings(stream.tasks, layers):
         console.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(_tasks(stream.tasks, layers))
-    for line in (*_counts(stream, layers), *_data_free(layers), *_lost(layers)):
+    for line in (*_counts(options, stream, layers), *_data_free(layers), *_lost(layers)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{options.out}: {size}", markup=False, highlight=False, soft_wrap=True)
 
@@ -70,14 +71,23 @@ def _tasks(tasks: Sequence[str], layers: Mapping[str, Measured]) -> Table:
     return table
 
 
-def _counts(stream: TaskVectors, layers: Mapping[str, Measured]) -> list[str]:
+def _counts(options: Options, stream: TaskVectors, layers: Mapping[str, Measured]) -> list[str]:
     changed = [found for found in layers.values() if any(found.squares)]
-    kinds = Counter((found.method, found.alpha, "matrices" if found.matrix else "other layers") for found in changed)
+    kinds = Counter((found.method, found.alpha, _kind(found)) for found in changed)
     lines = [
         f"{count} {kind} merged by {method}, α = {alpha:g}" for (method, alpha, kind), count in sorted(kinds.items())
     ]
+    if options.form == "lora":
+        left = [name for name in stream.names if name not in layers]
+        some = ", ".join(left[:_SHOWN]) + (", ..." if len(left) > _SHOWN else "")
+        line = f"{len(left)} tensors are not in the adapter, also where models change them: {some}"
+        return [*lines, line] if left else lines
     kept = len(stream.base) - len(changed)
     return [*lines, f"{kept} tensors copied from the base"] if kept else lines
+
+
+def _kind(found: Measured) -> str:
+    return "matrices" if found.matrix else "stacks of matrices" if found.stack else "other layers"
 
 
 def _data_free(layers: Mapping[str, Measured]) -> list[str]:

@@ -1,6 +1,7 @@
 """Checks that fine-tuned models fit their base, before the first layer is merged."""
 
 from collections.abc import Mapping, Sequence
+from glob import escape
 
 import torch
 from torch import Tensor
@@ -73,13 +74,13 @@ def _check_tensors(base: Weights, model: Weights, names: Sequence[str], keep: Se
         if codes.dim() > 1 and not _number(codes) and name in model and not matches(name, keep):
             other = model[name]
             if not _number(other) and codes.dtype != torch.bool and not torch.equal(codes, other.to(codes.device)):
-                remedy = _option("keep", [name], "takes the base's")
+                remedy = _option("keep", [escape(name)], "takes the base's")
                 raise UserError(
                     f"the integers of tensor {name!r} of {what}{file_of(model, name)} are not the base's; "
                     f"where the model is quantized, dequantize it first; {remedy}"
                 )
     if odd:
-        remedy = _option("keep", odd, "takes the base's")
+        remedy = _option("keep", [*map(escape, odd)], "takes the base's")
         if base[odd[0]].shape[1:] == model[odd[0]].shape[1:]:
             remedy += "; rows of a vocabulary are matched by token with vocabulary=base or union"
         found = f"{tuple(model[odd[0]].shape)} in {what}{file_of(model, odd[0])}"
@@ -95,7 +96,7 @@ def _number(tensor: Tensor) -> bool:
 
 def _check_kind(tensor: Tensor, name: str, where: str) -> None:
     if tensor.is_complex():
-        kind, remedy = "complex", _option("keep", [name], "takes the base's")
+        kind, remedy = "complex", _option("keep", [escape(name)], "takes the base's")
     elif tensor.layout is not torch.strided:
         kind, remedy = "sparse", "convert it with to_dense()"
     elif tensor.is_meta:
@@ -117,13 +118,13 @@ def _unless_another(odd: int, all_of_them: int, option: str, names: Sequence[str
 
 
 def _shortened(names: Sequence[str], others: Sequence[str]) -> Sequence[str]:
-    """The names, or if there are many a few patterns that match all of them and no other name."""
+    """The names as patterns, or if there are many a few patterns that match all of them and no other name."""
     modules = dict.fromkeys(f"{name.partition('.')[0]}.*" for name in names)
     ends = dict.fromkeys(f"*.{'.'.join(name.split('.')[-2:])}" for name in names)  # a buffer of every layer
     for patterns in (list(modules), list(ends)):
         if len(patterns) <= _SHOWN < len(names) and not any(matches(name, patterns) for name in others):
             return patterns
-    return names
+    return [*map(escape, names)]
 
 
 def _option(option: str, names: Sequence[str], effect: str) -> str:

@@ -184,7 +184,8 @@ class Method:
 
     def name_for(self, layer: Layer) -> str:
         """The name of what merges a layer: this method, or the function for layers that are not matrices."""
-        return self.name if self.merges(layer) else getattr(self.others, "__name__", "others")
+        own = self.merges(layer) or layer.slices is not None
+        return self.name if own else getattr(self.others, "__name__", "others")
 
     @property
     def takes_moments(self) -> bool:
