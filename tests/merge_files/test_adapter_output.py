@@ -165,9 +165,10 @@ def agree(lora, dense, base, changed, transposed=False):
 FILES = ("adapter_model.safetensors", "model.safetensors", "model.safetensors")
 
 
-def test_modules_that_no_two_adapters_share(folder, tmp_path):
+def test_modules_that_no_two_adapters_share(folder, tmp_path, caplog):
     adapter(folder / "base", tmp_path / "mlp", 5, target_modules=["up_proj"], layers_to_transform=[1])
     run(parse([f"models=[{folder / 'b'},{tmp_path / 'mlp'}]", f"out={tmp_path / 'out'}", "form=lora"]))
+    assert "model 'mlp' changes 'model.layers.1.mlp.up_proj', and no module that" in caplog.text
     targets = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["target_modules"]
     assert len(targets) == 7  # by full name: up_proj of one layer
     assert "model.layers.1.mlp.up_proj" in targets

@@ -1,6 +1,7 @@
 """LoRA adapters without their base model: the low-rank factors."""
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ PREFIX = "base_model.model."  # prefix of module names in PEFT's files
 _BASE = "base_model_name_or_path"
 _KEY = re.compile(rf"({re.escape(PREFIX)})?(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
 
+
+log = logging.getLogger(__name__)
 
 Initial = Callable[[str], LowRank | None]
 
@@ -157,6 +160,13 @@ def stand_in(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
             raise UserError(
                 f"model {task!r} ({adapter.path}) changes no module that the adapters before it change "
                 f"({next(iter(adapter.modules), 'none')}, ...), and names another base; they belong to different models"
+            )
+        if base and not shared and adapter.modules:
+            log.warning(
+                "model %r changes %r, and no module that the adapters before it change; where these are names of "
+                "another version of transformers, save the adapter again with the version of the others",
+                task,
+                next(iter(adapter.modules)),
             )
         named |= {adapter.config.get(_BASE)} - {None, ""}
         for module, (b, a, _) in adapter.modules.items():
