@@ -83,7 +83,7 @@ def main() -> None:
                             pair[place] = kind(place, method, paths, Path(out, "merged"))
                     pairs.append([pair[place] for place in roots])
                 ratios = [after / before for before, after in pairs]
-                low, middle, high = statistics.quantiles(ratios, n=4)
+                low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
                 rows.append({"kind": kind.__name__, "method": method, "seconds": pairs, "ratio": middle})
                 before, after = (statistics.median(column) for column in zip(*pairs, strict=True))
                 print(

@@ -14,7 +14,7 @@ def run(options: Options) -> None:
     """Merge; raises UserError for errors that the user can correct."""
     if options.push:
         check_upload(options.push)
-    Plan.of(options)  # refuses wrong methods and parameters before anything is downloaded
+    plan = Plan.of(options)  # refuses wrong methods and parameters before anything is downloaded
     parts = components(options)
     if len(parts.merged) > 1:  # none is merged before all are known to fit
         for part in parts.merged.values():
@@ -23,7 +23,7 @@ def run(options: Options) -> None:
     for name, part in parts.merged.items():
         if name != ROOT or len(parts.merged) > 1:
             console.print(f"{name}:", markup=False, highlight=False)
-        one = merge_model(part)
+        one = merge_model(part, plan)
         if one is None:  # another rank of torchrun finishes the merge
             continue
         finished[name] = one

@@ -46,13 +46,13 @@ def _engine(options: Options) -> Engine:
     return engine
 
 
-def merge_model(options: Options) -> Finished | None:
-    """Merge one model and write it; returns None on the ranks of torchrun that do not finish it.
+def merge_model(options: Options, plan: Plan) -> Finished | None:
+    """Merge one model by a plan and write it; returns None on the ranks of torchrun that do not finish it.
 
     Raises:
         UserError: for errors that the user can correct.
     """
-    engine, plan = _engine(options), Plan.of(options)
+    engine = _engine(options)
     inputs = Inputs.open(options, engine)
     settings = [
         options.task,
