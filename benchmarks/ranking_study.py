@@ -1,11 +1,11 @@
 """How a changed embedded benchmark would rank methods, compared with ViT-B-32: one candidate, on validation images.
 
-    OMP_NUM_THREADS=1 python benchmarks/ranking_study.py --tasks 8,14,20 --classes 8 --mix 1 OVERRIDE...
+    OMP_NUM_THREADS=1 python benchmarks/ranking_study.py --tasks 8,14,20 --mix 1 OVERRIDE...
 
-Overrides are those of tsv-exp, such as model.base=FILE, model.finetune.lr=2e-4 or model.data.validation=400. Images are
-drawn from a seed for design; test images are never drawn. Candidates can differ in what model=tiny has no option for:
+Overrides are those of tsv-exp, such as model=small, model.base=FILE, model.finetune.lr=2e-4 or model.data.classes=8.
+Images are drawn from a seed for design; test images are never drawn. Candidates can differ in what these models have no
+option for:
 
-- `--classes C`: every task has its first C classes only, and the images of these.
 - `--mix S`: to the unit embedding of each class name, S times a random unit vector is added, so that zero-shot accuracy
   falls: the text tower knows the names less well.
 
@@ -14,7 +14,6 @@ the figures behind it.
 """
 
 import argparse
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,33 +25,18 @@ from zoos import ConfiguredZoo
 from tsv_exp.methods.specification.method import Method
 from tsv_exp.models.tiny.model import TinyModel
 from tsv_exp.storage.digests import digest
-from tsv_exp.tasks.definitions import Definition
-from tsv_exp.tasks.task import Split, SplitName, Task
+from tsv_exp.tasks.task import Task
 
 DESIGN = 777  # data seed
-METHODS = "weight_average,task_arithmetic,ties,consensus_ta,tsv_m,iso_c,iso_cts,wudi_closed,dc_merge"
+METHODS = "weight_average,task_arithmetic,ties,consensus_ta,tsv_m,iso_c,iso_cts,wudi,dc_merge"
 
 
 class Candidate(TinyModel):
-    """model=tiny with fewer classes per task, or with class names that are known less well."""
+    """An embedded benchmark with class names that are known less well."""
 
-    def __init__(self, classes: int | None, mix: float, **settings: Any):
+    def __init__(self, mix: float, **settings: Any):
         super().__init__(**settings)
-        self.classes = classes
         self.mix = mix
-
-    def task(self, name: str, definition: Definition) -> Task:
-        """The task with its first classes."""
-        whole = super().task(name, definition)
-        return replace(whole, classes=whole.classes[: self.classes])
-
-    def split(self, task: Task, split: SplitName) -> Split:
-        """The images of these classes."""
-        if (task.name, split) not in self._splits:
-            whole = self.data.split(task.source["data"]["subject"], split)
-            kept = whole.labels < len(task.classes)
-            self._splits[task.name, split] = Split(whole.inputs[kept], whole.labels[kept])
-        return self._splits[task.name, split]
 
     def head(self, task: Task) -> Tensor:
         """Class weights (C, d) of the same norms, turned at random."""
@@ -67,14 +51,12 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of tsv-exp, such as model.finetune.steps=100")
     parser.add_argument("--tasks", default="8", help="numbers of tasks, separated by commas")
     parser.add_argument("--methods", default=METHODS, help="names of methods, separated by commas")
-    parser.add_argument("--classes", type=int, help="classes per task (default: all)")
     parser.add_argument("--mix", type=float, default=0.0, help="size of the random part of class embeddings")
     arguments = parser.parse_args()
     sizes = [int(size) for size in arguments.tasks.split(",")]
     candidate = [
         "model._target_=ranking_study.Candidate",
         f"model.data.seed={DESIGN}",
-        f"+model.classes={arguments.classes or 'null'}",
         f"+model.mix={arguments.mix}",
     ]
     zoo = ConfiguredZoo([*candidate, *arguments.overrides], max(sizes))

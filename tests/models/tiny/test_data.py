@@ -1,6 +1,9 @@
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 
+from tsv_exp.errors import UserError
 from tsv_exp.models.tiny.catalogue import TASKS, _handwriting
 from tsv_exp.models.tiny.data import Data
 
@@ -32,3 +35,32 @@ def test_handwriting_is_split_once_and_for_all() -> None:
     parts = _handwriting()
     sizes = {split: sum(len(parts[digit, split]) for digit in range(10)) for split in ("train", "validation", "test")}
     assert sizes == {"train": 1000, "validation": 250, "test": 547}
+
+
+def test_first_classes_only() -> None:
+    few = replace(DATA, classes=4)
+    assert few.class_names("dice") == ("one", "two", "three", "four")
+    assert few.class_names("greek") == DATA.class_names("greek")[:4]
+    assert torch.bincount(few.split("dice", "train").labels).tolist() == [15, 15, 15, 15]
+
+
+def test_contrast_and_brightness_change_the_same_images() -> None:
+    plain, changed = DATA.split("clock", "test"), replace(DATA, contrast=0.5, brightness=0.3).split("clock", "test")
+    wanted = (0.5 * (plain.inputs.double() / 255 - 0.5) + 0.8).clamp(0, 1) * 255
+    assert torch.equal(changed.labels, plain.labels)
+    assert (changed.inputs.double() - wanted).abs().max() <= 1  # rounded down
+    assert wanted.max() == 255  # some are clipped
+
+
+def test_settings_that_change_nothing_are_not_in_digests() -> None:
+    """Trained checkpoints and scores of earlier versions stay valid."""
+    assert DATA.settings() == {"seed": 7, "train": 60, "validation": 40, "test": 40}
+    changed = replace(DATA, classes=4, contrast=0.5, brightness=0.3)
+    assert changed.settings() == asdict(changed)
+
+
+@pytest.mark.parametrize("wrong", [{"train": 0}, {"classes": 1}, {"contrast": 0.0}, {"contrast": 1.5}, {"brightness": 1}])
+def test_wrong_settings_are_named(wrong: dict[str, float]) -> None:
+    (name,) = wrong
+    with pytest.raises(UserError, match=rf"model\.data\.{name}={wrong[name]}: give "):
+        replace(DATA, **wrong)

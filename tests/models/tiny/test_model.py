@@ -91,6 +91,15 @@ def test_identity_follows_data_and_head(model: TinyModel) -> None:
     assert len({model.identity(one), model.identity(two), other.identity(one)}) == 3
 
 
+def test_tasks_have_the_classes_of_the_data() -> None:
+    few = TinyModel(Data(seed=1, validation=40, classes=3), RECIPE, name="few")
+    task = few.catalogue()["dice"]
+    assert task.classes == ("one", "two", "three")
+    assert set(few.split(task, "validation").labels.tolist()) == {0, 1, 2}
+    assert few.head(task).shape == (3, network.Sizes().embedding)
+    assert few.family == "few"
+
+
 def test_words_outside_the_vocabulary_are_refused() -> None:
     with pytest.raises(KeyError):
         network.tokenize(["a photo of the platypus"])

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from tsv_exp.data.examples import Examples, Kind
 from tsv_exp.errors import UserError
@@ -26,17 +28,44 @@ def drawing_versions() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Data:
-    """How many images a task has, and the seed from which they are drawn."""
+    """How many images a task has, the seed from which they are drawn, and how they differ from those of pre-training.
+
+    Args:
+        seed: the seed.
+        train: number of training images, likewise validation and test.
+        classes: a task has its first classes only; None: all.
+        contrast: a value x in [0, 1] becomes 1/2 + contrast · (x − 1/2) + brightness, clipped to [0, 1].
+        brightness: see contrast.
+    """
 
     seed: int
     train: int = 3000
     validation: int = 200
     test: int = 500
+    classes: int | None = None
+    contrast: float = 1.0
+    brightness: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("train", "validation", "test"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.data.{name}={getattr(self, name)}: give at least 1")
+        least = {"train": 1, "validation": 1, "test": 1, "classes": 2}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise UserError(f"model.data.{name}={value}: give at least {minimum}")
+        if not 0 < self.contrast <= 1:
+            raise UserError(f"model.data.contrast={self.contrast}: give a number above 0, at most 1")
+        if not -1 < self.brightness < 1:
+            raise UserError(f"model.data.brightness={self.brightness}: give a number between -1 and 1")
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values, for digests; of the settings that change classes and images only those that are set."""
+        plain = asdict(self)
+        unchanged = {"classes": None, "contrast": 1.0, "brightness": 0.0}
+        return {name: value for name, value in plain.items() if name not in unchanged or value != unchanged[name]}
+
+    def class_names(self, task: str) -> tuple[str, ...]:
+        """The classes of a task."""
+        return tuple(TASKS[task].classes)[: self.classes]
 
     def split(self, task: str, split: SplitName) -> Split:
         """One split: balanced classes in random order; every image is drawn separately."""
@@ -44,11 +73,18 @@ class Data:
         generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
         subject = TASKS[task]
         count = getattr(self, split)
-        labels = (torch.arange(count) % len(subject.classes))[torch.randperm(count, generator=generator)]
+        labels = (torch.arange(count) % len(self.class_names(task)))[torch.randperm(count, generator=generator)]
         masks = draw(subject, labels, split, rng)
         ink = labels if subject.coloured else torch.randint(len(PALETTE), (count,), generator=generator)
         images = render(masks, ink, subject.style, generator, upright=subject.upright, faithful=subject.coloured)
-        return Split(images, labels)
+        return Split(self._changed(images), labels)
+
+    def _changed(self, images: Tensor) -> Tensor:
+        """The images uint8 (N, 3, H, W) with contrast and brightness changed."""
+        if (self.contrast, self.brightness) == (1.0, 0.0):
+            return images
+        values = 0.5 + self.contrast * (images / 255 - 0.5) + self.brightness
+        return (values.clamp(0, 1) * 255).to(torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -72,7 +108,7 @@ class Drawn:
 
     def class_names(self, kind: Kind) -> Sequence[str]:
         """The subject's classes."""
-        return tuple(TASKS[self.subject].classes)
+        return self.data.class_names(self.subject)
 
     def has(self, split: SplitName) -> bool:
         """Every split is drawn."""
@@ -96,4 +132,4 @@ class Drawn:
 
     def identity(self) -> str:
         """Digest of everything that the drawing depends on."""
-        return digest("drawn", self.subject, asdict(self.data), drawing_versions(), TINY_DATA)
+        return digest("drawn", self.subject, self.data.settings(), drawing_versions(), TINY_DATA)

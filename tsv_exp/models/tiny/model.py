@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tsv_exp.runtime.devices import resolve
 from tsv_exp.runtime.parallel.threads import one_thread
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import cache_dir
+from tsv_exp.tasks.definitions import Definition
 from tsv_exp.tasks.task import Split, SplitName, Task
 from tsv_exp.versions import FINETUNING, TINY_DATA, TINY_NETWORK
 
@@ -39,7 +40,7 @@ class TinyModel(Model):
     """A small CLIP; fine-tuning runs on the CPU and its results are cached.
 
     Args:
-        data: number of images of each synthetic task.
+        data: images and classes of each synthetic task.
         finetune: the recipe.
         seed: seed of the fine-tuning.
         base: pre-trained weights; None: the packaged ones.
@@ -47,9 +48,9 @@ class TinyModel(Model):
         exclude: see `Model`.
         holdout: how validation images of tasks from files are drawn.
         checkpoints: fine-tuned models of tsv-finetune: a folder, or a mapping task -> path; None: trained on first use.
+        name: the model's name in the configuration.
     """
 
-    name = "tiny"
     templates = TEMPLATES
 
     def __init__(
@@ -62,9 +63,11 @@ class TinyModel(Model):
         exclude: Sequence[str] = (),
         holdout: Holdout | None = None,
         checkpoints: str | Mapping[str, str] | None = None,
+        name: str = "tiny",
     ):
+        self.name = name
         self.checkpoints = checkpoints
-        self.family = "tiny" if checkpoints is None else locate(checkpoints, self.name).family
+        self.family = name if checkpoints is None else locate(checkpoints, name).family
         self.data = data
         self.finetune = finetune
         self.exclude = exclude
@@ -74,6 +77,12 @@ class TinyModel(Model):
         self.file = network.BASE if base is None else Path(base)
         self._splits: dict[tuple[str, SplitName], Split] = {}
         self._heads: dict[str, Tensor] = {}
+
+    def task(self, name: str, definition: Definition) -> Task:
+        """The task of a definition; a drawn one has the classes of `data`."""
+        whole = super().task(name, definition)
+        drawn = isinstance(source_of(whole), Drawn)
+        return replace(whole, classes=whole.classes[: self.data.classes]) if drawn else whole
 
     @cached_property
     def _clip(self) -> Any:
@@ -110,7 +119,7 @@ class TinyModel(Model):
                     self._heads[task.name] = zero_shot_head(task, encode, scale)
             except KeyError as error:
                 raise UserError(
-                    f"task {task.name}: model=tiny does not know the word {error} in its classes or templates; "
+                    f"task {task.name}: model={self.name} does not know the word {error} in its classes or templates; "
                     f"it knows {', '.join(network.vocabulary())}"
                 ) from error
         return self._heads[task.name]
@@ -120,7 +129,7 @@ class TinyModel(Model):
         if (task.name, split) not in self._splits:
             source = source_of(task)
             if isinstance(source, Drawn):
-                check_names(task, source.class_names("image"), f"data of {task.name} (drawn)")
+                check_names(task, self.data.class_names(source.subject), f"data of {task.name} (drawn)")
                 self._splits[task.name, split] = self.data.split(source.subject, split)
             else:
                 self._splits[task.name, split] = self._read(task, source, split)
@@ -159,5 +168,5 @@ class TinyModel(Model):
         if not isinstance(source, Drawn):
             given: list[Any] = [task.name, source.identity(), asdict(self.holdout)]
             return digest(*given, task.classes, task.templates, TINY_DATA, self.head(task))
-        drawn: list[Any] = [source.subject, task.classes, task.templates, asdict(self.data), drawing_versions()]
+        drawn: list[Any] = [source.subject, task.classes, task.templates, self.data.settings(), drawing_versions()]
         return digest(*drawn, TINY_DATA, self.head(task))
