@@ -59,7 +59,10 @@ def test_settings_that_change_nothing_are_not_in_digests() -> None:
     assert changed.settings() == asdict(changed)
 
 
-@pytest.mark.parametrize("wrong", [{"train": 0}, {"classes": 1}, {"contrast": 0.0}, {"contrast": 1.5}, {"brightness": 1}])
+WRONG = [{"train": 0}, {"classes": 1}, {"contrast": 0.0}, {"contrast": 1.5}, {"brightness": 1}]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_settings_are_named(wrong: dict[str, float]) -> None:
     (name,) = wrong
     with pytest.raises(UserError, match=rf"model\.data\.{name}={wrong[name]}: give "):
