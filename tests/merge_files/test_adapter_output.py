@@ -109,12 +109,21 @@ def test_extraction_from_full_checkpoints(folder, tmp_path):
         (["rank=0"], "rank=0"),
         (["rank=1.5"], "rank=1.5"),
         (["method=tsv_c"], "one model for all tasks"),
+        (["ignore=['*']"], "nothing that it changes is left"),
     ],
 )
 def test_what_cannot_be_an_adapter_is_one_line(folder, tmp_path, words, message):
     with pytest.raises(UserError, match=message):
         run(parse([models(folder), f"out={tmp_path / 'out'}", "form=lora", *words]))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_configuration_of_another_rank(folder, tmp_path):
+    shutil.copytree(folder / "a", tmp_path / "a")
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config | {"r": 4}))
+    with pytest.raises(UserError, match="have rank 3 and 3, its configuration says 4"):
+        run(parse([f"models={tmp_path / 'a'}", f"out={tmp_path / 'out'}", "form=lora"]))
 
 
 def test_wrappers_are_not_in_the_names_of_the_adapter(folder, tmp_path):

@@ -77,7 +77,10 @@ class Adapter:
         for module, pair in sides.items():
             if set(pair) != {"A", "B"} or any(factor.dim() != 2 for factor in pair.values()):
                 raise UserError(f"{path}: {module!r} needs two matrices, lora_A and lora_B; leave this adapter out")
+            lora.check_rank(module, pair["B"], pair["A"])
             modules[module] = pair["B"], pair["A"], lora.scale(module)
+        if not modules:
+            raise UserError(f"{path}: nothing that it changes is left; leave this adapter out, or change ignore")
         initial = None
         if lora.initialization != "none":
             if base is None:

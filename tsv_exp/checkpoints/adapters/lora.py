@@ -105,12 +105,7 @@ class Adapter(ChangedModel):
         usable = all(part.dim() == 2 and part.is_floating_point() and part.numel() for part in pair.values())
         if set(pair) != {"A", "B"} or not usable:
             raise UserError(f"{self.path}: {module!r} needs two matrices, lora_A and lora_B; merge the adapter first")
-        rank = self._config.rank_of(module)
-        if not pair["A"].shape[0] == pair["B"].shape[1] == rank:
-            found = f"{pair['A'].shape[0]} and {pair['B'].shape[1]}"
-            raise UserError(
-                f"{self.path}: the factors of {module!r} have rank {found}, its configuration says {rank:g}"
-            )
+        self._config.check_rank(module, pair["B"], pair["A"])
         return pair["B"], pair["A"], self._config.scale(module)
 
     def _stored_transposed(self, name: str) -> bool:

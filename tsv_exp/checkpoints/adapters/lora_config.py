@@ -100,6 +100,15 @@ class LoraConfig:
         """The rank r of a module, by its name in the model that the adapter was trained on."""
         return self._by_pattern(self.rank_pattern, module, self.rank)
 
+    def check_rank(self, module: str, b: Tensor, a: Tensor) -> None:
+        """Raise a UserError if the factors B (m, r), A (r, n) of a module have another rank than configured."""
+        rank = self.rank_of(module)
+        if not a.shape[0] == b.shape[1] == rank:
+            raise UserError(
+                f"{self.path}: the factors of {module!r} have rank {a.shape[0]} and {b.shape[1]}, its configuration "
+                f"says {rank:g}; fetch it again"
+            )
+
     def scale(self, module: str) -> float:
         """s = α / r, or α / √r for rank-stabilized LoRA (arXiv 2312.03732)."""
         r = self.rank_of(module)
