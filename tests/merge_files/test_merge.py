@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from models import same
+from models import close, same
 from safetensors.torch import load_file, save_file
 
 from tsv_exp import UserError, apply, merge
