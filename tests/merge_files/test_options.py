@@ -58,6 +58,7 @@ def test_numbers_are_names_of_tasks():
         ("models={a: b", "cannot read models=.*quote"),
         ("models={a: b, a: c}", "'a' is there twice"),
         ("rank=3", "give form=lora too"),
+        ("layers.'*mlp*'.alpha=2", "give all rules as one value"),
         ("layers={'*': {rank: 3}}", "give form=lora too"),
         ("out=~nobody-at-all/x", "out=~nobody-at-all/x"),
     ],

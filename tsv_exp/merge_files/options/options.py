@@ -150,6 +150,8 @@ def _read(arguments: Sequence[str]) -> dict[str, Any]:
         if name == "models":
             texts[name] = paths(value)
             continue
+        if name.startswith("layers."):  # names of layers contain dots
+            raise UserError(f"{word}: give all rules as one value, as in \"layers={{'*.mlp.*': {{alpha: 0.5}}}}\"")
         try:
             config.merge_with_dotlist([word.replace(*_DOTTED, 1) if word.startswith("router.") else word])
         except (OmegaConfBaseException, ValueError, YAMLError) as error:
