@@ -83,12 +83,15 @@ def moments_of_merged(
         changes = merge({name: base[name] for name in names}, own, Moments(files))
         merged.update({name: base[name] + change.to(base[name]) for name, change in changes.items()})
 
-    settle(outside)
+    if outside:
+        settle(outside)
     for block, names in track(blocks.items(), TRACKED):
         states = {task: merged | {name: weights[name] for name in names} for task, weights in finetuned.items()}
         files |= _common([_cached(inputs, evaluator, task, states[task], block, names) for task in states])
         settle(names)
-    return Moments(files | _common([_cached(inputs, evaluator, task, merged, "", outside) for task in finetuned]))
+    if outside:
+        files |= _common([_cached(inputs, evaluator, task, merged, "", outside) for task in finetuned])
+    return Moments(files)
 
 
 def _blocks(names: Iterable[str]) -> dict[str, list[str]]:
