@@ -5,6 +5,7 @@ Since version 5 it renames the weights of some architectures (ViT: `encoder.laye
 so does torch.save of a state dict.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tsv_exp.errors import UserError
 from tsv_exp.merging.inputs.names import match_names
 from tsv_exp.merging.inputs.views import Renamed
 from tsv_exp.merging.layer import Weights
+
+log = logging.getLogger(__name__)
 
 
 def loaded_names(weights: Weights) -> dict[str, str | None]:
@@ -29,13 +32,14 @@ def loaded_names(weights: Weights) -> dict[str, str | None]:
         from transformers.core_model_loading import WeightRenaming, rename_source_key
     except ImportError:
         return {}
+    folder = Path(getattr(weights, "path", None) or "").parent
     try:
-        folder = Path(getattr(weights, "path", None) or "").parent
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
             model = getattr(transformers, (config.architectures or [""])[0])(config)
         rules = get_model_conversion_mapping(model)
-    except Exception:  # noqa: BLE001 - no configuration, or that of another library, or of a model with its own code
+    except Exception:  # no configuration, or that of another library, or of a model with its own code
+        log.debug("transformers does not load %s, so names must match as they are", folder, exc_info=True)
         return {}
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     others = [rule for rule in rules if not isinstance(rule, WeightRenaming)]

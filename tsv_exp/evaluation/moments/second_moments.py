@@ -47,7 +47,10 @@ def second_moments(inputs: Inputs, evaluator: Evaluator, finetuned: Mapping[str,
     Raises:
         UserError: the inputs cannot be had.
     """
-    found = [_cached(inputs, evaluator, task, finetuned[task]) for task in track(finetuned, TRACKED)]
+    found = [
+        _cached(inputs, evaluator, task, finetuned[task], weights_digest(finetuned[task]))
+        for task in track(finetuned, TRACKED)
+    ]
     return Moments(_common(found))
 
 
@@ -86,11 +89,15 @@ def moments_of_merged(
     if outside:
         settle(outside)
     for block, names in track(blocks.items(), TRACKED):
-        states = {task: merged | {name: weights[name] for name in names} for task, weights in finetuned.items()}
-        files |= _common([_cached(inputs, evaluator, task, states[task], block, names) for task in states])
+        before, found = weights_digest(merged), []
+        for task, weights in finetuned.items():
+            own = {name: weights[name] for name in names}
+            found.append(_cached(inputs, evaluator, task, merged | own, digest(before, own), block, names))
+        files |= _common(found)
         settle(names)
     if outside:
-        files |= _common([_cached(inputs, evaluator, task, merged, "", outside) for task in finetuned])
+        whole = weights_digest(merged)
+        files |= _common([_cached(inputs, evaluator, task, merged, whole, "", outside) for task in finetuned])
     return Moments(files)
 
 
@@ -110,12 +117,21 @@ def _common(files: Sequence[Mapping[str, Path]]) -> dict[str, Sequence[Path]]:
 
 
 def _cached(
-    inputs: Inputs, evaluator: Evaluator, task: str, weights: Weights, block: str = "", names: Sequence[str] = ()
+    inputs: Inputs,
+    evaluator: Evaluator,
+    task: str,
+    weights: Weights,
+    identity: str,
+    block: str = "",
+    names: Sequence[str] = (),
 ) -> dict[str, Path]:
-    """Layer -> the file with its moments in a network with these weights; of one block, or of these layers, or all."""
+    """Layer -> the file with its moments in a network with these weights; of one block, or of these layers, or all.
+
+    `identity` is a digest of the weights: hashing all of them for every task and block would take longer than merging.
+    """
     used: Any = inputs
     identities = [evaluator.model.identity(evaluator.tasks[name]) for name in (task, *inputs.tasks(evaluator, task))]
-    parts = type(used).__name__, asdict(used), identities, weights_digest(weights), EVALUATION
+    parts = type(used).__name__, asdict(used), identities, identity, EVALUATION
     key = digest(*parts, *([block, list(names)] if names else []))
     path = cache_dir() / "moments" / f"{task}-{key[:20]}.safetensors".replace("/", "_")
     make = partial(_measure, inputs, evaluator, task, weights, block, names or list(weights))

@@ -89,9 +89,9 @@ class _Merge:
         total = sum(values)
         return [value / total for value in values] if normalize and abs(total) > 1e-8 else values
 
-    def equal_weights(self) -> None:
+    def equal_weights(self, normalize: bool) -> None:
         """Check that weights are equal and normalized, so that entries with agreeing signs are averaged."""
-        if not self.flag("normalize", self.method == "ties"):
+        if not normalize:
             raise self.refused("normalize: false", "the mean of the entries that agree is")
         if len({self.number("weight", None, own) for _, own in self.models()}) > 1:
             raise self.refused("a different weight per model", "equal ones are")
@@ -124,7 +124,7 @@ def _ties(merge: _Merge) -> dict[str, Any]:
         raise merge.refused(
             "a density below 1", "it trims every tensor by itself, `ties` whole task vectors: method=ties"
         )
-    merge.equal_weights()
+    merge.equal_weights(merge.flag("normalize", True))
     return {"method": "ties", "density": 1.0}
 
 
@@ -142,7 +142,7 @@ def _dare_linear(merge: _Merge) -> dict[str, Any]:
 
 def _dare_ties(merge: _Merge) -> dict[str, Any]:
     merge.known("weight", "density")
-    merge.equal_weights()
+    merge.equal_weights(merge.flag("normalize", False))
     return {"method": "dare_ties", "drop_rate": _drop_rate(merge), "density": 1.0}
 
 

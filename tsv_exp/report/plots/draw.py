@@ -39,9 +39,10 @@ def _of_group(
 ) -> Iterator[tuple[str, Figure]]:
     name = _slug(group.title)
     ranked = sorted(rows, key=_loss) if by_score else rows
-    yield f"average-{name}", bars.averages(*_best(group, ranked), looks, narrow)
+    shown = _best(group, ranked)
+    yield f"average-{name}", bars.averages(*shown, looks, narrow)
     if len(group.tasks) > 1:
-        yield f"tasks-{name}", bars.per_task(*_best(group, ranked), looks, narrow)
+        yield f"tasks-{name}", bars.per_task(*shown, looks, narrow)
     curved = [row for row in rows if len(curves.curve(row)) > 1]
     if curved:
         yield f"alpha-{name}", curves.against_alpha(*_best(group, curved), looks, narrow)
