@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import hardshrink
 
 from tsv_exp.errors import UserError
 from tsv_exp.merging.layer import entrywise
@@ -55,7 +54,7 @@ def ties(deltas: Tensor, thresholds: Tensor, majority: Majority) -> Tensor:
     """
     trimmed = _trimmed(deltas, thresholds)
     elected = _elect(trimmed)
-    cancelled = (elected == 0) & (trimmed.abs().sum(0) > 0)
+    cancelled = (elected == 0) & (trimmed.amax(0) > 0)  # where entries cancel, one of them is positive
     if cancelled.any():
         elected[cancelled] = majority() or -1
     agreeing = (trimmed * elected).relu_()
@@ -65,7 +64,10 @@ def ties(deltas: Tensor, thresholds: Tensor, majority: Majority) -> Tensor:
 def _trimmed(deltas: Tensor, thresholds: Tensor) -> Tensor:
     """The deltas without small entries: zero where the magnitude is below the threshold (T,) of the task."""
     below = torch.nextafter(thresholds.to(deltas), torch.tensor(-1.0).to(deltas)).tolist()  # ≥ x is > the float below x
-    return torch.stack([hardshrink(delta, limit) for delta, limit in zip(deltas, below, strict=True)])
+    trimmed = torch.empty_like(deltas)
+    for delta, limit, out in zip(deltas, below, trimmed, strict=True):
+        torch.ops.aten.hardshrink.out(delta, limit, out=out)
+    return trimmed
 
 
 def _elect(trimmed: Tensor) -> Tensor:
