@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 
-from tsv_exp.config import conf_dir
+from tsv_exp.config import conf_dir, plain_values
 from tsv_exp.errors import UserError
 from tsv_exp.tasks.definitions import complete, options, selected, task_names
 
@@ -30,12 +29,12 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def composed(mine: Path, *overrides: str) -> DictConfig:
+def composed(mine: Path, *overrides: str) -> dict[str, Any]:
     path = f"hydra.searchpath=['file://{mine}']"
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", [path, *overrides], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
-    return cfg
+    return plain_values(cfg)
 
 
 def names(mine: Path, *overrides: str) -> list[str]:

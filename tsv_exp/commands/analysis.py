@@ -63,7 +63,7 @@ def weights(cfg: DictConfig) -> tuple[str, Weights, Mapping[str, Weights], Seque
     """Name, base, fine-tuned weights by task, and excluded parameters: the model's, or those of given checkpoints."""
     given = _given(cfg)
     if cfg.base is None:
-        chosen = selected(cfg)
+        chosen = selected(plain_values(cfg))
         model: Model = instantiate(cfg.model)
         tasks = [model.task(name, definition) for name, definition in chosen]
         return model.name, model.base(), model.finetuned(tasks), model.exclude
@@ -98,7 +98,7 @@ def check(cfg: DictConfig, here: bool = True) -> None:
     instantiate(cfg.tracking)
     if here and cfg.device is not None:
         device_of(cfg.device)
-    paths, tasks = _paths(_given(cfg)), [] if cfg.base is not None else selected(cfg)
+    paths, tasks = _paths(_given(cfg)), [] if cfg.base is not None else selected(plain)
     if cfg.select is not None:
         check_count(cfg.select, len(paths or tasks))
     if here and cfg.base is not None:

@@ -38,7 +38,7 @@ def load_inputs(cfg: DictConfig) -> RunInputs:
     """Everything that does not depend on the method; cached for the next run with the same model and tasks."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     config = {name: plain[name] for name in ("model", "task", "device", "evaluate")}
-    return _load(json.dumps(config | {"tasks": selected(cfg)}), cache_dir())
+    return _load(json.dumps(config | {"tasks": selected(plain)}), cache_dir())
 
 
 @lru_cache(maxsize=1)  # only one entry: it fills the memory

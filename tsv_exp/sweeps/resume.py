@@ -36,7 +36,7 @@ def cell_key(cfg: DictConfig) -> str:
     for group in ("inputs", "router"):  # without one, the key is that of a cell from before these groups
         if not kept.get(group):
             kept.pop(group, None)
-    kept["tasks"] = selected(cfg)
+    kept["tasks"] = selected(plain)
     named = [[task.get("data"), task.get("checkpoint")] for _, task in kept["tasks"]]
     values = [kept.get("model"), kept.get("method"), kept.get("alpha"), named]
     files = [_identity(text) for text in sorted(set(texts(values)))]

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
@@ -20,19 +20,19 @@ LAYOUT = ("input", "label", "train", "validation", "test")  # keys of any kind o
 NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 
 
-def selected(cfg: DictConfig) -> list[tuple[str, Definition]]:
+def selected(plain: Mapping[str, Any]) -> list[tuple[str, Definition]]:
     """Name and definition of each task that a configuration's `tasks` chooses, in their order.
 
     Args:
-        cfg: with `tasks` (a number, the name of a task set, or a list of tasks), `model.task_set` (whose first tasks a
-            number means) and `task` (name -> keys that replace those of the task's YAML).
+        plain: a configuration as plain containers, with `tasks` (a number, the name of a task set, or a list of tasks),
+            `model.task_set` (whose first tasks a number means) and `task` (name -> keys that replace those of the
+            task's YAML).
 
     Raises:
         UserError: an unknown task, set or key, a number that is too large, an empty list, a name given twice.
     """
-    wanted: Any = OmegaConf.to_container(cfg.tasks) if OmegaConf.is_config(cfg.tasks) else cfg.tasks
-    settings: Any = OmegaConf.to_container(cfg.task, resolve=True) if cfg.get("task") else {}
-    return list(_selected(json.dumps([wanted, cfg.model.get("task_set"), settings]), tuple(_sources())))
+    given = [plain["tasks"], plain["model"].get("task_set"), plain.get("task") or {}]
+    return list(_selected(json.dumps(given), tuple(_sources())))
 
 
 @lru_cache(maxsize=256)

@@ -36,7 +36,7 @@ def check_configuration(cfg: DictConfig, here: bool = True) -> None:
         _check_group(group, json.dumps(plain[group]))
     Engine(**plain["engine"])
     Evaluate(**plain["evaluate"])
-    tasks = selected(cfg)
+    tasks = selected(plain)
     import_late("tsv_exp.evaluation.checks.model").check(plain, tasks, here)
 
 
