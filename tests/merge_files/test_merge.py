@@ -123,6 +123,7 @@ def test_an_index_stands_for_its_folder(files, tmp_path):
         (["method=tsv"], "unknown method 'tsv'"),
         (["density=0.2"], "no parameter 'density'"),
         (["task=x"], "task=x: choose from: task0, task1, task2"),
+        (["task=task1"], "task=task1: the result is one model for all tasks; leave task= out"),
         (["svd=fast"], "svd=fast: choose from: auto, exact"),
         (["device=foo"], "device=foo"),
         (["device=cuda:99"], "device=cuda:99"),

@@ -104,7 +104,11 @@ def merge_model(options: Options, plan: Plan) -> Finished | None:
 
 def _form(work: Work) -> Form:
     """The output form: an adapter if configured, else one model or the parts of one model per task."""
-    by_task = work.options.task is None and work.plan.per_task(work.stream, work.bound)
+    task = work.options.task
+    per_task = work.plan.per_task(work.stream, work.bound, task)
+    if task is not None and not per_task:
+        raise UserError(f"task={task}: the result is one model for all tasks; leave task= out")
+    by_task = per_task and task is None
     if work.options.router is not None and not by_task:
         raise UserError(
             f"router={work.options.router.name}: the result is one model for all tasks; choose a method with a model "
@@ -112,6 +116,6 @@ def _form(work: Work) -> Form:
         )
     if work.options.form != "lora":
         return ByTask(work) if by_task else WholeModel(work)
-    if by_task or work.options.task is not None:
+    if per_task:
         raise UserError("form=lora: choose a method with one model for all tasks")
     return LoraAdapter(work)

@@ -93,11 +93,11 @@ class Plan:
                 functions[rule] = (rule.method.bind_products if products else rule.method.bind)(its, algebra)
         return lambda layer: functions[self.rule(layer.name)](layer)
 
-    def per_task(self, stream: TaskVectors, bound: Bound) -> bool:
+    def per_task(self, stream: TaskVectors, bound: Bound, task: str | None) -> bool:
         """Whether there is one model per task, tested on each rule's smallest matrix and smallest other layer.
 
         Raises:
-            UserError: rules disagree.
+            UserError: rules disagree, and no task is given whose model is wanted.
         """
         smallest: dict[tuple[Rule, bool], str] = {}
         for name in sorted(stream.names, key=lambda name: stream.base[name].numel()):
@@ -106,7 +106,7 @@ class Plan:
         for (rule, _), name in smallest.items():
             by_task = layers.per_task(bound(stream.layer(name)), stream.base[name].shape)
             found[rule] = found.get(rule, False) or by_task
-        if len(set(found.values())) > 1:
+        if len(set(found.values())) > 1 and task is None:
             several = ", ".join(sorted({rule.method.name for rule, by_task in found.items() if by_task}))
             raise UserError(f"layers: {several} gives a model per task and the other methods one model; give task=NAME")
         return any(found.values())
