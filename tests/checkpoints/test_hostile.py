@@ -39,13 +39,13 @@ def test_an_index_names_files_beside_it_only(model: Path, place: object) -> None
 @pytest.mark.parametrize("place", ["x" * 300 + ".safetensors", "absent.safetensors"])
 def test_an_index_of_files_that_cannot_be(model: Path, place: str) -> None:
     (model / INDEX).write_text(json.dumps({"weight_map": {"w": place}}))
-    with pytest.raises(UserError, match=r"too long|no such checkpoint file"):
+    with pytest.raises(UserError, match=rf"no such file, and .*{INDEX} lists it"):
         read(model / INDEX)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100000, '{"weight_map": ' * 50000, "[]", "3", '{"weight_map": 3}', '{"weight_map": {"\\ud800": "x"}}'],
+    ["[" * 100000, '{"weight_map": ' * 50000, "[]", "3", "{}", '{"weight_map": 3}', '{"weight_map": {"\\ud800": "x"}}'],
 )
 def test_an_index_that_is_none(model: Path, text: str) -> None:
     (model / INDEX).write_text(text)
@@ -87,6 +87,12 @@ def test_a_record_shorter_than_its_tensor_is_not_filled_from_what_follows(archiv
     rewritten(archive, lambda name, content: (name, content[:-40] if name.endswith("data/0") else content))
     with pytest.raises(UserError, match=r"m.pt: truncated or damaged .*shorter than its tensor"):
         read(archive)
+
+
+def test_a_text_is_no_archive_of_torch(tmp_path: Path) -> None:
+    (tmp_path / "m.pt").write_text("hello")
+    with pytest.raises(UserError, match=r"m\.pt: truncated or damaged; remove it"):
+        read(tmp_path / "m.pt")
 
 
 @pytest.mark.parametrize("missing", ["data/0", "data.pkl"])

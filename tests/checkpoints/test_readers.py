@@ -42,6 +42,22 @@ def test_shards_and_hub_folders(tmp_path: Path) -> None:
     assert read(tmp_path).digest == read(tmp_path / "model.safetensors.index.json").digest
 
 
+def test_a_file_beside_shards_is_taken_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shard = "model-00001-of-00001.safetensors"
+    index = {"weight_map": dict.fromkeys(WEIGHTS, shard)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file(WEIGHTS, tmp_path / "model.safetensors")
+    assert _same(read(tmp_path))
+    assert not caplog.records  # an index without its shards is no second model
+    save_file({name: weight + 1 for name, weight in WEIGHTS.items()}, tmp_path / shard)
+    assert _same(read(tmp_path))
+    (record,) = caplog.records
+    assert (
+        f"model.safetensors is taken, and its folder also holds model.safetensors.index.json and {shard}"
+        in record.getMessage()
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint16, torch.uint64, torch.complex64, torch.bool])
 def test_dtypes_in_pickles(tmp_path: Path, dtype: torch.dtype) -> None:
     torch.save({"w": torch.eye(3).to(dtype)}, tmp_path / "x.pt")

@@ -99,7 +99,7 @@ def test_layers_that_keep_nothing_are_named(tmp_path, words, monkeypatch, capsys
     base, finetuned = zoo(4, torch.float32)
     monkeypatch.setattr(sys, "argv", ["tsv-merge", *words(base, finetuned)])
     main()
-    assert capsys.readouterr().err.count("1 layers have fewer rows or columns than the 4 tasks") == 1
+    assert capsys.readouterr().err.count("1 layer with fewer rows or columns than the 4 tasks") == 1
 
 
 def test_dtypes_of_safetensors(tmp_path, words):

@@ -63,9 +63,9 @@ def test_stacks_and_what_an_adapter_leaves_out_are_named(tmp_path, monkeypatch, 
     for name in ("base", "a", "b"):
         save_file({key: torch.randn(shape, generator=g) for key, shape in shapes.items()}, f"{name}.safetensors")
     run(options_of(WORDS))
-    assert "1 stacks of matrices merged by tsv_m, α = 1" in capsys.readouterr().err
+    assert "1 stack of matrices merged by tsv_m, α = 1" in capsys.readouterr().err
     run(options_of([*WORDS, "out=lora", "form=lora", "rank=2"]))
-    line = "2 tensors are not in the adapter, also where models change them: mlp.experts.down_proj, norm.weight"
+    line = "2 tensors not in the adapter, also where models change them: mlp.experts.down_proj, norm.weight"
     assert line in (said := capsys.readouterr().err).splitlines()
     assert "copied from the base" not in said
 
@@ -73,7 +73,7 @@ def test_stacks_and_what_an_adapter_leaves_out_are_named(tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("change", "warning"),
     [
-        (lambda a, b: (0 * a, 0 * b), "all models are equal to the base, so the merged model is the base"),
+        (lambda a, b: (0 * a, 0 * b), "all models are equal to the base; so the merged model is the base"),
         (lambda a, b: (a, 0 * b), "model 'b' is equal to the base"),
         (lambda a, b: (a, a), "models 'a' and 'b' are equal to each other"),
         (lambda a, b: (a, -a), "the merged task vector nearly cancels"),
@@ -86,6 +86,32 @@ def test_what_looks_wrong_is_a_warning(tmp_path, monkeypatch, capsys, method, ch
     said = capsys.readouterr().err
     assert said.count("warning: ") == 1
     assert f"warning: {warning}" in said
+
+
+@pytest.mark.parametrize(
+    ("weights", "warning"),
+    [
+        ("{a: 0}", "the weight of model 'a' is 0"),
+        ("{a: 0, b: 0}", "the weight of model 'a' is 0; the weight of model 'b' is 0; so the merged model is the base"),
+    ],
+)
+def test_a_weight_of_zero_is_not_called_a_model_equal_to_the_base(tmp_path, monkeypatch, capsys, weights, warning):
+    write(tmp_path, monkeypatch, lambda a, b: (a, b))
+    run(options_of([*WORDS, "method=task_arithmetic", f"weights={weights}"]))
+    said = capsys.readouterr().err
+    assert f"warning: {warning}" in said
+    assert "equal to the base" not in said
+
+
+def test_names_with_brackets_are_shown_and_single_things_are_singular(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("base", 0.0), ("a", 1.0)):
+        save_file({"q.weight": torch.full((4, 3), value), "frozen": torch.zeros(3)}, f"{name}.safetensors")
+    run(options_of(["base=base.safetensors", "models={'[x]': a.safetensors}", "out=out"]))
+    said = capsys.readouterr().err
+    assert re.search(r"^\[x\] +3\.464 +1\.000$", said, re.M), said
+    for line in ("1 matrix merged by tsv_m, α = 1", "1 tensor copied from the base", "out: 0.0 MB in 1 file"):
+        assert line in said.splitlines()
 
 
 def test_adapters_that_are_equal_are_seen_too(tmp_path, monkeypatch, capsys):

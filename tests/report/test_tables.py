@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -192,6 +193,15 @@ def test_the_terminal_keeps_the_averages_where_it_is_narrow(tmp_path: Path, widt
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "72.50 ± 1.23" in text
     assert ("Digits" in text) is shown
+
+
+def test_the_terminal_shows_brackets_in_titles_headings_and_legends(tmp_path: Path) -> None:
+    (group,) = groups_of(tmp_path, *paper_like())
+    console, sheet = Console(file=io.StringIO(), width=200), group_sheet(group)
+    headings = ("[cars]", *sheet.headings[1:])
+    show([replace(sheet, title="to a [svc]", headings=headings, legend="that of a [svc]")], console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(part in text for part in ("to a [svc]", "[cars]", "that of a [svc]"))
 
 
 def test_the_table_of_one_run() -> None:

@@ -1,11 +1,13 @@
 """Checkpoint files as lazy mappings name -> tensor: memory-mapped, read on access, without unpickling code."""
 
 import hashlib
+import logging
 import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from os.path import isfile  # False also for names that the system refuses
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -21,6 +23,8 @@ from tsv_exp.merging.inputs.weights import as_weights
 from tsv_exp.runtime.messages.os_errors import cause, explain
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.json_files import read_object
+
+log = logging.getLogger(__name__)
 
 CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.bpe")  # of the hub's repositories
 
@@ -88,14 +92,19 @@ class Shards(Reader):
     def __init__(self, path: Path):
         super().__init__(path)
         try:
-            self._places = dict(read_object(path)["weight_map"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            places = read_object(path).get("weight_map")
+        except (OSError, ValueError) as error:
             raise _damaged(path, error) from error
+        if not isinstance(places, dict):
+            raise _damaged(path, ValueError("it has no weight_map of tensors to files"))
+        self._places = places
         for place in self._places.values():
             if not _beside(place):
                 raise UserError(
                     f"{path} lists {place!r}, which is not a checkpoint file in its folder; fetch both again"
                 )
+            if not isfile(path.parent / place):
+                raise UserError(f"{path.parent / place}: no such file, and {path} lists it; download or copy it again")
         self._shards = {place: read(path.parent / place) for place in sorted(set(self._places.values()))}
         for name, place in self._places.items():
             if name not in self._shards[place]:
@@ -130,6 +139,7 @@ def read(path: Path | str) -> Reader:
     try:
         if path.is_dir():
             path = existing_weights_file(path)
+            _warn_of_shards(path)
         if not path.is_file():
             raise UserError(f"{path}: no such checkpoint file")
         check_content(path)
@@ -146,6 +156,16 @@ def read(path: Path | str) -> Reader:
             )
         return Reader(path, _unpickled(path))
     raise UserError(f"{path}: not a checkpoint; expected one of {', '.join(SUFFIXES)}")
+
+
+def _warn_of_shards(path: Path) -> None:
+    """Log the shards that a folder holds beside a single file with its weights: one of the two is older."""
+    index = path.with_name(f"{path.name}.index.json")
+    if index.is_file() and (shards := sorted(path.parent.glob(f"{path.stem}-*-of-*{path.suffix}"))):
+        log.warning(
+            "%s is taken, and its folder also holds %s and %s; remove what is older, or give the file that you mean",
+            *(path, index.name, shards[0].name),
+        )
 
 
 def _beside(place: object) -> bool:
@@ -185,8 +205,13 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
 def _damaged(path: Path, error: Exception) -> UserError:
     if (system := cause(error)) is not None:  # the file may be intact
         return UserError(f"{path}: {explain(system)}")
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UserError(f"{path}: truncated or damaged ({reason}); remove it, then download or copy it again")
+    # the text of a KeyError is only the key
+    reason = (
+        ""
+        if isinstance(error, KeyError)
+        else f" ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    )
+    return UserError(f"{path}: truncated or damaged{reason}; remove it, then download or copy it again")
 
 
 def file_digest(path: Path) -> str:

@@ -18,6 +18,7 @@ from tsv_exp.merge_files.records.metadata import short_form
 from tsv_exp.merge_files.work import Work
 from tsv_exp.routing.serving.files import parameters_of
 from tsv_exp.runtime.console import bar
+from tsv_exp.runtime.messages.counts import counted
 from tsv_exp.runtime.parallel.distributed import assigned, process_group, split_work
 from tsv_exp.storage.digests import digest
 from tsv_exp.versions import program
@@ -98,7 +99,9 @@ def merge_model(options: Options, plan: Plan) -> Finished | None:
         if rank == 0:
             form.describe(options.out, output.digests)
             size = output.finish(form.configuration)
-            return Finished(options, plan, inputs, record.load(), f"{size / 1e6:.1f} MB in {len(parts)} files")
+            return Finished(
+                options, plan, inputs, record.load(), f"{size / 1e6:.1f} MB in {counted(len(parts), 'file')}"
+            )
     return None
 
 

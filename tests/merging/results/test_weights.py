@@ -30,8 +30,8 @@ def test_layers_with_fewer_rows_than_tasks_are_named(caplog):
     with caplog.at_level(logging.WARNING):
         merge(base, finetuned, "tsv_m")
     assert [record.getMessage() for record in caplog.records] == [
-        "1 layers have fewer rows or columns than the 4 tasks, so that each task keeps 0 components (k = 0) "
-        "and the layers stay as in the base: thin.weight; set rank_fraction, or average them with exclude"
+        "1 layer with fewer rows or columns than the 4 tasks, of which each task keeps 0 components (k = 0), "
+        "copied from the base: thin.weight; set rank_fraction, or average such layers with exclude"
     ]
     caplog.clear()
     with caplog.at_level(logging.WARNING):

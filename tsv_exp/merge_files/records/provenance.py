@@ -13,6 +13,7 @@ from tsv_exp.merge_files.inputs import weight_files
 from tsv_exp.merge_files.one_model import Finished
 from tsv_exp.merge_files.options.options import Options
 from tsv_exp.merge_files.records.summary import norms
+from tsv_exp.runtime.messages.counts import counted
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.known_digests import known_digests
 from tsv_exp.versions import installed
@@ -101,7 +102,7 @@ def _card(options: Options, provenance: Mapping[str, Any]) -> str:
 
 # {options.out.name}
 
-Merged from {len(options.models)} models by tsv_exp {provenance["tsv_exp"]}:
+Merged from {counted(len(options.models), "model")} by tsv_exp {provenance["tsv_exp"]}:
 
 ```bash
 {provenance["command"]}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from rich.table import Table
+from rich.text import Text
 
 from tsv_exp.merge_files.options.options import Options
 from tsv_exp.merge_files.records.measures import Measured
@@ -13,6 +14,7 @@ from tsv_exp.merge_files.records.probes import estimate
 from tsv_exp.merging.results.weights import variance_warning
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.runtime.console import console
+from tsv_exp.runtime.messages.counts import counted
 
 _SHOWN = 3  # names in a line
 _CANCELS = 0.1  # relative to the norm of the mean of orthogonal task vectors
@@ -20,7 +22,7 @@ _CANCELS = 0.1  # relative to the norm of the mean of orthogonal task vectors
 
 def show(options: Options, stream: TaskVectors, layers: Mapping[str, Measured], size: str) -> None:
     """Print the table and the warnings."""
-    for line in warnings(stream.tasks, layers):
+    for line in warnings(stream.tasks, layers, options.weights):
         console.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(_tasks(stream.tasks, layers))
     for line in (*_counts(options, stream, layers), *_data_free(layers), *_lost(layers)):
@@ -35,12 +37,17 @@ def norms(tasks: Sequence[str], layers: Mapping[str, Measured]) -> tuple[list[fl
     return own, merged, math.sqrt(sum(found.alpha**2 * found.merged for found in layers.values()))
 
 
-def warnings(tasks: Sequence[str], layers: Mapping[str, Measured]) -> list[str]:
+def warnings(tasks: Sequence[str], layers: Mapping[str, Measured], weights: Mapping[str, float]) -> list[str]:
     """Warnings: models equal to the base or to each other, task vectors that cancel."""
     own, merged, _ = norms(tasks, layers)
-    found = [f"model {task!r} is equal to the base" for task, norm in zip(tasks, own, strict=True) if norm == 0]
+    found = [
+        f"model {task!r} is equal to the base" if weights.get(task, 1) else f"the weight of model {task!r} is 0"
+        for task, norm in zip(tasks, own, strict=True)
+        if norm == 0
+    ]
     if not any(own):
-        return ["all models are equal to the base, so the merged model is the base; check the paths"]
+        reason = "all models are equal to the base" if all(weights.values()) else "; ".join(found)
+        return [f"{reason}; so the merged model is the base; check the paths and weights"]
     for first, second in combinations(range(len(tasks)), 2):
         if own[first] and all(_equal(layer, first, second) for layer in layers.values()):
             found.append(f"models {tasks[first]!r} and {tasks[second]!r} are equal to each other")
@@ -65,7 +72,7 @@ def _tasks(tasks: Sequence[str], layers: Mapping[str, Measured]) -> Table:
     for title in ("model", "norm of its task vector", "α · merge / it"):
         table.add_column(title, justify="left" if title == "model" else "right", overflow="fold")
     for task, norm in zip(tasks, own, strict=True):
-        table.add_row(task, f"{norm:.4g}", f"{scaled / norm:.3f}" if norm and merged else "–")
+        table.add_row(Text(task), f"{norm:.4g}", f"{scaled / norm:.3f}" if norm and merged else "–")
     if merged:
         table.add_row("merge, α · merge", f"{merged:.4g}", f"{scaled:.4g}")
     return table
@@ -75,26 +82,33 @@ def _counts(options: Options, stream: TaskVectors, layers: Mapping[str, Measured
     changed = [found for found in layers.values() if any(found.squares)]
     kinds = Counter((found.method, found.alpha, _kind(found)) for found in changed)
     lines = [
-        f"{count} {kind} merged by {method}, α = {alpha:g}" for (method, alpha, kind), count in sorted(kinds.items())
+        f"{counted(count, *kind)} merged by {method}, α = {alpha:g}"
+        for (method, alpha, kind), count in sorted(kinds.items())
     ]
     if options.form == "lora":
         left = [name for name in stream.names if name not in layers]
         some = ", ".join(left[:_SHOWN]) + (", ..." if len(left) > _SHOWN else "")
-        line = f"{len(left)} tensors are not in the adapter, also where models change them: {some}"
+        line = f"{counted(len(left), 'tensor')} not in the adapter, also where models change them: {some}"
         return [*lines, line] if left else lines
     kept = len(stream.base) - len(changed)
-    return [*lines, f"{kept} tensors copied from the base"] if kept else lines
+    return [*lines, f"{counted(kept, 'tensor')} copied from the base"] if kept else lines
 
 
-def _kind(found: Measured) -> str:
-    return "matrices" if found.matrix else "stacks of matrices" if found.stack else "other layers"
+def _kind(found: Measured) -> tuple[str, str]:
+    if found.matrix:
+        return "matrix", "matrices"
+    return ("stack of matrices", "stacks of matrices") if found.stack else ("other layer", "other layers")
 
 
 def _data_free(layers: Mapping[str, Measured]) -> list[str]:
     responses = [found.responses for found in layers.values() if found.responses is not None]
     alpha = estimate(responses)
     matrices = sum(found.matrix for found in layers.values())
-    return [] if alpha is None else [f"data-free α: about {alpha:.2f}, from {len(responses)} of {matrices} matrices"]
+    return (
+        []
+        if alpha is None
+        else [f"data-free α: about {alpha:.2f}, from {len(responses)} of {counted(matrices, 'matrix', 'matrices')}"]
+    )
 
 
 def _lost(layers: Mapping[str, Measured]) -> list[str]:

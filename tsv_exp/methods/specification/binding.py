@@ -16,6 +16,7 @@ from tsv_exp.merging.results.checks import check_result
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.functions import accepts
 from tsv_exp.methods.specification.steps import change_deltas, change_merged
+from tsv_exp.runtime.messages.counts import counted
 
 if TYPE_CHECKING:
     from tsv_exp.methods.specification.method import Method
@@ -112,9 +113,9 @@ def _warn_of_empty_layers(method: "Method", stream: TaskVectors) -> None:
     small = [name for name in matrices if 0 < min(stream.base[name].shape[-2:]) < len(stream.tasks)]
     if small:
         log.warning(
-            "%d layers have fewer rows or columns than the %d tasks, so that each task keeps 0 components (k = 0) "
-            "and the layers stay as in the base: %s; set rank_fraction, or average them with exclude",
-            len(small),
+            "%s with fewer rows or columns than the %d tasks, of which each task keeps 0 components (k = 0), "
+            "copied from the base: %s; set rank_fraction, or average such layers with exclude",
+            counted(len(small), "layer"),
             len(stream.tasks),
             ", ".join(small[:3]) + (", ..." if len(small) > 3 else ""),
         )

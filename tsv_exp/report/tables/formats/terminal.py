@@ -24,16 +24,16 @@ def show(sheets: Sequence[Sheet], console: Console) -> None:
         for line in sheet.lines:
             if line.note:
                 console.print(f"{line.label}: {line.note}", markup=False, highlight=False)
-        console.print(sheet.legend, style="dim", highlight=False)
+        console.print(sheet.legend, style="dim", markup=False, highlight=False)
         console.print()
 
 
 def _table(sheet: Sheet, first: int) -> Table:
     """The sheet from its column `first` on."""
-    table = Table(title=sheet.title, title_justify="left", title_style="bold")
-    table.add_column(sheet.first, overflow="fold")  # the only column that may be truncated
+    table = Table(title=Text(sheet.title), title_justify="left", title_style="bold")
+    table.add_column(Text(sheet.first), overflow="fold")  # the only column that may be truncated
     for heading in sheet.headings[first:]:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     for line in sheet.lines:
         texts = [Text(entry.text, STYLES[entry.place]) for entry in line.entries[first:]]
         table.add_row(Text(line.label), *texts)
