@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tsv_exp.config import Engine
+from tsv_exp.errors import UserError
 from tsv_exp.merging.engine import Merged, merge_layers
 from tsv_exp.merging.layer import Moments, Weights
 from tsv_exp.merging.task_vectors import TaskVectors
@@ -39,6 +40,8 @@ def merge(
     Raises:
         UserError: unknown method or parameter, a parameter outside its domain, models that do not fit the base.
     """
+    if "alpha" in params:
+        raise UserError("alpha scales the finished merge; give it to tsv_exp.apply")
     engine = engine or Engine()
     chosen = (method if isinstance(method, Method) else Method.load(method)).with_params(**params)
     known = moments.get if isinstance(moments, Mapping) else moments

@@ -12,6 +12,8 @@ from tsv_exp.errors import UserError
 # keys of a method's YAML that are no arguments of its function
 STRUCTURE = frozenset({"_target_", "name", "layers", "others", "prepare", "across", "features", "alpha", "tune"})
 _PLAIN: Mapping[Any, type] = {float: Real, int: Integral, str: str, bool: bool, NoneType: NoneType}
+_ONE = {float: "a number", int: "a whole number", str: "text", bool: "true or false", NoneType: "null"}
+_MANY = {float: "numbers", int: "whole numbers", str: "texts"}
 _OF_HYDRA = ("_target_", "_convert_", "_recursive_", "_partial_", "_args_")
 
 
@@ -84,9 +86,14 @@ def check_types(where: str, function: Callable[..., Any], arguments: Mapping[str
 
 
 def _expected(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return " or ".join(str(one) for one in get_args(kind))
-    return inspect.formatannotation(kind).replace("collections.abc.", "").replace("None", "null")
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " or ".join(map(str, inner))
+    if origin in (Union, UnionType):
+        return " or ".join(map(_expected, inner))
+    if origin is Sequence and inner[0] in _MANY:
+        return f"a list of {_MANY[inner[0]]}"
+    return _ONE.get(kind) or inspect.formatannotation(kind).replace("collections.abc.", "")
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -243,3 +243,15 @@ def test_a_model_and_an_adapter_in_one_folder(tmp_path):
     assert adapter.delta("transformer.h.0.attn.c_attn.weight", torch.float32) is not None
     (tmp_path / "both" / "adapter_model.safetensors").unlink()
     assert type(open_weights(tmp_path / "both", base)) is not type(adapter)
+
+
+def test_all_tensors_that_an_adapter_cannot_hold_are_named_at_once(tmp_path):
+    own = {f"base_model.model.h.{i}.q.lora_{side}.weight": torch.ones(2, 2) for i in range(4) for side in "AB"}
+    biases = {f"base_model.model.h.{i}.{part}.bias": torch.ones(2) for i in range(4) for part in ("q", "norm")}
+    save_file(own | biases, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
+    with pytest.raises(
+        UserError, match=r"bias' and 7 more are no LoRA factors.*\"ignore=\['\*.norm.bias', '\*.q.bias'\]\""
+    ):
+        factors.Adapter.open(tmp_path / "adapter_model.safetensors")
+    assert len(factors.Adapter.open(tmp_path / "adapter_model.safetensors", ignore=["*.bias"]).modules) == 4

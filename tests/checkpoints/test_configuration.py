@@ -8,7 +8,7 @@ from tsv_exp.checkpoints.configuration import Configuration
 
 @pytest.fixture
 def folder(tmp_path):
-    """A sentence-transformers folder, as its library writes it, with traces of training beside it."""
+    """A sentence-transformers folder, as its library writes it, with traces of training and other models beside it."""
     base = tmp_path / "base"
     config = {"dtype": "float32", "model_type": "x", "text_config": {"torch_dtype": "float16", "vocab_size": 9}}
     files = {
@@ -22,6 +22,11 @@ def folder(tmp_path):
         "adapter_config.json": "{}",
         "checkpoint-500/config.json": "{}",
         ".cache/huggingface/x.json": "{}",
+        "another/model.safetensors": "weights",  # a model of its own
+        "another/config.json": "{}",
+        "another/1_Pooling/config.json": "{}",
+        "lora/adapter_model.safetensors": "weights",
+        "lora/tokenizer_config.json": "{}",
         "model.safetensors": "weights",
         "notes.pdf": "",
     }

@@ -220,6 +220,15 @@ def test_command_lines_that_do_not_fit(files, words, message):
         options_of([*words, "base=b", "models=a", "out=o"])
 
 
-def test_a_parameter_that_no_method_has_is_found_before_the_weights(files):
-    with pytest.raises(UserError, match="method tsv_m has no parameter 'alpa'"):
-        run(options_of(["base=nowhere", "models=[a,b]", "out=o", "alpa=1"]))
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("alpa=1", "alpha"),
+        ("lyers={}", "layers"),
+        ("rank_fracton=1", "rank_fraction"),
+        ("layers={q: {metod: x}}", "method"),
+    ],
+)
+def test_a_parameter_that_no_method_has_is_found_before_the_weights(files, word, meant):
+    with pytest.raises(UserError, match=f"method tsv_m has no parameter '.*'; did you mean {meant}\\? it has: rank"):
+        run(options_of(["base=nowhere", "models=[a,b]", "out=o", word]))

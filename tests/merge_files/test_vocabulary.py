@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tsv_exp import UserError
 from tsv_exp.checkpoints.readers import read
@@ -112,6 +113,32 @@ def test_the_tokenizer_of_a_model(folder):
     for token, i in loaded.get_vocab().items():
         wanted = expected(folder, token, EMBEDDINGS[0], "ac")
         torch.testing.assert_close(weights[EMBEDDINGS[0]][i].double(), wanted, rtol=0, atol=1e-6)
+
+
+def test_tokens_without_a_row_are_named(folder, caplog):
+    tokenizer(["<x>", "<only>"]).save_pretrained(folder / "c")  # <x> is in the row of padding, <only> in none
+    found, loaded, _ = merged(folder, "vocabulary=union", "method=weight_average", models="c,c/../b")
+    (warning,) = [record.getMessage() for record in caplog.records if "no embedding" in record.getMessage()]
+    assert "no embedding has a row for 1 token, which a tokenizer has ('<only>'): zeros are written" in warning
+    for tensor in EMBEDDINGS:
+        row = found[tensor][loaded.convert_tokens_to_ids("<only>")]
+        assert not row.any()
+
+
+def test_a_token_of_an_adapter_in_the_padding_of_the_base(folder):
+    tokenizer(["<x>"]).save_pretrained(folder / "lora")
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    factors = {
+        f"{module}.lora_{side}.weight": torch.ones(2, 12).T if side == "B" else torch.ones(2, 12) for side in "AB"
+    }
+    save_file(
+        {name: factor.contiguous() for name, factor in factors.items()}, folder / "lora/adapter_model.safetensors"
+    )
+    (folder / "lora/adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
+    found, loaded, _ = merged(folder, "vocabulary=union", "method=weight_average", models="lora")
+    assert loaded.convert_tokens_to_ids("<x>") == 7
+    for tensor in EMBEDDINGS:
+        torch.testing.assert_close(found[tensor], read(folder / "base")[tensor])
 
 
 def test_what_does_not_fit_is_said_before_anything_is_written(folder):

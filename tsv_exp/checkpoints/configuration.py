@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsv_exp.checkpoints.folders import holds_model
 from tsv_exp.checkpoints.readers import CONFIGURATION
 from tsv_exp.checkpoints.vocabulary.tokenizers import FILES
 from tsv_exp.errors import UserError
@@ -25,6 +26,7 @@ _COPIED = (*CONFIGURATION, "*.py")
 PROVENANCE = "tsv_merge.json"  # record of the origin of a merged model
 _OF_WEIGHTS = ("*.index.json", "adapter_config.json", "merged.json", "trainer_state.json", PROVENANCE)
 _OTHER_FOLDERS = (
+    ".*",
     "checkpoint-*",
     "global_step*",
     "runs",
@@ -116,14 +118,14 @@ class Configuration:
 
 
 def _files(folder: Path, out: Path) -> Iterator[Path]:
-    """The configuration files in a folder, relative to it."""
-    for file in sorted(folder.rglob("*")):
-        inside = file.relative_to(folder)
-        hidden = any(_matches(part, (".*", *_OTHER_FOLDERS)) for part in inside.parts[:-1])
-        if hidden or not file.is_file() or file.resolve().is_relative_to(out.resolve()):
+    """The configuration files of the model in a folder, relative to it; subfolders may hold other models."""
+    found = sorted(folder.rglob("*"))
+    others = {path for path in found if _matches(path.name, _OTHER_FOLDERS) or (path.is_dir() and holds_model(path))}
+    for file in found:
+        if others.intersection(file.parents) or not file.is_file() or file.resolve().is_relative_to(out.resolve()):
             continue
         if _matches(file.name, _COPIED) and not _matches(file.name, _OF_WEIGHTS):
-            yield inside
+            yield file.relative_to(folder)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Finds the file in a folder that holds the weights."""
 
 import re
+from os.path import isfile  # False also for what cannot be read
 from pathlib import Path
 
 from tsv_exp.checkpoints.formats import SUFFIXES
@@ -99,7 +100,7 @@ def _no_weights(folder: Path) -> UserError:
         remedy = (
             f"it is a checkpoint of DeepSpeed; run `python {folder / 'zero_to_fp32.py'} {folder} OUT`, and give OUT"
         )
-    elif inside := [path for path in sorted(folder.iterdir()) if _holds_weights(path)]:
+    elif inside := [path for path in sorted(folder.iterdir()) if path.is_dir() and holds_model(path)]:
         more = f" (of {len(inside)})" if len(inside) > 1 else ""
         remedy = f"its subfolder {inside[0].name}{more} holds one; give {inside[0]}"
     else:
@@ -107,8 +108,6 @@ def _no_weights(folder: Path) -> UserError:
     return UserError(f"{folder}: no checkpoint in this folder; {remedy}")
 
 
-def _holds_weights(path: Path) -> bool:
-    try:
-        return path.is_dir() and any((path / name).is_file() for name in (*HUB_NAMES, *ADAPTER_FILES))
-    except OSError:
-        return False
+def holds_model(folder: Path) -> bool:
+    """Whether a folder holds a model or an adapter in the hub's layout; False if it cannot be read."""
+    return any(isfile(folder / name) for name in (*HUB_NAMES, *ADAPTER_FILES))

@@ -20,7 +20,8 @@ form           lora: the result is one LoRA adapter. A merge of adapters is exac
                it, and the lost energy is printed. A merge of whole models needs rank=R.
 weights        factors of the task vectors of some models: "weights={math: 0.3}".
 push           owner/name: upload the folder to the hub; a missing repository is created as private.
-svd, exclude, device   decompositions, auto or exact; patterns of 2-D weights that are not matrices; cpu or cuda.
+svd, exclude, device   decompositions, auto or exact; patterns of 2-D weights that are not matrices, default
+               *text_projection*; cpu or cuda.
                * needs quotes inside quotes: "exclude='*embed*'" or "exclude=['*embed*', 'head.*']".
 keep, ignore   patterns of the base's tensors that are not merged, and of the models' tensors that are left out:
                heads of another size, extra buffers.
@@ -39,7 +40,7 @@ FILE.yaml      the same options, and layers: method, alpha and rank for layers t
 After an interruption, the same command resumes. Under torchrun the layers are distributed over the ranks, each with
 its own GPU if device=cuda.
 
-Methods:
+Methods (those that need inputs only in tsv-exp and Python):
 """
 
 import logging

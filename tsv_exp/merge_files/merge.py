@@ -22,7 +22,7 @@ def run(options: Options) -> None:
     finished: dict[str, Finished] = {}
     for name, part in parts.merged.items():
         if name != ROOT or len(parts.merged) > 1:
-            console.print(f"{name}:", markup=False, highlight=False)
+            console.print(f"{part.out}:", markup=False, highlight=False)
         one = merge_model(part, plan)
         if one is None:  # another rank of torchrun finishes the merge
             continue

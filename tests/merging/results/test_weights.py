@@ -18,7 +18,7 @@ def test_running_variances_stay_positive(caplog):
     assert "2 running variances would be below 0" in caplog.text
 
 
-@pytest.mark.parametrize("alpha", [1e40, -1e40, float("nan"), float("inf")])
+@pytest.mark.parametrize("alpha", [1e40, -1e40, float("nan"), float("inf"), "1", None])
 def test_alpha_that_float32_does_not_hold(alpha):
     base, finetuned = zoo(1, torch.float32)
     with pytest.raises(UserError, match="alpha="):
@@ -38,3 +38,9 @@ def test_layers_with_fewer_rows_than_tasks_are_named(caplog):
         merge(base, finetuned, "tsv_m", rank_fraction=0.1)
         merge(base, finetuned, "ties")
     assert not caplog.records
+
+
+def test_alpha_belongs_to_apply():
+    base, finetuned = zoo(1, torch.float32)
+    with pytest.raises(UserError, match=r"give it to tsv_exp\.apply"):
+        merge(base, finetuned, "task_arithmetic", alpha=0.5)

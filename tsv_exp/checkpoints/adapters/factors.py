@@ -19,6 +19,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.inputs.alignment import align_names, matches
 from tsv_exp.merging.inputs.names import bare
+from tsv_exp.merging.inputs.remedies import listed, option
 
 PREFIX = "base_model.model."  # prefix of module names in PEFT's files
 _BASE = "base_model_name_or_path"
@@ -61,18 +62,23 @@ class Adapter:
         config = json.loads((path / FILE).read_text(encoding="utf-8"))
         sides: dict[str, dict[str, Tensor]] = {}
         own_names: dict[str, None] = {}
+        odd: dict[str, str] = {}
         for key in tensors:
             match = _KEY.fullmatch(key)
             own = f"{match['module']}.weight" if match else key.removeprefix(PREFIX)
             own_names[own] = None
             if matches(own, ignore):
                 continue
-            if not match:
-                raise UserError(
-                    f"{path}: the tensor {key!r} is not a LoRA factor; form=lora takes plain LoRA adapters; "
-                    f"\"ignore=['{own}']\" leaves it out"
-                )
-            sides.setdefault(match["module"], {})[match["side"]] = tensors[key]
+            if match:
+                sides.setdefault(match["module"], {})[match["side"]] = tensors[key]
+            else:
+                odd[own] = key
+        if odd:
+            verb = "are no LoRA factors" if len(odd) > 1 else "is no LoRA factor"
+            remedy = option("ignore", list(odd), [f"{module}.weight" for module in sides], "leaves out what is not")
+            raise UserError(
+                f"{path}: {listed(list(odd.values()))} {verb}; form=lora takes plain LoRA adapters; {remedy}"
+            )
         modules = {}
         for module, pair in sides.items():
             if set(pair) != {"A", "B"} or any(factor.dim() != 2 for factor in pair.values()):

@@ -1,5 +1,6 @@
 """Matches rows of embeddings and output heads by token, for models with different tokenizers."""
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ from tsv_exp.checkpoints.vocabulary.tokenizers import Tokens
 from tsv_exp.errors import UserError
 from tsv_exp.merging.inputs.views import View
 from tsv_exp.merging.layer import ExplicitDeltas, Weights
+from tsv_exp.runtime.messages.counts import counted
 from tsv_exp.storage.json_files import read_object
 
 _NUMBERED = re.compile(r"\.\d+\.")
 _OF_TOKENS = re.compile("embed|head")
+_SHOWN = 3  # tokens in a warning
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class _Rows(View):
         for task, model in self._others.items():
             rows = self._vocabulary.models[task]
             wanted = (missing & (rows >= 0)).nonzero().flatten()
-            if len(wanted) and not isinstance(model, ExplicitDeltas):
+            if len(wanted):
                 total[wanted] += model[name][rows[wanted]].float()
                 count[wanted] += 1
         return (total / count.clamp(min=1).view(-1, *[1] * (own.dim() - 1))).to(own.dtype)
@@ -133,10 +138,22 @@ def plan(
         task: _index(target, tokens[task].rows, rows, len(model[names[0]]) if names else size, unnamed=False)
         for task, model in models.items()
     }
+    _warn_of_zeros(target, own, found)
     values: dict[str, Any] = {"vocab_size": rows} if rows != size else {}
     if tokenizer is not None:
         values |= _special(carried.folder)
     return Vocabulary(own, found, names, rows, files, values)
+
+
+def _warn_of_zeros(target: Mapping[str, int], base: Tensor, models: Mapping[str, Tensor]) -> None:
+    """Log the tokens of the result that are only in tokenizers: no embedding has a row for them."""
+    known = (torch.stack([base, *models.values()]) >= 0).any(0)
+    if zeros := [token for token, row in target.items() if not known[row]]:
+        log.warning(
+            "no embedding has a row for %s, which a tokenizer has (%s): zeros are written; "
+            "resize the embeddings of that model first, with model.resize_token_embeddings(len(tokenizer))",
+            *(counted(len(zeros), "token"), ", ".join(map(repr, zeros[:_SHOWN])) + ", ..." * (len(zeros) > _SHOWN)),
+        )
 
 
 def _names(

@@ -11,6 +11,7 @@ from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
 from tsv_exp.merge_files.options.options import Options
+from tsv_exp.merge_files.options.values import ALL
 from tsv_exp.merging.inputs.alignment import matches
 from tsv_exp.merging.layer import Layer, Weights
 from tsv_exp.merging.results.weights import check_alpha
@@ -42,6 +43,7 @@ class Rule:
             )
         alpha, rank = keys.pop("alpha", None), keys.pop("rank", None)
         own = method.name == options.method and "method" not in given
+        method.check_keys(keys, ALL)
         method = method.with_params(**(options.params if own else {}) | keys)
         shared = options.alpha if own else None
         chosen = next((value for value in (alpha, shared) if value is not None), method.alpha.default)

@@ -1,16 +1,15 @@
 """Checks that fine-tuned models fit their base, before the first layer is merged."""
 
 from collections.abc import Mapping, Sequence
-from glob import escape
 
 import torch
 from torch import Tensor
 
 from tsv_exp.errors import UserError
 from tsv_exp.merging.inputs.alignment import matches
+from tsv_exp.merging.inputs.remedies import listed, option
 from tsv_exp.merging.layer import ExplicitDeltas, Weights, finite
 
-_SHOWN = 3  # names in an error
 # Several numbers in one, or powers of two that scale others.
 _PACKED = {getattr(torch, name) for name in ("float4_e2m1fn_x2", "float8_e8m0fnu") if hasattr(torch, name)}
 
@@ -31,17 +30,18 @@ def check_models(base: Weights, finetuned: Mapping[str, Weights], names: Sequenc
     for task, model in finetuned.items():
         what = f"model {task!r}"
         if missing := [name for name in names if name not in model]:
-            shown = _shortened(missing, [name for name in names if name in model])
-            remedy = _unless_another(len(missing), len(names), "keep", shown, "takes the base's")
+            remedy = "it is another architecture"
+            if 2 * len(missing) <= len(names):
+                remedy = option("keep", missing, [name for name in names if name in model], "takes the base's")
             raise UserError(
-                f"{what}{file_of(model, missing[0])} lacks the tensor {_listed(missing)} of the base; {remedy}"
+                f"{what}{file_of(model, missing[0])} lacks the tensor {listed(missing)} of the base; {remedy}"
             )
         if isinstance(model, ExplicitDeltas):  # it has checked its own
             continue
         if extra := [name for name in model if name not in base and model[name].is_floating_point()]:
-            remedy = _option("ignore", _shortened(extra, [name for name in model if name in base]), "leaves it out")
+            remedy = option("ignore", extra, [name for name in model if name in base], "leaves it out")
             raise UserError(
-                f"{what}{file_of(model, extra[0])} has a tensor {_listed(extra)} that the base lacks; {remedy}"
+                f"{what}{file_of(model, extra[0])} has a tensor {listed(extra)} that the base lacks; {remedy}"
             )
         _check_tensors(base, model, names, keep, what)
 
@@ -74,18 +74,18 @@ def _check_tensors(base: Weights, model: Weights, names: Sequence[str], keep: Se
         if codes.dim() > 1 and not _number(codes) and name in model and not matches(name, keep):
             other = model[name]
             if not _number(other) and codes.dtype != torch.bool and not torch.equal(codes, other.to(codes.device)):
-                remedy = _option("keep", [escape(name)], "takes the base's")
+                remedy = option("keep", [name], [], "takes the base's")
                 raise UserError(
                     f"the integers of tensor {name!r} of {what}{file_of(model, name)} are not the base's; "
                     f"where the model is quantized, dequantize it first; {remedy}"
                 )
     if odd:
-        remedy = _option("keep", [*map(escape, odd)], "takes the base's")
+        remedy = option("keep", odd, [name for name in names if name not in odd], "takes the base's")
         if base[odd[0]].shape[1:] == model[odd[0]].shape[1:]:
             remedy += "; rows of a vocabulary are matched by token with vocabulary=base or union"
         found = f"{tuple(model[odd[0]].shape)} in {what}{file_of(model, odd[0])}"
         raise UserError(
-            f"tensor {_listed(odd)} has shape {found} and {tuple(base[odd[0]].shape)} in the base; "
+            f"tensor {listed(odd)} has shape {found} and {tuple(base[odd[0]].shape)} in the base; "
             f"they must be the same; {remedy}"
         )
 
@@ -96,7 +96,7 @@ def _number(tensor: Tensor) -> bool:
 
 def _check_kind(tensor: Tensor, name: str, where: str) -> None:
     if tensor.is_complex():
-        kind, remedy = "complex", _option("keep", [escape(name)], "takes the base's")
+        kind, remedy = "complex", option("keep", [name], [], "takes the base's")
     elif tensor.layout is not torch.strided:
         kind, remedy = "sparse", "convert it with to_dense()"
     elif tensor.is_meta:
@@ -106,30 +106,6 @@ def _check_kind(tensor: Tensor, name: str, where: str) -> None:
     else:
         return
     raise UserError(f"tensor {name!r} of {where} is {kind}; {remedy}")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]!r}{more}"
-
-
-def _unless_another(odd: int, all_of_them: int, option: str, names: Sequence[str], effect: str) -> str:
-    return "it is another architecture" if 2 * odd > all_of_them else _option(option, names, effect)
-
-
-def _shortened(names: Sequence[str], others: Sequence[str]) -> Sequence[str]:
-    """The names as patterns, or if there are many a few patterns that match all of them and no other name."""
-    modules = dict.fromkeys(f"{name.partition('.')[0]}.*" for name in names)
-    ends = dict.fromkeys(f"*.{'.'.join(name.split('.')[-2:])}" for name in names)  # a buffer of every layer
-    for patterns in (list(modules), list(ends)):
-        if len(patterns) <= _SHOWN < len(names) and not any(matches(name, patterns) for name in others):
-            return patterns
-    return [*map(escape, names)]
-
-
-def _option(option: str, names: Sequence[str], effect: str) -> str:
-    shown = [f"'{name}'" for name in names[:_SHOWN]] + ["..."] * (len(names) > _SHOWN)
-    return f'"{option}=[{", ".join(shown)}]" {effect}'
 
 
 def file_of(weights: Weights, name: str) -> str:

@@ -1,7 +1,8 @@
 """The specification of a merging method: the content of its YAML in conf/method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -146,13 +147,23 @@ class Method:
         Raises:
             UserError: one of them is not a key of its YAML, or not of the type that the function takes.
         """
-        for key in params:
-            if key not in self.params and key not in PLACES:
-                known = ", ".join((*self.own_params, *PLACES))
-                raise UserError(f"method {self.name} has no parameter {key!r}; it has: {known}")
+        self.check_keys(params)
         changed = replace(self, params={**self.params, **params})
         check_types(f"method {self.name}: ", self.prepare or self.function, changed.own_params)
         return changed._with_known_steps()
+
+    def check_keys(self, keys: Iterable[str], options: Sequence[str] = ()) -> None:
+        """Check that keys are parameters or steps; `options` are other words that the user may have meant.
+
+        Raises:
+            UserError: one of them is not.
+        """
+        known = (*self.own_params, *PLACES)
+        for key in keys:
+            if key not in self.params and key not in known:
+                close = get_close_matches(key, (*options, *known), n=1)
+                hint = f"did you mean {close[0]}? " if close else ""
+                raise UserError(f"method {self.name} has no parameter {key!r}; {hint}it has: {', '.join(known)}")
 
     def tuner(self, value: float) -> "Method":
         """The method that scores one value of the tuned parameter."""
