@@ -24,7 +24,7 @@ def _nothing_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path))
     loaded._load.cache_clear()
     loaded._model.cache_clear()
-    monkeypatch.setattr(loaded, "selected", lambda cfg: [(name, {}) for name in cfg.tasks])
+    monkeypatch.setattr(loaded, "selected", lambda plain: [(name, {}) for name in plain["tasks"]])
 
 
 def test_runs_of_other_methods_share_everything() -> None:
