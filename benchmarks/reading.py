@@ -5,8 +5,8 @@
 Synthetic ViT-B-32 image encoders (merge_memory.py), once with the files in the page cache (warm) and once after the
 kernel was asked to drop them from it (cold). A turn runs dd on all files, then each merge. The seconds of a merge
 contain the start of Python and torch, which is measured with a model of one small layer. Cold ones also contain the
-digests of the files for the model card; later merges of the same files know them. `gb_per_second` is the size of all files over the seconds without
-the start: TIES reads every file twice, once for its thresholds and once to merge.
+digests of the files for the model card; later merges of the same files know them. `gb_per_second` is the size of all
+files over the seconds without the start: TIES reads every file twice, once for its thresholds and once to merge.
 """
 
 import argparse
