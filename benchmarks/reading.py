@@ -11,6 +11,7 @@ files over the seconds without the start: TIES reads every file twice, once for 
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from merge_memory import TSV_MERGE, VIT, models
@@ -75,15 +77,18 @@ def main() -> None:
                 for work in ("dd", *METHODS):
                     if state == "cold":
                         dropped(paths)
-                    spent = dd(paths) if work == "dd" else merge(work, paths, Path(name) / f"cache_{work}{turn}")
-                    seconds.setdefault(f"{work}, {state}", []).append(spent)
+                    took = dd(paths) if work == "dd" else merge(work, paths, Path(name) / f"cache_{work}{turn}")
+                    seconds.setdefault(f"{work}, {state}", []).append(took)
             seconds.setdefault("start", []).append(merge("task_arithmetic", start, Path(name) / "cache"))
     begin = statistics.median(seconds["start"])
-    rows = {work: {"seconds": statistics.median(spent), "all_seconds": spent} for work, spent in seconds.items()}
-    for work, row in rows.items():
+    rows: dict[str, dict[str, Any]] = {}
+    for work, spent in seconds.items():
+        middle = statistics.median(spent)
+        reading = middle - (0 if work.startswith("dd") else begin)
+        rows[work] = {"seconds": middle, "all_seconds": spent}
         if work != "start":
-            row["gb_per_second"] = size / 1e9 / (row["seconds"] - (0 if work.startswith("dd") else begin))
-        print(f"{work:<24}{row['seconds']:7.2f} s  {row.get('gb_per_second', float('nan')):6.2f} GB/s", flush=True)
+            rows[work]["gb_per_second"] = size / 1e9 / reading
+        print(f"{work:<24}{middle:7.2f} s  {rows[work].get('gb_per_second', math.nan):6.2f} GB/s", flush=True)
     if args.out:
         command = " ".join(["python", *sys.argv])
         args.out.write_text(json.dumps({"command": command, "gigabytes": size / 1e9, "rows": rows}, indent=1) + "\n")
