@@ -241,3 +241,35 @@ def test_extraction_of_layers_that_are_stored_transposed(tmp_path):
     unknown = [f"{key}={tmp_path / 'unknown.safetensors'}" for key in ("base", "models")]
     with pytest.raises(UserError, match=r"may be stored transposed .* config.json"):
         run(parse([*unknown, f"out={tmp_path / 'none'}", "form=lora", "rank=2"]))
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "expected"),
+    [
+        ((torch.float8_e4m3fn, torch.float32), torch.float32),
+        ((torch.float8_e4m3fn, torch.float8_e5m2), torch.bfloat16),
+        ((torch.float8_e5m2, torch.float8_e5m2), torch.float8_e5m2),
+        ((torch.bfloat16, torch.float16), torch.float32),
+    ],
+)
+def test_adapters_of_different_dtypes(tmp_path, dtypes, expected):
+    module = "base_model.model.layers.0.q_proj"
+    for name, dtype in zip("ab", dtypes, strict=True):
+        (tmp_path / name).mkdir()
+        factors = {
+            f"{module}.lora_A.weight": torch.eye(2, 6).to(dtype),
+            f"{module}.lora_B.weight": torch.eye(4, 2).to(dtype),
+        }
+        save_file(factors, tmp_path / name / "adapter_model.safetensors")
+        (tmp_path / name / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
+    words = [
+        f"models=[{tmp_path / 'a'},{tmp_path / 'b'}]",
+        f"out={tmp_path / 'out'}",
+        "form=lora",
+        "method=task_arithmetic",
+    ]
+    run(parse([*words, "alpha=1"]))
+    found = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in found.values()} == {expected}
+    b, a = (found[f"{module}.lora_{side}.weight"].double() for side in "BA")
+    torch.testing.assert_close(b @ a, 2 * torch.eye(4, 6).double() * (torch.arange(6) < 2), rtol=0.13, atol=0)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import reduce
@@ -69,8 +69,8 @@ class LoraAdapter:
     def dtype(self, name: str) -> torch.dtype:
         """The dtype of a module's factors: as configured, else that of the adapters."""
         module = name.removesuffix(".weight")
-        theirs = [a.modules[module][0].dtype for a in self.work.inputs.adapters.values() if module in a.modules]
-        own = reduce(torch.promote_types, theirs) if theirs else self.work.stream.base[name].dtype
+        theirs = {a.modules[module][0].dtype for a in self.work.inputs.adapters.values() if module in a.modules}
+        own = _common_dtype(theirs or {self.work.stream.base[name].dtype})
         return DTYPES[self.work.options.dtype] if self.work.options.dtype else own
 
     def _module_shape(self, name: str) -> tuple[int, int]:
@@ -142,6 +142,12 @@ class LoraAdapter:
             "bias": "none",
             "inference_mode": True,
         }
+
+
+def _common_dtype(dtypes: Collection[torch.dtype]) -> torch.dtype:
+    """A dtype that holds the values of all; torch does not promote 8-bit floats, which bfloat16 holds."""
+    wide = [dtype if len(dtypes) == 1 or dtype.itemsize > 1 else torch.bfloat16 for dtype in dtypes]
+    return reduce(torch.promote_types, wide)
 
 
 def _targets(configs: Sequence[dict[str, Any]], merged: Iterable[str], all_modules: set[str]) -> list[str]:
