@@ -26,6 +26,8 @@ from tsv_exp.report.plots.style import readable_on, styled
 from tsv_exp.report.tables.formats.markup import latex
 from tsv_exp.report.tables.formats.terminal import show
 
+ODD = ["task0", "[x]: ü", "$a_b$, <c>"]  # names that other grammars would read differently
+
 
 def command(*words):
     return forked.command("analyze", *words, cwd=Path.cwd(), env=os.environ)
@@ -40,16 +42,16 @@ def files(tmp_path):
 
 
 def test_any_checkpoints(files):
-    models = ",".join(f"task{i}: {files}/task{i}.safetensors" for i in range(3))
+    models = ",".join(f"'{name}': {files}/task{i}.safetensors" for i, name in enumerate(ODD))
     words = [f"base={files}/base.safetensors", f"models={{{models}}}", "select=2", f"paths.outputs={files}/out"]
     done = command(*words, "engine.cache=off")
     assert done.returncode == 0, done.stderr
-    assert "Least interference among 3 choices: task" in done.stdout
+    assert "Least interference among 3 choices: " in done.stdout
     (folder,) = (files / "out" / "analyze").iterdir()
     found = json.loads((folder / "analysis.json").read_text())
     base, finetuned = zoo(3, torch.float32)
-    expected = analyze(base, finetuned, together=2)
-    assert found["tasks"] == ["task0", "task1", "task2"]
+    expected = analyze(base, dict(zip(ODD, finetuned.values(), strict=True)), together=2)
+    assert found["tasks"] == ODD
     logged = (folder / "tsv-analyze.log").read_text()
     assert all(line in logged for line in done.stdout.splitlines()[:2])
     assert found["interference"] == pytest.approx(expected.interference, rel=1e-3)

@@ -14,7 +14,7 @@ from tsv_exp.checkpoints.sources import local, open_weights
 from tsv_exp.config import EXCLUDE, Engine, plain_values
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.checks.model import check_paths
-from tsv_exp.merge_files.options.paths import named
+from tsv_exp.merge_files.options.paths import named, paths
 from tsv_exp.merging.layer import Weights
 from tsv_exp.methods.singular_vectors import components_per_task
 from tsv_exp.models.protocol import Model
@@ -72,7 +72,9 @@ def weights(cfg: DictConfig) -> tuple[str, Weights, Mapping[str, Weights], Seque
 
 
 def _paths(given: Any) -> dict[str, str]:
-    """The paths that `models` names, by task."""
+    """The paths that `models` names, by task; a mapping on the command line is one text."""
+    if isinstance(given, str) and given.startswith("{"):
+        given = paths(given)
     if isinstance(given, dict):
         return {str(task): path for task, path in given.items()}
     return named([str(path) for path in (given if isinstance(given, list) else [given])]) if given else {}
@@ -98,11 +100,11 @@ def check(cfg: DictConfig, here: bool = True) -> None:
     instantiate(cfg.tracking)
     if here and cfg.device is not None:
         device_of(cfg.device)
-    paths, tasks = _paths(_given(cfg)), [] if cfg.base is not None else selected(plain)
+    places, tasks = _paths(_given(cfg)), [] if cfg.base is not None else selected(plain)
     if cfg.select is not None:
-        check_count(cfg.select, len(paths or tasks))
+        check_count(cfg.select, len(places or tasks))
     if here and cfg.base is not None:
-        for place in (cfg.base, *paths.values()):
+        for place in (cfg.base, *places.values()):
             local(place)
     elif here:
         check_paths(instantiate(cfg.model), tasks)

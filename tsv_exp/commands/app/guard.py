@@ -63,20 +63,14 @@ def text_paths(argument: str) -> str:
         return argument
     if plain == "models" and value[:1] in "[{":
         given = paths(value)
-        words = (
-            [f"{_escaped(task)}:{_quoted(path)}" for task, path in given.items()] if isinstance(given, dict) else None
-        )
-        return f"{key}={{{','.join(words)}}}" if words is not None else f"{key}=[{','.join(map(_quoted, given))}]"
+        if isinstance(given, dict):  # as one text: Hydra's grammar has no quotes around the keys of a mapping
+            return f"{key}={_quoted(value)}"
+        return f"{key}=[{','.join(map(_quoted, given))}]"
     if (
         value in ("", "null") or value[0] in "'\"[{" or "${" in value or "," in value
     ):  # a list, a sweep, an interpolation
         return argument
     return f"{key}={_quoted(value)}"
-
-
-def _escaped(key: str) -> str:
-    """Escape the key of a mapping: Hydra does not accept quoted keys."""
-    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key)
 
 
 def _quoted(value: str) -> str:
