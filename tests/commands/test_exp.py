@@ -106,6 +106,7 @@ def test_keys_of_tasks_are_typed_below_tasks() -> None:
         ("sed=1", "sed: there is no such key; did you mean seed? the configuration has: name, "),
         ("engine.zzz=1", "engine.zzz: there is no such key; engine has: svd, "),
         ("data.train=5", "data.train: there is no such key; did you mean model.data.train?"),
+        ("rank_fraction=0.1", "rank_fraction: there is no such key; did you mean method.rank_fraction?"),
         ("zzz.lr=5", "zzz: there is no such key; the configuration has: name, "),
     ],
 )

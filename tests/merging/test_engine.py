@@ -86,7 +86,7 @@ def test_a_method_from_anywhere():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda b, f: merge(b, f, "tsv"), "unknown method 'tsv'; choose from: .*tsv_m"),
+        (lambda b, f: merge(b, f, "tsv"), r"unknown method 'tsv'; did you mean tsv_.\? choose from: .*tsv_m"),
         (lambda b, f: merge(b, f, "tsv_m", density=0.2), "no parameter 'density'; it has: rank_fraction"),
         (lambda b, f: merge(b, f, "zero_shot", a=1), "has: before, after"),
         (lambda b, f: merge(b, {}), "no fine-tuned model"),

@@ -81,6 +81,7 @@ def test_options_are_those_of_the_whole_search_path(mine: Path) -> None:
         (21, "tasks=21: this model has 20 tasks; give 1 to 20"),
         ([], r"the list is empty; choose from: .*Cars"),
         (["Cars", "Cars"], "'Cars' is given more than once"),
+        (["Digit"], r"unknown task 'Digit'; did you mean digits\? choose from: "),
         (["z"], "unknown task 'z'; choose from: .*Cars.*digits"),
         ("nope", "tasks=nope: unknown task set; choose from: .*clip.*tiny"),
         ("Cars", r"unknown task set.*for one task: tasks='\[Cars\]'"),

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
+from tsv_exp.runtime.messages.nearest import did_you_mean
 from tsv_exp.runtime.options import composed, described, explained, folder_of, option_files
 
 Definition = dict[str, Any]  # a task's YAML with the run's settings
@@ -144,7 +145,8 @@ def _known(names: Iterable[str], problem: str) -> None:
     known = options("task")
     for name in names:
         if name not in known and name not in map(_plain, known):
-            raise UserError(f"{problem.format(name)} {name!r}; choose from: {', '.join(known)}")
+            hint = did_you_mean(name, known)
+            raise UserError(f"{problem.format(name)} {name!r}; {hint}choose from: {', '.join(known)}")
 
 
 def _plain(name: str) -> str:

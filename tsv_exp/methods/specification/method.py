@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tsv_exp.methods.specification.files import content, method_files
 from tsv_exp.methods.specification.functions import Function, accepts, function_of, parameters_of, required
 from tsv_exp.methods.specification.scaling import Alpha, Tune
 from tsv_exp.methods.specification.steps import PLACES, Step, read_steps
+from tsv_exp.runtime.messages.nearest import did_you_mean
 
 GIVEN = ("algebra", "moments")  # parameters of a function that the engine fills in
 RESERVED = {*STRUCTURE, *PLACES}  # keys of a method's YAML that a parameter cannot have as its name
@@ -60,7 +60,8 @@ class Method:
         """
         known = method_files(search)
         if name not in known:
-            raise UserError(f"unknown method {name!r}; choose from: {', '.join(sorted(known))}")
+            hint = did_you_mean(str(name), known)
+            raise UserError(f"unknown method {name!r}; {hint}choose from: {', '.join(sorted(known))}")
         return cls.from_config(content(name, search))
 
     @classmethod
@@ -161,8 +162,7 @@ class Method:
         known = (*self.own_params, *PLACES)
         for key in keys:
             if key not in self.params and key not in known:
-                close = get_close_matches(key, (*options, *known), n=1)
-                hint = f"did you mean {close[0]}? " if close else ""
+                hint = did_you_mean(key, (*options, *known))
                 raise UserError(f"method {self.name} has no parameter {key!r}; {hint}it has: {', '.join(known)}")
 
     def tuner(self, value: float) -> "Method":

@@ -1,11 +1,11 @@
 """One-line error messages."""
 
 import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from tsv_exp.errors import UserError
+from tsv_exp.runtime.messages.nearest import did_you_mean
 from tsv_exp.runtime.messages.os_errors import cause, explain
 
 EXTRAS = ("joblib", "submitit", "ray", "optuna")  # of pyproject.toml
@@ -62,10 +62,9 @@ def _no_such_key(typed: str, cause: Any) -> str:
     """OmegaConf's error about an unknown key, with the keys that are there, or with the place of the typed one."""
     above = cause.full_key.rpartition(".")[0]
     known = [str(key) for key in cause.parent_node if key != "hydra" and not str(key).startswith("_")]
-    if typed != cause.full_key and not above and (longer := _ending_with(typed, cause.parent_node)):
+    if not above and (longer := _ending_with(typed, cause.parent_node)):
         return f"{typed}: there is no such key; did you mean {longer}?"
-    close = get_close_matches(str(cause.key), known, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
+    hint = did_you_mean(str(cause.key), known)
     keys = ", ".join(known) or "none"
     return f"{cause.full_key}: there is no such key; {hint}{above or 'the configuration'} has: {keys}"
 
