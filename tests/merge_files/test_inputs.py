@@ -47,9 +47,9 @@ def test_wrappers_heads_and_tied_weights(tmp_path, words, monkeypatch, capsys):
     same(tmp_path / "out", expected)
     told = capsys.readouterr().err
     assert re.search(
-        r"model 'task0': \d+ tensors have other names, such as 'module.tall.weight' for 'tall.weight'", told
+        r"model 'task0': \d+ tensors with another name, such as 'module.tall.weight' for 'tall.weight'", told
     )
-    assert "model 'task1': 1 tensors have other names, such as 'tall.weight' for 'head.weight'" in told
+    assert "model 'task1': 1 tensor with another name, such as 'tall.weight' for 'head.weight'" in told
 
 
 def test_keep_and_ignore(tmp_path, words):

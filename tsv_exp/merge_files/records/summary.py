@@ -47,7 +47,7 @@ def warnings(tasks: Sequence[str], layers: Mapping[str, Measured], weights: Mapp
     ]
     if not any(own):
         reason = "all models are equal to the base" if all(weights.values()) else "; ".join(found)
-        return [f"{reason}; so the merged model is the base; check the paths and weights"]
+        return [f"{reason}; so the merged model is the base; check the paths, weights and keep"]
     for first, second in combinations(range(len(tasks)), 2):
         if own[first] and all(_equal(layer, first, second) for layer in layers.values()):
             found.append(f"models {tasks[first]!r} and {tasks[second]!r} are equal to each other")

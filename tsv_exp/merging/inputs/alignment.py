@@ -9,6 +9,7 @@ import torch
 from tsv_exp.merging.inputs.names import match_names
 from tsv_exp.merging.inputs.views import Renamed
 from tsv_exp.merging.layer import ExplicitDeltas, Weights
+from tsv_exp.runtime.messages.counts import counted
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ def align(
     if len(names) == len(model) and all(name == partner for name, partner in names.items()):
         return model
     if other := [name for name, own in names.items() if name != own]:
-        log.info("%s: %d tensors have other names, such as %r for %r", what, len(other), names[other[0]], other[0])
+        number = counted(len(other), "tensor")
+        log.info("%s: %s with another name, such as %r for %r", what, number, names[other[0]], other[0])
     return Renamed(model, names)
 
 
@@ -56,7 +58,7 @@ def align_names(base: Sequence[str], own: Sequence[str], what: str) -> dict[str,
     if not prefixes:
         return {name: name for name in own}
     name, partner = next((name, partner) for name, partner in found.items() if name != partner)
-    log.info("%s: %d modules have other names, such as %r for %r", what, len(found), name, partner)
+    log.info("%s: %s with another name, such as %r for %r", what, counted(len(found), "module"), name, partner)
     off, on = next(iter(prefixes)) if len(prefixes) == 1 else ("", "")
     rest = {name: on + name.removeprefix(off) for name in own if name.startswith(off)}
     return {name: found.get(name, rest.get(name, name)) for name in own}
