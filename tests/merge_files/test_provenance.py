@@ -57,6 +57,24 @@ def test_the_card_and_the_json_say_where_a_merge_comes_from(words, tmp_path):
     assert short["models"] == {"task0": "task0.safetensors", "task1": "task1.safetensors"}
 
 
+def test_options_of_a_configuration_file_are_in_the_card_and_the_json(words, tmp_path):
+    Path("recipe.yaml").write_text("weights: {task0: 0.6}\nkeep: ['norm.*']\nignore: ['norm.*']\nmethod: ties\n")
+    run(options_of(["recipe.yaml", *words]))
+    told = json.loads((tmp_path / "out" / "tsv_merge.json").read_text())
+    assert told["weights"] == {"task0": 0.6}
+    assert told["settings"] == {
+        "svd": "auto",
+        "exclude": None,
+        "stacks": None,
+        "vocabulary": None,
+        "tokenizer": None,
+        "keep": ["norm.*"],
+        "ignore": ["norm.*"],
+    }
+    line = "\n\nOther options: `weights={'task0': 0.6}`, `keep=['norm.*']`, `ignore=['norm.*']`\n\n| input |"
+    assert line in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_a_merge_of_a_merge_has_its_own_provenance(words, tmp_path):
     run(options_of(words))
     run(options_of([*words[:1], "models=[out, task0.safetensors]", "out=again"]))

@@ -13,6 +13,7 @@ from tsv_exp.merge_files.inputs import weight_files
 from tsv_exp.merge_files.one_model import Finished
 from tsv_exp.merge_files.options.options import Options
 from tsv_exp.merge_files.records.summary import norms
+from tsv_exp.routing.serving.files import parameters_of
 from tsv_exp.runtime.messages.counts import counted
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.known_digests import known_digests
@@ -25,6 +26,9 @@ _LIBRARIES = {  # by files in the folder, in order of precedence
     "open_clip_config.json": "open_clip",
     "config.json": "transformers",
 }
+
+
+_SETTINGS = ("svd", "exclude", "stacks", "keep", "ignore", "vocabulary", "tokenizer")  # what else changes the result
 
 
 def write_provenance(options: Options, finished: Mapping[str, Finished]) -> None:
@@ -65,6 +69,8 @@ def _whole(options: Options, finished: Mapping[str, Finished]) -> dict[str, Any]
         "form": options.form,
         "dtype": options.dtype,
         "weights": options.weights,
+        "router": None if options.router is None else {"name": options.router.name, **parameters_of(options.router)},
+        "settings": {name: getattr(options, name) for name in _SETTINGS},
         "inputs": {
             name: {
                 "source": sources[name.removeprefix("model ")],
@@ -111,13 +117,20 @@ Merged from {counted(len(options.models), "model")} by tsv_exp {provenance["tsv_
 | layers | method | α | parameters |
 | --- | --- | ---: | --- |
 {rules}
-
+{_others(provenance)}
 | input | source | file | SHA-256 |
 | --- | --- | --- | --- |
 {inputs}
 
 `{PROVENANCE}` contains the same in machine-readable form.
 """
+
+
+def _others(provenance: Mapping[str, Any]) -> str:
+    """A line with the options besides the rules, if there are any: a configuration file is not part of the command."""
+    given = {name: provenance[name] for name in ("weights", "task", "dtype", "router")} | provenance["settings"]
+    told = [f"`{name}={value}`" for name, value in given.items() if value and (name, value) != ("svd", "auto")]
+    return f"\nOther options: {', '.join(told)}\n" if told else ""
 
 
 def _parameters(rule: Mapping[str, Any]) -> str:

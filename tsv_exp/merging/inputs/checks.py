@@ -81,7 +81,7 @@ def _check_tensors(base: Weights, model: Weights, names: Sequence[str], keep: Se
                 )
     if odd:
         remedy = option("keep", odd, [name for name in names if name not in odd], "takes the base's")
-        if base[odd[0]].shape[1:] == model[odd[0]].shape[1:]:
+        if any(base[name].dim() > 1 and base[name].shape[1:] == model[name].shape[1:] for name in odd):
             remedy += "; rows of a vocabulary are matched by token with vocabulary=base or union"
         found = f"{tuple(model[odd[0]].shape)} in {what}{file_of(model, odd[0])}"
         raise UserError(
