@@ -40,6 +40,7 @@ def test_numbers_are_names_of_tasks():
     [
         ("method", "name=value"),
         ("base=", "base is missing"),
+        ("models=[c]", "models is given twice; give all of them as one list"),
         ("dtype=int8", "dtype=int8"),
         ("dtype=[float16]", "dtype="),
         ("alpha=much", "alpha=much"),
@@ -72,3 +73,21 @@ def test_what_does_not_fit_is_one_line(word, message):
 def test_out_may_begin_with_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     assert parse([*WORDS, "out=~/merged"]).out == Path("/somewhere/merged")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["base=b", "model=a", "out=o"], r"models is missing \(model= is no option\)"),
+        (["Base=b", "models=a", "out=o"], r"base is missing \(Base= is no option\)"),
+        (["base=b", "models=a,c", "out=o"], r"models=a,c: there is no such path; give several in .*'models=\[a,c\]'"),
+    ],
+)
+def test_words_that_look_right_are_told_the_right_ones(words, message):
+    with pytest.raises(UserError, match=message):
+        parse(words)
+
+
+def test_a_path_with_a_comma(tmp_path):
+    (tmp_path / "a,c").mkdir()
+    assert parse(["base=b", f"models={tmp_path}/a,c", "out=o"]).models == {"a,c": f"{tmp_path}/a,c"}

@@ -33,6 +33,8 @@ def loaded_names(weights: Weights) -> dict[str, str | None]:
     except ImportError:
         return {}
     folder = Path(getattr(weights, "path", None) or "").parent
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # no warnings about values in config.json: no model is used
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
@@ -41,6 +43,8 @@ def loaded_names(weights: Weights) -> dict[str, str | None]:
     except Exception:  # no configuration, or that of another library, or of a model with its own code
         log.debug("transformers does not load %s, so names must match as they are", folder, exc_info=True)
         return {}
+    finally:
+        transformers.logging.set_verbosity(verbosity)
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     others = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
     expected, prefix = model.state_dict(), model.base_model_prefix

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os.path import exists  # False also for names that the system refuses
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from yaml import YAMLError
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options.paths import named, paths, text
 from tsv_exp.merge_files.options.values import (
+    ALL,
     CHOICES,
     NUMBERS,
     PATTERNS,
@@ -24,6 +26,7 @@ from tsv_exp.merge_files.options.values import (
 )
 from tsv_exp.routing.router import Router
 from tsv_exp.routing.serving.files import router_of
+from tsv_exp.runtime.messages.nearest import did_you_mean
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in CHOICES["dtype"]}
 _ROUTER_PARAMETERS = "router_parameters"  # key of those that are typed as router.epsilon=0.3
@@ -79,7 +82,10 @@ def parse(arguments: Sequence[str], preset: Mapping[str, Any] | None = None) -> 
     layers, weights = check_layers(given.pop("layers", None)), check_weights(given.pop("weights", None))
     for name in ("base", "models", "out"):
         if not given.get(name) and not (name == "base" and given.get("form") == "lora"):
-            raise UserError(f"{name} is missing; tsv-merge base=PATH 'models=[PATH,PATH]' out=FOLDER")
+            typed = next(
+                (f" ({key}= is no option)" for key in given if key not in ALL and did_you_mean(key, [name])), ""
+            )
+            raise UserError(f"{name} is missing{typed}; tsv-merge base=PATH 'models=[PATH,PATH]' out=FOLDER")
     models = given.pop("models")
     if not isinstance(models, Mapping):
         models = named(models)
@@ -148,7 +154,12 @@ def _read(arguments: Sequence[str]) -> dict[str, Any]:
             texts[name] = text(value)
             continue
         if name == "models":
-            texts[name] = paths(value)
+            several = paths(value)
+            if name in texts:
+                raise UserError(f"{word}: models is given twice; give all of them as one list: 'models=[PATH,PATH]'")
+            texts[name] = several
+            if value[:1] not in "[{'\"" and "," in value and not exists(value):
+                raise UserError(f"{word}: there is no such path; give several in brackets: 'models=[{value}]'")
             continue
         if name.startswith("layers."):  # names of layers contain dots
             raise UserError(f"{word}: give all rules as one value, as in \"layers={{'*.mlp.*': {{alpha: 0.5}}}}\"")
