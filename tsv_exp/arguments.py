@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from tsv_exp.errors import UserError
+from tsv_exp.runtime.messages.nearest import did_you_mean
 
 # keys of a method's YAML that are no arguments of its function
 STRUCTURE = frozenset({"_target_", "name", "layers", "others", "prepare", "across", "features", "alpha", "tune"})
@@ -63,7 +64,12 @@ def check_arguments(where: str, function: Callable[..., Any], arguments: Mapping
         signature.bind(*[None] * first, **arguments)
     except TypeError as error:
         place = f"{function.__module__}.{function.__qualname__}"
-        raise UserError(f"{where.rstrip(' .:')}: its keys do not fit {place}: {error}") from error
+        known = list(signature.parameters)[first:]
+        unknown = next((key for key in arguments if key not in known), None)
+        reason = str(error)
+        if unknown is not None:
+            reason = f"it has no {unknown!r}; {did_you_mean(unknown, known)}it has: {', '.join(known) or 'none'}"
+        raise UserError(f"{where.rstrip(' .:')}: its keys do not fit {place}: {reason}") from error
     check_types(where, function, arguments)
 
 

@@ -174,7 +174,7 @@ def test_every_expert_of_a_stack_is_a_matrix(method):
         ({"after": 3}, "after=3: give a list"),
         ({"after": ["svcc"]}, "after has no step 'svcc'; choose from: flatten, subspace_boosting, svc"),
         ({"after": ["drop"]}, "drop is a step of before"),
-        ({"before": [{"drop": {"rate": 0.1}}]}, "unexpected keyword argument 'rate'"),
+        ({"before": [{"drop": {"rate": 0.1}}]}, "it has no 'rate'; it has: "),
         ({"before": [{"drop": {"drop_rate": "x"}}]}, "drop_rate='x' does not fit"),
         ({"before": [{"drop": 0.5}]}, "give a list of steps"),
         ({"before": [{"drop": {}, "truncate": {}}]}, "give a list of steps"),

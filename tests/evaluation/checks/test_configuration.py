@@ -68,6 +68,10 @@ def test_what_is_right_passes_and_nothing_is_trained_or_read(monkeypatch: pytest
     ("typed", "line"),
     [
         (["router=likelihood", "router.epsilon=0"], "router.epsilon=0: give a positive number"),
+        (
+            ["router=likelihood", "+router.epsilo=1"],
+            r"router: its keys do not fit .*: it has no 'epsilo'; did you mean epsilon\? it has: epsilon, ",
+        ),
         (["router=likelihood", "router.epsilon=x"], "router.epsilon='x' does not fit; give a number"),
         (["router=mass", "router.token=last"], "router.token='last' does not fit; give first or mean"),
         (["router=likelihood", "router.rank_fraction=0"], "rank_fraction=0"),
