@@ -7,8 +7,7 @@ from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from tsv_exp.errors import UserError
-from tsv_exp.runtime.messages.nearest import did_you_mean
+from tsv_exp.errors import UserError, did_you_mean
 
 # keys of a method's YAML that are no arguments of its function
 STRUCTURE = frozenset({"_target_", "name", "layers", "others", "prepare", "across", "features", "alpha", "tune"})

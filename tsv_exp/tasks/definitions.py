@@ -10,8 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tsv_exp.config import conf_dir
-from tsv_exp.errors import UserError
-from tsv_exp.runtime.messages.nearest import did_you_mean
+from tsv_exp.errors import UserError, did_you_mean
 from tsv_exp.runtime.options import composed, described, explained, folder_of, option_files
 
 Definition = dict[str, Any]  # a task's YAML with the run's settings

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tsv_exp.errors import UserError
+from tsv_exp.errors import UserError, did_you_mean
 from tsv_exp.merge_files.options.paths import named, paths, text
 from tsv_exp.merge_files.options.values import (
     ALL,
@@ -26,7 +26,6 @@ from tsv_exp.merge_files.options.values import (
 )
 from tsv_exp.routing.router import Router
 from tsv_exp.routing.serving.files import router_of
-from tsv_exp.runtime.messages.nearest import did_you_mean
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in CHOICES["dtype"]}
 _ROUTER_PARAMETERS = "router_parameters"  # key of those that are typed as router.epsilon=0.3

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from tsv_exp.arguments import STRUCTURE, check_arguments, check_types
 from tsv_exp.decompositions.algebra import Algebra
-from tsv_exp.errors import UserError
+from tsv_exp.errors import UserError, did_you_mean
 from tsv_exp.merging.layer import Layer, Moments
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.binding import Bound, bind, bind_products
@@ -18,7 +18,6 @@ from tsv_exp.methods.specification.files import content, method_files
 from tsv_exp.methods.specification.functions import Function, accepts, function_of, parameters_of, required
 from tsv_exp.methods.specification.scaling import Alpha, Tune
 from tsv_exp.methods.specification.steps import PLACES, Step, read_steps
-from tsv_exp.runtime.messages.nearest import did_you_mean
 
 GIVEN = ("algebra", "moments")  # parameters of a function that the engine fills in
 RESERVED = {*STRUCTURE, *PLACES}  # keys of a method's YAML that a parameter cannot have as its name

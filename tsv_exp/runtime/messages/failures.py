@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tsv_exp.errors import UserError
-from tsv_exp.runtime.messages.nearest import did_you_mean
+from tsv_exp.errors import UserError, did_you_mean
 from tsv_exp.runtime.messages.os_errors import cause, explain
 
 EXTRAS = ("joblib", "submitit", "ray", "optuna")  # of pyproject.toml
