@@ -42,6 +42,9 @@ def test_first_classes_only() -> None:
     assert few.class_names("dice") == ("one", "two", "three", "four")
     assert few.class_names("greek") == DATA.class_names("greek")[:4]
     assert torch.bincount(few.split("dice", "train").labels).tolist() == [15, 15, 15, 15]
+    own = replace(DATA, classes={"dice": 4})
+    assert torch.equal(own.split("dice", "train").inputs, few.split("dice", "train").inputs)
+    assert own.class_names("greek") == DATA.class_names("greek")
 
 
 def test_contrast_and_brightness_change_the_same_images() -> None:
@@ -54,12 +57,26 @@ def test_contrast_and_brightness_change_the_same_images() -> None:
 
 def test_settings_that_change_nothing_are_not_in_digests() -> None:
     """Trained checkpoints and scores of earlier versions stay valid."""
-    assert DATA.settings() == {"seed": 7, "train": 60, "validation": 40, "test": 40}
+    assert DATA.settings("dice") == {"seed": 7, "train": 60, "validation": 40, "test": 40}
     changed = replace(DATA, classes=4, contrast=0.5, brightness=0.3)
-    assert changed.settings() == asdict(changed)
+    assert changed.settings("dice") == asdict(changed)
+    own = replace(changed, classes={"dice": 4})
+    assert (own.settings("dice"), "classes" in own.settings("greek")) == (changed.settings("dice"), False)
 
 
 WRONG = [{"train": 0}, {"classes": 1}, {"contrast": 0.0}, {"contrast": 1.5}, {"brightness": 1}]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ({"dice": 1}, r"classes\.dice=1: give at least 2"),
+        ({"cards": 3}, r"classes\.cards: unknown task; choose from: d"),
+    ],
+)
+def test_wrong_numbers_of_classes_of_a_task_are_named(classes: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=rf"model\.data\.{message}"):
+        replace(DATA, classes=classes)
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -1,8 +1,8 @@
 """The images of a task: drawn on demand, deterministic for a seed, different between splits."""
 
 import random
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -33,7 +33,7 @@ class Data:
     Args:
         seed: the seed.
         train: number of training images, likewise validation and test.
-        classes: a task has its first classes only; None: all.
+        classes: a task has its first so many classes only: one number for all tasks, or task -> number; None: all.
         contrast: a value x in [0, 1] becomes 1/2 + contrast · (x − 1/2) + brightness, clipped to [0, 1].
         brightness: see contrast.
     """
@@ -42,30 +42,37 @@ class Data:
     train: int = 3000
     validation: int = 200
     test: int = 500
-    classes: int | None = None
+    classes: int | Mapping[str, int] | None = None
     contrast: float = 1.0
     brightness: float = 0.0
 
     def __post_init__(self) -> None:
-        least = {"train": 1, "validation": 1, "test": 1, "classes": 2}
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise UserError(f"model.data.{name}={value}: give at least {minimum}")
+        own = self.classes if isinstance(self.classes, Mapping) else {}
+        if unknown := own.keys() - TASKS.keys():
+            raise UserError(f"model.data.classes.{min(unknown)}: unknown task; choose from: {', '.join(TASKS)}")
+        checks = [(name, getattr(self, name), 1) for name in ("train", "validation", "test")]
+        checks += [(f"classes.{task}", number, 2) for task, number in own.items()] or [("classes", self.classes, 2)]
+        for name, value, least in checks:
+            if value is not None and value < least:
+                raise UserError(f"model.data.{name}={value}: give at least {least}")
         if not 0 < self.contrast <= 1:
             raise UserError(f"model.data.contrast={self.contrast}: give a number above 0, at most 1")
         if not -1 < self.brightness < 1:
             raise UserError(f"model.data.brightness={self.brightness}: give a number between -1 and 1")
 
-    def settings(self) -> dict[str, Any]:
+    def number(self, task: str) -> int | None:
+        """How many of its first classes a task has; None: all."""
+        return self.classes.get(task) if isinstance(self.classes, Mapping) else self.classes
+
+    def settings(self, task: str) -> dict[str, Any]:
         """Plain values, for digests; of the settings that change classes and images only those that are set."""
-        plain = asdict(self)
+        plain = asdict(replace(self, classes=self.number(task)))
         unchanged = {"classes": None, "contrast": 1.0, "brightness": 0.0}
         return {name: value for name, value in plain.items() if name not in unchanged or value != unchanged[name]}
 
     def class_names(self, task: str) -> tuple[str, ...]:
         """The classes of a task."""
-        return tuple(TASKS[task].classes)[: self.classes]
+        return tuple(TASKS[task].classes)[: self.number(task)]
 
     def split(self, task: str, split: SplitName) -> Split:
         """One split: balanced classes in random order; every image is drawn separately."""
@@ -132,4 +139,4 @@ class Drawn:
 
     def identity(self) -> str:
         """Digest of everything that the drawing depends on."""
-        return digest("drawn", self.subject, self.data.settings(), drawing_versions(), TINY_DATA)
+        return digest("drawn", self.subject, self.data.settings(self.subject), drawing_versions(), TINY_DATA)

@@ -1,5 +1,6 @@
 """The embedded benchmark as a model of the framework."""
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -44,6 +45,7 @@ class TinyModel(Model):
         finetune: the recipe.
         seed: seed of the fine-tuning.
         base: pre-trained weights; None: the packaged ones.
+        gain: the matrices of the base are divided by it, with the same outputs (see `network.with_gain`).
         task_set: the task set from which `tasks=N` takes the first N.
         exclude: see `Model`.
         holdout: how validation images of tasks from files are drawn.
@@ -64,8 +66,12 @@ class TinyModel(Model):
         holdout: Holdout | None = None,
         checkpoints: str | Mapping[str, str] | None = None,
         name: str = "tiny",
+        gain: float = 1.0,
     ):
+        if not 0 < gain < math.inf:
+            raise UserError(f"model.gain={gain}: give a positive number")
         self.name = name
+        self.gain = gain
         self.checkpoints = checkpoints
         self.family = name if checkpoints is None else locate(checkpoints, name).family
         self.data = data
@@ -81,12 +87,14 @@ class TinyModel(Model):
     def task(self, name: str, definition: Definition) -> Task:
         """The task of a definition; a drawn one has the classes of `data`."""
         whole = super().task(name, definition)
-        drawn = isinstance(source_of(whole), Drawn)
-        return replace(whole, classes=whole.classes[: self.data.classes]) if drawn else whole
+        source = source_of(whole)
+        if not isinstance(source, Drawn):
+            return whole
+        return replace(whole, classes=whole.classes[: self.data.number(source.subject)])
 
     @cached_property
     def _clip(self) -> Any:
-        return network.pretrained_clip(self.file)
+        return network.pretrained_clip(self.file, self.gain)
 
     def check_base(self) -> None:
         """Check that the file of the base exists."""
@@ -156,11 +164,16 @@ class TinyModel(Model):
 
     def complete(self, weights: Mapping[str, Tensor], task: Task | None = None) -> dict[str, Tensor]:
         """The state dict of a whole small CLIP with this image encoder."""
-        return {**network.base_weights(self.file), **{f"visual.{name}": weight for name, weight in weights.items()}}
+        return {
+            **network.base_weights(self.file, self.gain),
+            **{f"visual.{name}": weight for name, weight in weights.items()},
+        }
 
     def _key(self, task: Task) -> str:
         recipe = self.finetune.settings() | {"precision": str(resolve(self.finetune.precision, CPU))}
-        return digest(self.identity(task), network.base_weights(self.file), recipe, self.seed, FINETUNING, TINY_NETWORK)
+        return digest(
+            self.identity(task), network.base_weights(self.file, self.gain), recipe, self.seed, FINETUNING, TINY_NETWORK
+        )
 
     def identity(self, task: Task) -> str:
         """Digest of the task's data and head."""
@@ -168,5 +181,11 @@ class TinyModel(Model):
         if not isinstance(source, Drawn):
             given: list[Any] = [task.name, source.identity(), asdict(self.holdout)]
             return digest(*given, task.classes, task.templates, TINY_DATA, self.head(task))
-        drawn: list[Any] = [source.subject, task.classes, task.templates, self.data.settings(), drawing_versions()]
+        drawn: list[Any] = [
+            source.subject,
+            task.classes,
+            task.templates,
+            self.data.settings(source.subject),
+            drawing_versions(),
+        ]
         return digest(*drawn, TINY_DATA, self.head(task))

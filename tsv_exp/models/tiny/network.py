@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ CONTEXT = 12  # tokens of a text, including start and end
 ALIASES = 20  # number of alias words of each kind
 VISION = {"head_width": 32, "patch_size": 7, "image_size": IMAGE}
 TEXT = {"width": 64, "heads": 2, "layers": 2, "context_length": CONTEXT}
+SCALED_BLOCK = "visual.transformer.resblocks.{}.{}.gamma"  # a factor per channel of what a block adds (LayerScale)
+DIVIDED = ("visual.*.in_proj_weight", "visual.*.out_proj.*", "visual.*.c_fc.weight", "visual.*.c_proj.*", "visual.proj")
+MULTIPLIED = ("visual.*.ln_1.*", "visual.*.ln_2.*", "visual.ln_post.*")
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,16 @@ def tokenize(texts: Sequence[str]) -> Tensor:
     return tokens
 
 
-def new_clip(sizes: Sizes = Sizes()) -> Any:
-    """An open_clip.CLIP of these sizes with random weights from torch's global generator."""
+def new_clip(sizes: Sizes = Sizes(), layer_scale: float | None = None) -> Any:
+    """An open_clip.CLIP of these sizes with random weights from torch's global generator.
+
+    With `layer_scale`, blocks of the image encoder multiply by it what they add (LayerScale, arXiv 2103.17239).
+    """
     import open_clip  # slow import: only if a network is built
 
-    vision = VISION | {"width": sizes.width, "layers": sizes.layers, "mlp_ratio": sizes.mlp_ratio}
+    own = {"width": sizes.width, "layers": sizes.layers, "mlp_ratio": sizes.mlp_ratio, "ls_init_value": layer_scale}
     text = TEXT | {"vocab_size": len(vocabulary()) + 3}
-    return open_clip.CLIP(embed_dim=sizes.embedding, vision_cfg=vision, text_cfg=text, quick_gelu=True)
+    return open_clip.CLIP(embed_dim=sizes.embedding, vision_cfg=VISION | own, text_cfg=text, quick_gelu=True)
 
 
 def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:
@@ -71,21 +78,44 @@ def sizes_of(weights: Mapping[str, Tensor]) -> Sizes:
     return Sizes(width, layers, hidden / width, embedding)
 
 
+def with_gain(weights: Mapping[str, Tensor], gain: float) -> dict[str, Tensor]:
+    """The weights of a CLIP with the same outputs whose image encoder has matrices smaller by a factor `gain`.
+
+    The layer norm before, or the block's scale after each matrix makes up for it. So the same change of the outputs is
+    a change of the matrices smaller by `gain`; WUDI and ACE depend on this size, most methods do not.
+
+    Args:
+        weights: without scales of the blocks.
+        gain: positive; a power of 2 changes no digit.
+    """
+    scaled = dict(weights)
+    for name, weight in weights.items():
+        if any(fnmatchcase(name, pattern) for pattern in DIVIDED):
+            scaled[name] = weight / gain
+        elif any(fnmatchcase(name, pattern) for pattern in MULTIPLIED):
+            scaled[name] = weight * gain
+    sizes = sizes_of(weights)
+    for block in range(sizes.layers):
+        scaled |= {SCALED_BLOCK.format(block, name): torch.full((sizes.width,), gain) for name in ("ls_1", "ls_2")}
+    return scaled
+
+
 @cache
-def base_weights(file: Path = BASE) -> Mapping[str, Tensor]:
-    """The pre-trained weights of the whole CLIP, float32."""
-    return {name: value.float() for name, value in load_file(file).items()}
+def base_weights(file: Path = BASE, gain: float = 1.0) -> Mapping[str, Tensor]:
+    """The pre-trained weights of the whole CLIP, float32, with matrices divided by `gain`."""
+    weights = {name: value.float() for name, value in load_file(file).items()}
+    return weights if gain == 1 else with_gain(weights, gain)
 
 
-def pretrained_clip(file: Path = BASE) -> Any:
+def pretrained_clip(file: Path = BASE, gain: float = 1.0) -> Any:
     """A small CLIP of the sizes in the file with its pre-trained weights, frozen for inference.
 
     Raises:
         UserError: the file is missing, damaged or of another architecture.
     """
     try:
-        weights = base_weights(file)
-        clip = new_clip(sizes_of(weights))
+        weights = base_weights(file, gain)
+        clip = new_clip(sizes_of(weights), 1.0 if SCALED_BLOCK.format(0, "ls_1") in weights else None)
         clip.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise UserError(
