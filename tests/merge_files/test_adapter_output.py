@@ -9,6 +9,8 @@ from adapters import adapter, llama, logits
 from safetensors.torch import load_file, save_file
 
 from tsv_exp import UserError
+from tsv_exp.checkpoints.loaded_names import loaded_names
+from tsv_exp.checkpoints.readers import read
 from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options.options import parse
 
@@ -273,3 +275,45 @@ def test_adapters_of_different_dtypes(tmp_path, dtypes, expected):
     assert {tensor.dtype for tensor in found.values()} == {expected}
     b, a = (found[f"{module}.lora_{side}.weight"].double() for side in "BA")
     torch.testing.assert_close(b @ a, 2 * torch.eye(4, 6).double() * (torch.arange(6) < 2), rtol=0.13, atol=0)
+
+
+def plain_adapter(folder, module, size=8):
+    """An adapter of rank 1 of one square module."""
+    folder.mkdir()
+    key = f"base_model.model.{module}"
+    factors = {f"{key}.lora_A.weight": torch.ones(1, size), f"{key}.lora_B.weight": torch.ones(size, 1)}
+    save_file(factors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 1}')
+
+
+def test_a_base_that_is_not_that_of_the_adapters(folder, tmp_path):
+    words = [f"out={tmp_path / 'out'}", "form=lora", "method=task_arithmetic"]
+    plain_adapter(tmp_path / "lora", "model.layers.0.self_attn.q_proj", size=7)  # a name of the base, in another shape
+    plain_adapter(tmp_path / "other", "h.0.attn")
+    for name in ("lora", "other"):
+        with pytest.raises(UserError, match=rf"model '{name}' .* changes no weight of base=.*base.*; give the base"):
+            run(parse([f"base={folder / 'base'}", f"models=[{tmp_path / name}]", *words]))
+    with pytest.raises(UserError, match="is an adapter, not a model"):
+        run(parse([f"base={folder / 'a'}", models(folder), *words]))
+
+
+def test_a_base_of_the_hub_is_named_and_not_downloaded(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("tsv_exp.checkpoints.hub.downloads.model", lambda *_: pytest.fail("a download"))
+    run(parse(["base=owner/name", models(folder), f"out={tmp_path / 'out'}", "form=lora"]))
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "owner/name"
+
+
+def test_names_of_two_versions_of_transformers(tmp_path):
+    from transformers import ViTConfig, ViTModel
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    ViTModel(ViTConfig(**sizes, image_size=4, patch_size=2)).save_pretrained(tmp_path / "base")
+    stored = read(tmp_path / "base")
+    renamed = {new: old for new, old in loaded_names(stored).items() if new != old and stored[old].shape == (8, 8)}
+    loaded, file = next(iter(renamed.items()))
+    for name, weight in (("new", loaded), ("old", file)):
+        plain_adapter(tmp_path / name, weight.removesuffix(".weight"))
+    words = [f"models=[{tmp_path / 'new'},{tmp_path / 'old'}]", f"out={tmp_path / 'out'}", "form=lora"]
+    with pytest.raises(UserError, match=r"models 'new' and 'old' have different names for one module"):
+        run(parse([f"base={tmp_path / 'base'}", *words]))

@@ -55,8 +55,26 @@ def open_weights(
             refuse_factors(weights, base)
         return weights
     if base is None:
-        raise UserError(f"{path} is an adapter, not a model; give the model that it belongs to as base")
+        raise _no_model(path)
     return Adapter(file.parent, read(file), base, keep, ignore)
+
+
+def stored(source: str) -> Reader | None:
+    """The weights of a model on this machine, which may be quantized; None if there are none, as for a hub id.
+
+    Raises:
+        UserError: there is no such path, or it is an adapter.
+    """
+    path = local(source)
+    if path is not None and adapter_file(path) is not None:
+        raise _no_model(path)
+    if path is not None and path.is_dir():
+        path = weights_file(path)
+    return None if path is None else read(path)
+
+
+def _no_model(path: Path) -> UserError:
+    return UserError(f"{path} is an adapter, not a model; give the model that it belongs to as base")
 
 
 def adapter_file(path: Path) -> Path | None:

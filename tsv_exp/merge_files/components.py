@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tsv_exp.checkpoints.folders import is_weights, weights_file
 from tsv_exp.checkpoints.readers import CONFIGURATION, read
-from tsv_exp.checkpoints.sources import adapter_file, locate, open_weights
+from tsv_exp.checkpoints.sources import adapter_file, local, locate, open_weights
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.inputs import own_names, weight_files
 from tsv_exp.merge_files.options.options import Options
@@ -37,7 +37,9 @@ def components(options: Options) -> Components:
     Raises:
         UserError: a model lacks a component that another has, has one that the base lacks, or no component differs.
     """
-    base = None if options.base is None else locate(options.base)
+    base = None
+    if options.base is not None:  # a merge of adapters only names its base, so it is not downloaded for that
+        base = local(options.base) if options.form == "lora" else locate(options.base)
     if base is None or not any((base / index).is_file() for index in _INDEXES):
         return Components({ROOT: options})
     names = list(_names(base))

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsv_exp.checkpoints.adapters import factors as adapter_factors
+from tsv_exp.checkpoints.adapters.base_names import check_base
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.lora_config import changes_base
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.folders import existing_weights_file
 from tsv_exp.checkpoints.loaded_names import with_names_of
-from tsv_exp.checkpoints.sources import adapter_file, folder_of, locate, open_weights
+from tsv_exp.checkpoints.sources import adapter_file, folder_of, locate, open_weights, stored
 from tsv_exp.checkpoints.vocabulary import rows as vocabularies
 from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
@@ -62,6 +63,8 @@ class Inputs:
                 if file:
                     adapters[task] = adapter_factors.Adapter.open(file, opened, options.ignore)
             adapters = adapter_factors.aligned(adapters)
+            if options.base is not None and (named := stored(options.base)) is not None:
+                check_base(adapters, named, options.base)
             base = adapter_factors.stand_in(adapters)
             models = {task: adapter_factors.FactoredModel(adapter, base) for task, adapter in adapters.items()}
         else:

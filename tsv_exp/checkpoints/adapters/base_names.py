@@ -1,0 +1,52 @@
+"""Checks adapters that are merged without their base against the names and shapes in its file."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tsv_exp.checkpoints.adapters.factors import Adapter
+from tsv_exp.checkpoints.loaded_names import match_loaded
+from tsv_exp.errors import UserError
+from tsv_exp.merging.layer import Weights
+
+
+def check_base(adapters: Mapping[str, Adapter], base: Weights, where: str) -> None:
+    """Check that every adapter belongs to the base, and that a module has the same name in all adapters.
+
+    No tensor of the base is read. An adapter belongs to it if at least one of its modules does: heads may be tied or
+    resized, and quantized weights have other shapes.
+
+    Args:
+        adapters: the adapters by task.
+        base: the weights in the base's file.
+        where: the base as typed, for error messages.
+
+    Raises:
+        UserError: one does not, or calls a module by a name of another version of transformers.
+    """
+    modules = {name.rpartition(".")[0] for name in base}
+    known: dict[str, tuple[str, str]] = {}
+    for task, adapter in adapters.items():
+        own = {f"{module}.weight": module for module in adapter.modules}
+        names, joined = match_loaded(base, list(own))
+        found = {name: own[mine] for name, mine in names.items() if _fits(base[name], *adapter.modules[own[mine]][:2])}
+        packed = not names and not modules.isdisjoint(adapter.modules)  # <module>.qweight
+        if not found and joined is None and not packed:
+            raise UserError(
+                f"model {task!r} ({adapter.path}) changes no weight of base={where} "
+                f"({next(iter(adapter.modules), 'none')}, ...); give the base that it was trained on, or leave base out"
+            )
+        for name, module in found.items():
+            other, first = known.setdefault(name, (module, task))
+            if other != module:
+                raise UserError(
+                    f"models {first!r} and {task!r} have different names for one module, {other!r} and {module!r}, "
+                    "of different versions of transformers; save one of them again with the version of the other"
+                )
+
+
+def _fits(weight: Tensor, b: Tensor, a: Tensor) -> bool:
+    """Whether B A has the shape of a weight, which may be stored transposed, or quantized in another shape."""
+    m, n = b.shape[0], a.shape[1]
+    return not weight.is_floating_point() or weight.shape in (torch.Size((m, n)), torch.Size((n, m)))
