@@ -114,13 +114,22 @@ def test_sentence_transformers_with_a_dense_layer(tmp_path, monkeypatch):
         assert (tmp_path / "out" / name).is_file()
 
 
+def test_layers_that_a_plain_base_lacks_are_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    found = weights(SENTENCES, ["a"])
+    lay_out(tmp_path / "base", SENTENCES, {".": found["."][0]}, {})
+    lay_out(tmp_path / "a", SENTENCES, {name: models["a"] for name, (_, models) in found.items()}, {"modules.json": []})
+    run(options_of(["base=base", "models=[a]", "out=out"]))
+    assert "model 'a' (a) has components that the base lacks, which are left out: 2_Dense" in caplog.text
+
+
 def test_components_that_do_not_fit_are_named(pipeline, tmp_path):
     shutil.rmtree(tmp_path / "b" / "unet")
     with pytest.raises(UserError, match=r"model 'b' .* lacks the component 'unet'"):
         run(options_of(WORDS))
     shutil.copytree(tmp_path / "a" / "unet", tmp_path / "b" / "controlnet")
     shutil.copytree(tmp_path / "a" / "unet", tmp_path / "b" / "unet")
-    with pytest.raises(UserError, match="a component 'controlnet' that the base lacks"):
+    with pytest.raises(UserError, match="a component 'controlnet', which the base lacks"):
         run(options_of(WORDS))
     for word in ("form=lora", "vocabulary=union", "tokenizer=a"):
         with pytest.raises(UserError, match=f"{word.split('=')[0]}: .* has several components; .*: text_encoder, unet"):
@@ -202,5 +211,5 @@ def test_a_component_that_only_a_model_has(pipeline):
         for name in ("unet", "vae", "text_encoder"):
             if place == "base":
                 shutil.rmtree(Path(place, name))
-    with pytest.raises(UserError, match=r"'a' \(a\) has a component 'text_encoder' that the base lacks"):
+    with pytest.raises(UserError, match=r"'a' \(a\) has a component 'text_encoder', which the base lacks"):
         run(options_of(WORDS))

@@ -41,6 +41,7 @@ def components(options: Options) -> Components:
     if options.base is not None:  # a merge of adapters only names its base, so it is not downloaded for that
         base = local(options.base) if options.form == "lora" else locate(options.base)
     if base is None or not any((base / index).is_file() for index in _INDEXES):
+        _warn_of_components(options)
         return Components({ROOT: options})
     names = list(_names(base))
     whole = [key for key in ("vocabulary", "tokenizer", "form") if getattr(options, key) not in (None, "model")]
@@ -49,7 +50,8 @@ def components(options: Options) -> Components:
     places = {task: locate(path) for task, path in options.models.items()}
     for task, place in places.items():
         if extra := sorted(set(_names(place)) - set(names)):
-            raise UserError(f"model {task!r} ({place}) has a component {extra[0]!r} that the base lacks; leave it out")
+            what = "a model in the folder itself" if extra[0] == ROOT else f"a component {extra[0]!r}"
+            raise UserError(f"model {task!r} ({place}) has {what}, which the base lacks; leave it out")
     if names == [ROOT]:
         return Components({ROOT: options})
     for task, place in places.items():
@@ -92,6 +94,16 @@ def components(options: Options) -> Components:
     check_patterns(options, list(bases.values()), (name for own in theirs for name in own))
     _check_free(options.out, parts)
     return Components(parts, tuple(copied), base)
+
+
+def _warn_of_components(options: Options) -> None:
+    """Log the components of models, such as the layers of sentence-transformers, for which the base has no place."""
+    for task, path in options.models.items():
+        place = local(path)
+        names = [] if place is None else list(_names(place))
+        if ROOT in names and len(names) > 1:
+            extra = ", ".join(name for name in names if name != ROOT)
+            log.warning("model %r (%s) has components that the base lacks, which are left out: %s", task, place, extra)
 
 
 def copy_rest(options: Options, parts: Components) -> None:
