@@ -25,7 +25,7 @@ from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.console import bar
 from tsv_exp.runtime.devices import device_of
 from tsv_exp.runtime.parallel.distributed import rank_device
-from tsv_exp.storage.files import atomic, clear_partial_files
+from tsv_exp.storage.files import atomic, check_writable, clear_partial_files
 from tsv_exp.storage.tensor_files import save
 from tsv_exp.tasks.definitions import Definition, chosen, options
 from tsv_exp.tasks.task import Task
@@ -88,6 +88,8 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
         return path
     if rank > 0:
         in_turn()
+    else:
+        check_writable(folder)
     identity, split = model.identity(task), model.split(task, "train")
     if rank == 0:
         in_turn()

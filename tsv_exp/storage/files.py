@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
+from tempfile import TemporaryFile
 
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
@@ -64,6 +65,20 @@ def atomic(path: Path | str) -> Iterator[Path]:
             temporary.unlink()
         if handle >= 0:
             os.close(handle)
+
+
+def check_writable(folder: Path) -> None:
+    """Create a folder, and for a moment a file in it: before long work whose result goes there.
+
+    Raises:
+        UserError: files cannot be created there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {explain(error)}") from error
 
 
 def clear_partial_files(folder: Path, names: str) -> None:

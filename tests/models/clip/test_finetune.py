@@ -63,6 +63,12 @@ def test_a_checkpoint_that_the_benchmark_takes(settings: list[str], tmp_path: Pa
     assert path.stat().st_mtime_ns == before
 
 
+def test_an_output_that_cannot_be_written_is_found_before_the_training(settings: list[str], tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot write into .*out/vit_b_32: .*; a file is where a folder should be"):
+        run(composed([*settings, "epochs=1000000"]), 0, lambda: None)
+
+
 def test_low_rank_factors(settings: list[str], tmp_path: Path) -> None:
     few = [*settings, "finetune=lora", "finetune.lora.rank=2", "epochs=1", "finetune.lr=1e-3"]
     path = run(composed(few), 0, lambda: None)
