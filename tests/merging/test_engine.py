@@ -128,3 +128,10 @@ def test_what_is_not_known_is_named_before_anything_is_loaded(key, known):
         assert getattr(Engine(**{key: value}), key) == value
     with pytest.raises(UserError, match=rf"engine\.{key}=fancy: choose from: {', '.join(known)}$"):
         Engine(**{key: "fancy"})
+
+
+def test_a_merge_is_shown_without_its_weights():
+    base, finetuned = zoo(2)
+    shown = repr(merge(base, finetuned, "tsv_m"))
+    assert "tensor(" not in shown
+    assert "tasks=('task0', 'task1')" in shown

@@ -63,9 +63,9 @@ class Merged:
 
     method: MergingMethod
     tasks: tuple[str, ...]
-    layers: Mapping[str, Representation]
-    shapes: Mapping[str, torch.Size]
-    itemsizes: Mapping[str, int]
+    layers: Mapping[str, Representation] = field(repr=False)
+    shapes: Mapping[str, torch.Size] = field(repr=False)
+    itemsizes: Mapping[str, int] = field(repr=False)
     base_bytes: int
     fallbacks: Mapping[str, int] = field(default_factory=dict)
 
