@@ -1,6 +1,7 @@
 import gc
 import signal
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -56,3 +57,16 @@ def test_libraries_that_cannot_be_loaded_are_one_line(error: Exception, monkeypa
     monkeypatch.setattr(imports, "import_module", library)
     with pytest.raises(UserError, match=r"^its libraries cannot be loaded \(.+\); allow more memory and open files"):
         imports.import_frozen("no.such.module")
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_everything_is_collected_at_exit_where_triton_reports_what_is_left(
+    loaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    if loaded:
+        monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
+    gc.freeze()
+    imports._collect_at_exit()
+    assert (gc.get_freeze_count() == 0) is loaded
+    gc.unfreeze()

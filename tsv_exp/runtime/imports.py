@@ -1,5 +1,6 @@
 """Imports of large libraries: without garbage collection, with one line where they fail, and with no signal lost."""
 
+import atexit
 import gc
 import sys
 from importlib import import_module
@@ -25,7 +26,7 @@ def import_frozen(module: str) -> Any:
         remedy = "allow more memory and open files (ulimit -v, ulimit -n), or install the package again"
         raise UserError(f"its libraries cannot be loaded ({reason}); {remedy}") from error
     finally:
-        gc.freeze()  # also excluded from collection at exit
+        gc.freeze()  # also excluded from collection at exit, see `_collect_at_exit`
         gc.enable()
 
 
@@ -36,3 +37,10 @@ def import_late(module: str) -> Any:
     """
     with postponed():
         return import_frozen(module)
+
+
+@atexit.register
+def _collect_at_exit() -> None:
+    """Triton, which torch's optimizers load, prints a page at exit about objects that are not collected."""
+    if "triton" in sys.modules:
+        gc.unfreeze()
