@@ -317,3 +317,21 @@ def test_names_of_two_versions_of_transformers(tmp_path):
     words = [f"models=[{tmp_path / 'new'},{tmp_path / 'old'}]", f"out={tmp_path / 'out'}", "form=lora"]
     with pytest.raises(UserError, match=r"models 'new' and 'old' have different names for one module"):
         run(parse([f"base={tmp_path / 'base'}", *words]))
+
+
+def test_an_adapter_from_a_model_that_transformers_renames_in_memory(tmp_path):
+    from peft import PeftModel
+    from transformers import ViTConfig, ViTModel
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = ViTConfig(**sizes, image_size=4, patch_size=2)
+    base, tuned = ViTModel(config), ViTModel(config)
+    base.save_pretrained(tmp_path / "base")
+    tuned.save_pretrained(tmp_path / "tuned")
+    words = [f"base={tmp_path / 'base'}", f"models=[{tmp_path / 'tuned'}]", f"out={tmp_path / 'out'}"]
+    run(parse([*words, "form=lora", "rank=8", "method=weight_average"]))
+    wanted = {name: weight for name, weight in tuned.state_dict().items() if weight.dim() == 2}
+    merged = PeftModel.from_pretrained(base, tmp_path / "out").merge_and_unload().state_dict()
+    assert len(wanted) == 7
+    for name, weight in wanted.items():
+        torch.testing.assert_close(merged[name], weight)

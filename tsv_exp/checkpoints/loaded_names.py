@@ -55,6 +55,15 @@ def loaded_names(weights: Weights) -> dict[str, str | None]:
     return found
 
 
+def names_in_memory(weights: Weights) -> dict[str, str]:
+    """Name in the file -> name in memory, of which PEFT makes the names of adapters.
+
+    Empty for architectures with tensors that transformers makes of several: PEFT converts names of their files itself.
+    """
+    loaded = loaded_names(weights)
+    return {} if None in loaded.values() else {name: new for new, name in loaded.items() if name is not None}
+
+
 def match_loaded(base: Weights, own: Sequence[str]) -> tuple[dict[str, str], str | None]:
     """The base's name -> the own name, where own names may be those in memory.
 

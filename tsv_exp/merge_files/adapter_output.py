@@ -15,6 +15,7 @@ from torch import Tensor
 from tsv_exp.checkpoints.adapters.conv1d import known_conv1d_weights
 from tsv_exp.checkpoints.adapters.factors import PREFIX
 from tsv_exp.checkpoints.configuration import Configuration
+from tsv_exp.checkpoints.loaded_names import names_in_memory
 from tsv_exp.decompositions.algebra import product_svd
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
@@ -51,6 +52,7 @@ class LoraAdapter:
                 reason = f"a merge by {rule.method.name}" if work.inputs.adapters else "a merge of whole models"
                 raise UserError(f"form=lora: {reason} is not of low rank; give rank=R, such as rank=32")
         self.transposed = set() if work.inputs.adapters else known_conv1d_weights(stream.base, "form=lora")
+        self.loaded = {} if work.inputs.adapters else names_in_memory(stream.base)
         self.ranks = {name: self._rank(name) for name in self.names}
         self.sizes = {name: self._bytes(name) for name in self.names}
 
@@ -73,6 +75,10 @@ class LoraAdapter:
         own = _common_dtype(theirs or {self.work.stream.base[name].dtype})
         return DTYPES[self.work.options.dtype] if self.work.options.dtype else own
 
+    def _module(self, name: str) -> str:
+        """The module of a weight: in the adapters, or as transformers names it in memory."""
+        return self.loaded.get(name, name).removesuffix(".weight")
+
     def _module_shape(self, name: str) -> tuple[int, int]:
         """(out, in) of a module; its weight may be stored transposed."""
         m, n = self.work.stream.base[name].shape
@@ -85,8 +91,9 @@ class LoraAdapter:
         """lora_A (r, n) and lora_B (m, r) of every module."""
         announced: dict[str, tuple[torch.dtype, tuple[int, int]]] = {}
         for name in names:
-            (m, n), r = self._module_shape(name), self.ranks[name]
-            announced |= {_key(name, "A"): (self.dtype(name), (r, n)), _key(name, "B"): (self.dtype(name), (m, r))}
+            (m, n), r, key = self._module_shape(name), self.ranks[name], f"{PREFIX}{self._module(name)}"
+            announced[f"{key}.lora_A.weight"] = self.dtype(name), (r, n)
+            announced[f"{key}.lora_B.weight"] = self.dtype(name), (m, r)
 
         def tensors() -> Iterator[Tensor]:
             for a, b in self.work.merged_layers(self._factored, names, advance):
@@ -123,7 +130,7 @@ class LoraAdapter:
             path.write_text(json.dumps(self._config(), indent=2, sort_keys=True))
 
     def _config(self) -> dict[str, Any]:
-        modules = {name.removesuffix(".weight"): rank for name, rank in self.ranks.items()}
+        modules = {self._module(name): rank for name, rank in self.ranks.items()}
         configs = [dict(adapter.config) for adapter in self.work.inputs.adapters.values()]
         changed = {module for adapter in self.work.inputs.adapters.values() for module in adapter.modules}
         most = max(modules.values())
@@ -163,7 +170,3 @@ def _common(configs: Sequence[dict[str, Any]], key: str) -> Any:
     """The value that all adapters share; None if they differ."""
     values = [config.get(key) for config in configs]
     return values[0] if values and all(value == values[0] for value in values) else None
-
-
-def _key(name: str, side: str) -> str:
-    return f"{PREFIX}{name.removesuffix('.weight')}.lora_{side}.weight"
