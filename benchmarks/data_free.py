@@ -23,6 +23,7 @@ from tsv_exp.runtime.console import track
 ZOOS = {  # overrides of tsv-exp, and the numbers of tasks that are merged
     "tiny": ((), (8, 14, 20)),
     "tiny, LoRA 16": (("finetune=lora",), (8,)),
+    "small": (("model=small",), (8, 14, 20)),
     "minilm": (("model=minilm",), (8,)),
 }
 METHODS = [
