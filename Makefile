@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)') # some tests wait for servers and locks
+WORKERS = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 2)') # some tests wait for servers and locks
 
 .PHONY: help setup demo test lint docs pretrain clean
 
