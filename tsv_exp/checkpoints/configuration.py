@@ -5,7 +5,6 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tsv_exp.checkpoints.folders import holds_model
 from tsv_exp.checkpoints.readers import CONFIGURATION
 from tsv_exp.checkpoints.vocabulary.tokenizers import FILES
 from tsv_exp.errors import UserError
+from tsv_exp.merging.inputs.alignment import matches
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.json_files import read_object
 
@@ -95,12 +95,12 @@ class Configuration:
         """
         for file in _files(self.folder, out):
             own = file.parts[0] not in self.beside
-            if own and (self.tokenizer is None or not _matches(file.name, _OF_TOKENIZER)):
+            if own and (self.tokenizer is None or not matches(file.name, _OF_TOKENIZER)):
                 with atomic(out / file) as path:
                     self._copy(file, path)
         if self.tokenizer is not None:
             for file in _files(self.tokenizer, out):
-                if _matches(file.name, _OF_TOKENIZER):
+                if matches(file.name, _OF_TOKENIZER):
                     with atomic(out / file) as path:
                         shutil.copyfile(self.tokenizer / file, path)
         for name, content in self.replaced.items():
@@ -120,11 +120,11 @@ class Configuration:
 def _files(folder: Path, out: Path) -> Iterator[Path]:
     """The configuration files of the model in a folder, relative to it; subfolders may hold other models."""
     found = sorted(folder.rglob("*"))
-    others = {path for path in found if _matches(path.name, _OTHER_FOLDERS) or (path.is_dir() and holds_model(path))}
+    others = {path for path in found if matches(path.name, _OTHER_FOLDERS) or (path.is_dir() and holds_model(path))}
     for file in found:
         if others.intersection(file.parents) or not file.is_file() or file.resolve().is_relative_to(out.resolve()):
             continue
-        if _matches(file.name, _COPIED) and not _matches(file.name, _OF_WEIGHTS):
+        if matches(file.name, _COPIED) and not matches(file.name, _OF_WEIGHTS):
             yield file.relative_to(folder)
 
 
@@ -149,7 +149,3 @@ def _changed(config: Any, values: Mapping[str, Any]) -> Any:
         return config
     changed = {key: _changed(value, values) for key, value in config.items()}
     return changed | {key: values[key] for key in values if config.get(key) is not None}
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

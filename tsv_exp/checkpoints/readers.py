@@ -103,9 +103,11 @@ class Shards(Reader):
                 raise UserError(
                     f"{path} lists {place!r}, which is not a checkpoint file in its folder; fetch both again"
                 )
+        files = dict.fromkeys(self._places.values())
+        for place in files:
             if not isfile(path.parent / place):
                 raise UserError(f"{path.parent / place}: no such file, and {path} lists it; download or copy it again")
-        self._shards = {place: read(path.parent / place) for place in sorted(set(self._places.values()))}
+        self._shards = {place: read(path.parent / place) for place in sorted(files)}
         for name, place in self._places.items():
             if name not in self._shards[place]:
                 raise UserError(f"{self.file_of(name)} lacks the tensor {name!r} that {path} lists; fetch both again")
@@ -205,12 +207,8 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
 def _damaged(path: Path, error: Exception) -> UserError:
     if (system := cause(error)) is not None:  # the file may be intact
         return UserError(f"{path}: {explain(system)}")
-    # the text of a KeyError is only the key
-    reason = (
-        ""
-        if isinstance(error, KeyError)
-        else f" ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-    )
+    lines = str(error).splitlines() or [type(error).__name__]
+    reason = "" if isinstance(error, KeyError) else f" ({lines[0]})"  # the text of a KeyError is only the key
     return UserError(f"{path}: truncated or damaged{reason}; remove it, then download or copy it again")
 
 

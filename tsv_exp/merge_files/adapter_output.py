@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tsv_exp.layers import LowRank
 from tsv_exp.merge_files.options.options import DTYPES
 from tsv_exp.merge_files.records.measures import Measured, square
 from tsv_exp.merge_files.work import Advance, Content, Work, checked
+from tsv_exp.merging.inputs.alignment import matches
 from tsv_exp.merging.layer import Layer
 from tsv_exp.storage.files import atomic
 
@@ -58,7 +58,7 @@ class LoraAdapter:
 
     def _adaptable(self, name: str) -> bool:
         is_weight = self.work.stream.base[name].dim() == 2 and name.endswith(".weight")
-        return is_weight and not any(fnmatchcase(name, pattern) for pattern in _EMBEDDINGS)
+        return is_weight and not matches(name, _EMBEDDINGS)
 
     def _rank(self, name: str) -> int:
         module = name.removesuffix(".weight")

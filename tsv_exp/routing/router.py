@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
+from tsv_exp.merging.inputs.alignment import matches
 from tsv_exp.merging.layer import Layer
 from tsv_exp.merging.layer_map import map_layers
 from tsv_exp.merging.task_vectors import TaskVectors
@@ -150,7 +150,7 @@ def fit(
         modules = linear_layers(network, matrices)
         usable = list(modules)
         transposed = {name for name, module in modules.items() if stores_transposed(module)}
-    names = [name for name in usable if any(fnmatchcase(name, pattern) for pattern in router.layers)]
+    names = [name for name in usable if matches(name, router.layers)]
     kept = map_layers(
         lambda layer: router.statistics(layer.transposed if layer.name in transposed else layer, algebra),
         stream.with_progress(f"router {router.name}"),

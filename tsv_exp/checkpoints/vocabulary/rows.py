@@ -14,12 +14,11 @@ from tsv_exp.checkpoints.vocabulary.tokenizers import Tokens
 from tsv_exp.errors import UserError
 from tsv_exp.merging.inputs.views import View
 from tsv_exp.merging.layer import ExplicitDeltas, Weights
-from tsv_exp.runtime.messages.counts import counted
+from tsv_exp.runtime.messages.counts import counted, some
 from tsv_exp.storage.json_files import read_object
 
 _NUMBERED = re.compile(r"\.\d+\.")
 _OF_TOKENS = re.compile("embed|head")
-_SHOWN = 3  # tokens in a warning
 
 log = logging.getLogger(__name__)
 
@@ -147,12 +146,12 @@ def plan(
 
 def _warn_of_zeros(target: Mapping[str, int], base: Tensor, models: Mapping[str, Tensor]) -> None:
     """Log the tokens of the result that are only in tokenizers: no embedding has a row for them."""
-    known = (torch.stack([base, *models.values()]) >= 0).any(0)
+    known = (torch.stack([base, *models.values()]) >= 0).any(0).tolist()
     if zeros := [token for token, row in target.items() if not known[row]]:
         log.warning(
             "no embedding has a row for %s, which a tokenizer has (%s): zeros are written; "
             "resize the embeddings of that model first, with model.resize_token_embeddings(len(tokenizer))",
-            *(counted(len(zeros), "token"), ", ".join(map(repr, zeros[:_SHOWN])) + ", ..." * (len(zeros) > _SHOWN)),
+            *(counted(len(zeros), "token"), some([*map(repr, zeros)])),
         )
 
 

@@ -14,9 +14,8 @@ from tsv_exp.merge_files.records.probes import estimate
 from tsv_exp.merging.results.weights import variance_warning
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.runtime.console import console
-from tsv_exp.runtime.messages.counts import counted
+from tsv_exp.runtime.messages.counts import counted, some
 
-_SHOWN = 3  # names in a line
 _CANCELS = 0.1  # relative to the norm of the mean of orthogonal task vectors
 
 
@@ -87,8 +86,7 @@ def _counts(options: Options, stream: TaskVectors, layers: Mapping[str, Measured
     ]
     if options.form == "lora":
         left = [name for name in stream.names if name not in layers]
-        some = ", ".join(left[:_SHOWN]) + (", ..." if len(left) > _SHOWN else "")
-        line = f"{counted(len(left), 'tensor')} not in the adapter, also where models change them: {some}"
+        line = f"{counted(len(left), 'tensor')} not in the adapter, also where models change them: {some(left)}"
         return [*lines, line] if left else lines
     kept = len(stream.base) - len(changed)
     return [*lines, f"{counted(kept, 'tensor')} copied from the base"] if kept else lines

@@ -16,7 +16,7 @@ from tsv_exp.merging.results.checks import check_result
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.functions import accepts
 from tsv_exp.methods.specification.steps import change_deltas, change_merged
-from tsv_exp.runtime.messages.counts import counted
+from tsv_exp.runtime.messages.counts import counted, some
 
 if TYPE_CHECKING:
     from tsv_exp.methods.specification.method import Method
@@ -117,5 +117,5 @@ def _warn_of_empty_layers(method: "Method", stream: TaskVectors) -> None:
             "copied from the base: %s; set rank_fraction, or average such layers with exclude",
             counted(len(small), "layer"),
             len(stream.tasks),
-            ", ".join(small[:3]) + (", ..." if len(small) > 3 else ""),
+            some(small),
         )

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tsv_exp.errors import UserError
+from tsv_exp.merging.inputs.alignment import matches
 from tsv_exp.models.tiny.catalogue import PRETRAINING_ONLY, TASKS, TEMPLATES
 from tsv_exp.models.tiny.drawing.render import IMAGE, PALETTE
 
@@ -90,9 +90,9 @@ def with_gain(weights: Mapping[str, Tensor], gain: float) -> dict[str, Tensor]:
     """
     scaled = dict(weights)
     for name, weight in weights.items():
-        if any(fnmatchcase(name, pattern) for pattern in DIVIDED):
+        if matches(name, DIVIDED):
             scaled[name] = weight / gain
-        elif any(fnmatchcase(name, pattern) for pattern in MULTIPLIED):
+        elif matches(name, MULTIPLIED):
             scaled[name] = weight * gain
     sizes = sizes_of(weights)
     for block in range(sizes.layers):
