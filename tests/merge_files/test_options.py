@@ -9,7 +9,7 @@ WORDS = ["base=b", "models=[x/a.pt, y/a.pt]", "out=o"]
 
 
 def test_what_is_not_given_is_the_default():
-    assert parse([*WORDS, "alpha=null", "exclude=null", "dtype=null"]) == parse(WORDS)
+    assert parse([*WORDS, "alpha=null", "exclude=null", "dtype=null", "tokenizer=base"]) == parse(WORDS)
     assert parse(WORDS).models == {"x-a": "x/a.pt", "y-a": "y/a.pt"}
 
 

@@ -56,6 +56,19 @@ def test_layers_are_counted(tmp_path, monkeypatch, capsys):
     assert "2 tensors copied from the base" in said  # frozen and position_ids
 
 
+@pytest.mark.parametrize("method", ["tsv_m", "tsv_c"])
+def test_layers_with_fewer_rows_than_tasks_are_copied(tmp_path, monkeypatch, capsys, method):
+    monkeypatch.chdir(tmp_path)
+    g = torch.Generator().manual_seed(0)
+    shapes = {"a.weight": (6, 5), "types.weight": (1, 5), "norm.weight": (5,)}
+    for name in ("base", "a", "b"):
+        save_file({key: torch.randn(shape, generator=g) for key, shape in shapes.items()}, f"{name}.safetensors")
+    run(options_of([*WORDS, f"method={method}"]))
+    said = capsys.readouterr().err
+    assert f"1 matrix merged by {method}, α = 1" in said
+    assert "1 tensor copied from the base" in said
+
+
 def test_stacks_and_what_an_adapter_leaves_out_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     g = torch.Generator().manual_seed(0)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tsv_exp.checkpoints.readers import file_digest
 from tsv_exp.errors import UserError
+from tsv_exp.merging.inputs.samples import VALUES, sample
 from tsv_exp.merging.layer import Weights, finite
 from tsv_exp.methods.specification.method import Method
 from tsv_exp.methods.specification.steps import PLACES
@@ -47,7 +48,11 @@ def describe(
             "tasks": list(tasks),
             "base_bytes": sum(weight.numel() * weight.element_size() for weight in base.values()),
             "layers": {
-                name: {"shape": list(weight.shape), "dtype": str(weight.dtype).removeprefix("torch.")}
+                name: {
+                    "shape": list(weight.shape),
+                    "dtype": str(weight.dtype).removeprefix("torch."),
+                    "sample": sample(weight),
+                }
                 for name, weight in base.items()
                 if weight.is_floating_point()
             },
@@ -67,6 +72,7 @@ class Description:
     shapes: dict[str, torch.Size]
     dtypes: dict[str, torch.dtype]
     files: dict[str, str]
+    samples: dict[str, list[float]]
 
     @classmethod
     def read(cls, folder: Path) -> "Description":
@@ -102,13 +108,14 @@ class Description:
             raise ValueError(f"alpha is {str(alpha)[:40]}, not a valid number")
         shapes = {name: _shape(name, entry["shape"]) for name, entry in layers.items()}
         dtypes = {name: _dtype(name, entry["dtype"]) for name, entry in layers.items()}
+        samples = {name: _sample(name, entry["sample"]) for name, entry in layers.items() if "sample" in entry}
         least = sum(shape.numel() * dtypes[name].itemsize for name, shape in shapes.items())
         if isinstance(base_bytes, bool) or not isinstance(base_bytes, int) or not least <= base_bytes < _MEMORY:
             raise ValueError(f"base_bytes is {str(base_bytes)[:40]}, which does not fit the layers")
         # steps are a record of what was done; reading one would import the function that it names
         params = {key: value for key, value in content["params"].items() if key not in PLACES}
         method = Method.load(str(content["method"])).with_params(**params)
-        return cls(method, tuple(tasks), float(alpha), base_bytes, shapes, dtypes, dict(files))
+        return cls(method, tuple(tasks), float(alpha), base_bytes, shapes, dtypes, dict(files), samples)
 
 
 def check_parts(folder: Path, description: Description, stored: Weights) -> None:
@@ -176,6 +183,12 @@ def _shape(name: str, sizes: Any) -> torch.Size:
     if not plain or any(size < 0 for size in sizes) or math.prod(sizes) > _LARGEST:
         raise ValueError(f"layer {name!r} has no valid shape")
     return torch.Size(sizes)
+
+
+def _sample(name: str, values: Any) -> list[float]:
+    if not isinstance(values, list) or len(values) > VALUES or not all(map(_number, values)):
+        raise ValueError(f"layer {name!r} has no valid sample of the base")
+    return [float(value) for value in values]
 
 
 def _dtype(name: str, text: Any) -> torch.dtype:

@@ -125,4 +125,9 @@ def load_merged(folder: Path | str) -> Merged:
         shapes=shapes,
         itemsizes={name: itemsize(name) for name in shapes},
         base_bytes=description.base_bytes,
+        samples={
+            name: values
+            for name, values in description.samples.items()
+            if not places.isdisjoint(own[name] | {name})  # other tensors may be those of another head
+        },
     )

@@ -123,9 +123,9 @@ class ByTask:
         work, stream = self.work, self.work.stream
 
         def encoded(layer: Layer, found: Measured) -> dict[str, Tensor]:
-            found.by_task, name = True, layer.name
-            merged = work.merged(layer, found)
+            name, merged = layer.name, work.merged(layer, found)
             parts = store.encode(name, merged, stream.base[name].shape, stream.tasks, work.dtype(name))
+            found.by_task = bool(parts)
             return {key: checked(name, part) for key, part in parts.items()}
 
         parts = {key: tensor for part in work.merged_layers(encoded, names, advance) for key, tensor in part.items()}

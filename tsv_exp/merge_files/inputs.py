@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsv_exp.checkpoints.adapters import factors as adapter_factors
-from tsv_exp.checkpoints.adapters.base_names import check_base
+from tsv_exp.checkpoints.adapters.base_names import check_base, check_names
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.lora_config import changes_base
 from tsv_exp.checkpoints.configuration import Configuration
@@ -63,9 +63,12 @@ class Inputs:
                 if file:
                     adapters[task] = adapter_factors.Adapter.open(file, opened, options.ignore)
             adapters = adapter_factors.aligned(adapters)
-            if options.base is not None and (named := stored(options.base)) is not None:
-                check_base(adapters, named, options.base)
+            named = None if options.base is None else stored(options.base)
+            if named is not None:
+                check_base(adapters, named, str(options.base))
             base = adapter_factors.stand_in(adapters)
+            if named is None:
+                check_names(adapters)
             models = {task: adapter_factors.FactoredModel(adapter, base) for task, adapter in adapters.items()}
         else:
             if options.base is None:
@@ -88,8 +91,7 @@ class Inputs:
             folders |= {task: folder_of(found[f"model {task}"]) for task in models}
             for task, model in models.items():
                 models[task] = align(base, model, engine.keep, engine.ignore, f"model {task!r}")
-            chosen = None if options.tokenizer == "base" else options.tokenizer
-            vocabulary = vocabularies.plan(base, models, folders, options.vocabulary, chosen)
+            vocabulary = vocabularies.plan(base, models, folders, options.vocabulary, options.tokenizer)
             wide = vocabulary.of_base(base, models)
             models = {task: vocabulary.of_model(task, model, wide) for task, model in models.items()}
             base = wide
@@ -105,7 +107,7 @@ class Inputs:
         """The configuration files of a whole model, if the base is a folder."""
         if self.base_folder is None:
             return None
-        other = options.tokenizer not in (None, "base") and not options.component
+        other = options.tokenizer is not None and not options.component
         tokenizer = folder_of(self.paths[f"model {options.tokenizer}"]) if other else None
         found = self.vocabulary
         values, files = (found.values, found.files) if found else ({}, {})

@@ -1,7 +1,7 @@
 """Merging: stream the layers of task vectors through a method, and add the result to the base."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.build import build_algebra, log_fallbacks
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
+from tsv_exp.merging.inputs.samples import sampled_from
 from tsv_exp.merging.inputs.weights import as_weights
 from tsv_exp.merging.layer import Layer, Moments, Weights
 from tsv_exp.merging.layer_map import map_layers
@@ -58,7 +59,8 @@ class Merged:
     `stored_bytes` is what must be stored to serve every task: one full model if the tasks share it; else the base with
     the shared layers added to it, plus the layers of each task (low-rank factors, dense deltas, or a shared vector with
     masks of one bit per entry). `stored_bytes_without_base` is what must be stored besides the base. Unchanged layers
-    cost nothing. Neither size exceeds T full checkpoints.
+    cost nothing. Neither size exceeds T full checkpoints. `samples`: values of the base (inputs/samples.py), where the
+    merge was read from a file.
     """
 
     method: MergingMethod
@@ -68,6 +70,7 @@ class Merged:
     itemsizes: Mapping[str, int] = field(repr=False)
     base_bytes: int
     fallbacks: Mapping[str, int] = field(default_factory=dict)
+    samples: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
 
     @property
     def params(self) -> Mapping[str, object]:
@@ -100,6 +103,26 @@ class Merged:
             given = "needs a task" if task is None else f"has no task {task!r}"
             raise UserError(f"the merge by {self.method.name} {given}; choose from: {', '.join(self.tasks)}")
         return self.tasks.index(task)
+
+    def check_base(self, weights: Weights, what: str) -> None:
+        """Check that weights, in any floating-point dtype, are those of the base.
+
+        Raises:
+            UserError: a tensor is missing, or has another shape or other values; `what` names the weights.
+        """
+        for name, shape in self.shapes.items():
+            if name not in weights or weights[name].shape != shape:
+                raise UserError(f"{what} has no tensor {name!r} of shape {tuple(shape)}; give the base of this merge")
+        for name, values in self.samples.items():
+            if weights[name].is_meta:
+                raise UserError(
+                    f"tensor {name!r} of {what} is without data (on the meta device); load the weights first"
+                )
+            if not sampled_from(weights[name], values):
+                raise UserError(
+                    f"tensor {name!r} of {what} has other values than in the base of this merge; give that base, not a "
+                    "fine-tuned model"
+                )
 
     @property
     def stored_bytes(self) -> int:
@@ -158,14 +181,12 @@ def apply(base: Weights | nn.Module, merged: Merged, alpha: float = 1.0, task: s
         task: the task, if the method has a model for each.
 
     Raises:
-        UserError: α is not finite, the task is unknown or missing, or the base has another architecture.
+        UserError: α is not finite, the task is unknown or missing, or the base is not that of the merge.
     """
     check_alpha(alpha)
     base = as_weights(base, "the base")
     index = merged.index(task)
-    for name, shape in merged.shapes.items():
-        if name not in base or base[name].shape != shape:
-            raise UserError(f"the base has no tensor {name!r} of shape {tuple(shape)}; give the base of this merge")
+    merged.check_base(base, "the base")
     weights, negative = {}, 0
     for name, weight in base.items():
         if name not in merged.layers:

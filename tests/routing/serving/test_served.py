@@ -1,12 +1,15 @@
 """tsv_exp.load: what tsv-merge wrote, behind a router."""
 
+import copy
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from blocks import WIDTH, Block
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tsv_exp
@@ -88,6 +91,32 @@ def test_models_are_those_of_apply(folder: Path) -> None:
             torch.testing.assert_close(weight, wanted[name], rtol=0, atol=0)
     with pytest.raises(UserError, match="has no task 'd'; choose from: a, b, c"):
         served.model("d")
+
+
+def test_the_base_is_known_by_its_values(folder: Path, tmp_path: Path) -> None:
+    from tsv_exp.checkpoints.store import load_merged
+
+    tuned = Block(True)
+    tuned.load_state_dict(load_file(folder.parent / "a.safetensors"))
+    words = "of the module has other values than in the base of this merge; give that base, not a fine-tuned model"
+    tsv_exp.load(folder, Block(True).double())
+    for module in (tuned, copy.deepcopy(tuned).bfloat16()):
+        with pytest.raises(UserError, match=f"^tensor 'blocks.0.attn.in_proj_weight' {words}$"):
+            tsv_exp.load(folder, module)
+    with pytest.raises(UserError, match="of the base has other values than in the base of this merge"):
+        tsv_exp.apply(tuned, load_merged(folder), task="a")
+    with pytest.raises(UserError, match="of the module is without data"):
+        tsv_exp.load(folder, Block(True).to("meta"))
+    other = Block(True)  # no task changes this layer, so that another head may be there
+    with torch.no_grad():
+        other.blocks[0].mlp[0].weight += 1
+    tsv_exp.load(folder, other)
+    shutil.copytree(folder, tmp_path / "old")  # written before values of the base were
+    description = json.loads((folder / "merged.json").read_text())
+    for layer in description["layers"].values():
+        del layer["sample"]
+    (tmp_path / "old" / "merged.json").write_text(json.dumps(description))
+    tsv_exp.load(tmp_path / "old", tuned)
 
 
 def test_heads_and_features(folder: Path) -> None:

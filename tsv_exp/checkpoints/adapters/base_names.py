@@ -1,5 +1,6 @@
-"""Checks adapters that are merged without their base against the names and shapes in its file."""
+"""Checks adapters that are merged without their base: against the names and shapes in its file, or each other's."""
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -9,6 +10,8 @@ from tsv_exp.checkpoints.adapters.factors import Adapter
 from tsv_exp.checkpoints.loaded_names import match_loaded
 from tsv_exp.errors import UserError
 from tsv_exp.merging.layer import Weights
+
+_NUMBERS = re.compile(r"\.\d+(?=\.)")  # of layers
 
 
 def check_base(adapters: Mapping[str, Adapter], base: Weights, where: str) -> None:
@@ -44,6 +47,35 @@ def check_base(adapters: Mapping[str, Adapter], base: Weights, where: str) -> No
                     f"models {first!r} and {task!r} have different names for one module, {other!r} and {module!r}, "
                     "of different versions of transformers; save one of them again with the version of the other"
                 )
+
+
+def check_names(adapters: Mapping[str, Adapter]) -> None:
+    """Check that no module can have two names, where the base's names are not known.
+
+    A module that one adapter has and an earlier one lacks may be the other name, in another version of transformers,
+    of one that only the earlier one has, if the two have the same shape.
+
+    Raises:
+        UserError: such modules exist.
+    """
+    earlier: list[tuple[str, dict[str, tuple[torch.Size, str]]]] = []
+    for task, adapter in adapters.items():
+        own = {_NUMBERS.sub(".*", f".{m}."): (_shape(adapter, m), m) for m in adapter.modules}
+        for first, known in earlier:
+            lacking = {known[kind] for kind in known.keys() - own.keys()}
+            for shape, module in sorted(own[kind] for kind in own.keys() - known.keys()):
+                if other := next((name for size, name in sorted(lacking) if size == shape), None):
+                    raise UserError(
+                        f"model {first!r} changes {other!r} and model {task!r} {module!r}, which may be one module in "
+                        "two versions of transformers; give base=FOLDER, a local copy of their base, to compare the "
+                        "names, or save one adapter again with the version of the other"
+                    )
+        earlier.append((task, own))
+
+
+def _shape(adapter: Adapter, module: str) -> torch.Size:
+    b, a, _ = adapter.modules[module]
+    return torch.Size((b.shape[0], a.shape[1]))
 
 
 def _fits(weight: Tensor, b: Tensor, a: Tensor) -> bool:

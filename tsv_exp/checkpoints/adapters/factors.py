@@ -1,7 +1,6 @@
 """LoRA adapters without their base model: the low-rank factors."""
 
 import json
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +24,6 @@ PREFIX = "base_model.model."  # prefix of module names in PEFT's files
 _BASE = "base_model_name_or_path"
 _KEY = re.compile(rf"({re.escape(PREFIX)})?(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
 
-
-log = logging.getLogger(__name__)
 
 Initial = Callable[[str], LowRank | None]
 
@@ -169,13 +166,6 @@ def stand_in(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
             raise UserError(
                 f"model {task!r} ({adapter.path}) changes no module that the adapters before it change "
                 f"({next(iter(adapter.modules), 'none')}, ...), and names another base; they belong to different models"
-            )
-        if base and not shared and adapter.modules:
-            log.warning(
-                "model %r changes %r, and no module that the adapters before it change; where these are names of "
-                "another version of transformers, save the adapter again with the version of the others",
-                task,
-                next(iter(adapter.modules)),
             )
         named |= {adapter.config.get(_BASE)} - {None, ""}
         for module, (b, a, _) in adapter.modules.items():

@@ -104,6 +104,8 @@ def parse(arguments: Sequence[str], preset: Mapping[str, Any] | None = None) -> 
             raise UserError(f"{name}={known[name]}: choose from: {', '.join(values)}")
     if known.get("tokenizer", "base") not in ("base", *models):
         raise UserError(f"tokenizer={known['tokenizer']}: choose from: base, {', '.join(models)}")
+    if known.get("tokenizer") == "base":  # the default
+        del known["tokenizer"]
     if "rank" in known and (known["rank"] != int(known["rank"]) or known["rank"] < 1):
         raise UserError(f"rank={known['rank']}: give a whole number above 0")
     if known.get("form") != "lora" and any("rank" in rule for rule in (known, *layers.values())):

@@ -23,7 +23,7 @@ class Measured:
     """Measures of one layer: its method and α, and squared norms of its deltas and of its merge before α.
 
     `marks` are sums of some entries of each delta: two equal deltas have equal squares and marks. `lost` is the part of
-    `merged` that an adapter of smaller rank loses. `by_task`: every task has its own merge, which is not measured.
+    `merged` that an adapter of smaller rank loses. `by_task`: tasks have merges of their own, which are not measured.
     `responses` are those of probes.py, for a few matrices. `kept_entries` keep the base's values, because the merge is
     not finite there. `stack`: a parameter that is a stack of matrices.
     """

@@ -78,7 +78,7 @@ def _tasks(tasks: Sequence[str], layers: Mapping[str, Measured]) -> Table:
 
 
 def _counts(options: Options, stream: TaskVectors, layers: Mapping[str, Measured]) -> list[str]:
-    changed = [found for found in layers.values() if any(found.squares)]
+    changed = [found for found in layers.values() if found.merged or found.by_task]  # not where k = 0
     kinds = Counter((found.method, found.alpha, _kind(found)) for found in changed)
     lines = [
         f"{counted(count, *kind)} merged by {method}, α = {alpha:g}"

@@ -52,11 +52,7 @@ class ServedModel:
         self._features = features
         self._loaded: tuple[str, nn.Module] | None = None
         own = module.state_dict()
-        for name, shape in merged.shapes.items():
-            if name not in own or own[name].shape != shape:
-                raise UserError(
-                    f"the module has no tensor {name!r} of shape {tuple(shape)}; give the base model of the merge"
-                )
+        merged.check_base(own, "the module")
         self._state = {name: own[name] for name in merged.shapes}
 
     @property
@@ -149,7 +145,7 @@ def load(
             of a tuple or mapping.
 
     Raises:
-        UserError: the folder contains no such merge, it is damaged, or the module has another architecture.
+        UserError: the folder contains no such merge, it is damaged, or the module is not the base of the merge.
     """
     place = Path(folder)
     fitted, merged = read_router(place), load_merged(place)
