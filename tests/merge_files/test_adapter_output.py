@@ -307,6 +307,26 @@ def test_a_base_of_the_hub_is_named_and_not_downloaded(folder, tmp_path, monkeyp
     assert config["base_model_name_or_path"] == "owner/name"
 
 
+def test_linear_layers_whose_names_are_like_those_of_embeddings(tmp_path):
+    module = "time_embedding.linear_1"
+    for name in "ab":
+        plain_adapter(tmp_path / name, module)
+    run(parse([f"models=[{tmp_path / 'a'},{tmp_path / 'b'}]", f"out={tmp_path / 'out'}", "form=lora"]))
+    found = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert set(found) == {f"base_model.model.{module}.lora_{side}.weight" for side in "AB"}
+
+
+def test_convolutions_are_told_the_remedy(tmp_path):
+    plain_adapter(tmp_path / "a", "conv1")
+    file = tmp_path / "a" / "adapter_model.safetensors"
+    tensors = {key: tensor[..., None, None].clone() for key, tensor in load_file(file).items()}
+    save_file(tensors | {key.replace("conv1", "fc"): t[..., 0, 0].clone() for key, t in tensors.items()}, file)
+    words = [f"models=[{tmp_path / 'a'}]", f"out={tmp_path / 'out'}", "form=lora"]
+    with pytest.raises(UserError, match=r"'conv1' is a convolution; .*\"ignore=\['conv1.weight'\]\" leaves out"):
+        run(parse(words))
+    run(parse([*words, "ignore=['conv1.weight']"]))
+
+
 def test_names_of_two_versions_of_transformers(tmp_path):
     from transformers import ViTConfig, ViTModel
 

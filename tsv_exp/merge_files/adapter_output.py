@@ -57,6 +57,8 @@ class LoraAdapter:
         self.sizes = {name: self._bytes(name) for name in self.names}
 
     def _adaptable(self, name: str) -> bool:
+        if self.work.inputs.adapters:  # they have factors for it, whatever its name
+            return True
         is_weight = self.work.stream.base[name].dim() == 2 and name.endswith(".weight")
         return is_weight and not matches(name, _EMBEDDINGS)
 

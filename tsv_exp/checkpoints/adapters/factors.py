@@ -76,6 +76,11 @@ class Adapter:
             raise UserError(
                 f"{path}: {listed(list(odd.values()))} {verb}; form=lora takes plain LoRA adapters; {remedy}"
             )
+        if kernels := [module for module, pair in sides.items() if any(factor.dim() > 2 for factor in pair.values())]:
+            names = [f"{module}.weight" for module in kernels]
+            others = [f"{module}.weight" for module in sides.keys() - set(kernels)]
+            remedy = option("ignore", names, others, "leaves out convolutions")
+            raise UserError(f"{path}: {listed(kernels)} is a convolution; form=lora takes linear layers; {remedy}")
         modules = {}
         for module, pair in sides.items():
             if set(pair) != {"A", "B"} or any(factor.dim() != 2 for factor in pair.values()):

@@ -1,7 +1,7 @@
 """LoRA adapters in PEFT's format (arXiv 2106.09685) as models with exactly known task vectors."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.conv1d import conv1d_weights, model_types
 from tsv_exp.checkpoints.adapters.lora_config import LoraConfig
+from tsv_exp.checkpoints.adapters.tied import check_head
 from tsv_exp.checkpoints.loaded_names import match_loaded
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
@@ -69,7 +70,8 @@ class Adapter(ChangedModel):
         self.own_names = (*(f"{module}.weight" for module in modules), *whole)
         changed = [own for own in self.own_names if not matches(own, ignore)]
         names = {own: name for name, own in self._names_in_base(changed).items()}
-        if unknown := [own for own in changed if own not in names]:
+        tied = _twins(whole, names, [] if self._config.tied else [f"{module}.weight" for module in modules])
+        if unknown := [own for own in changed if own not in names and own not in tied]:
             raise UserError(
                 f"{path}: the base has no parameter {unknown[0]!r} that the adapter changes; {_cause(unknown, changed)}"
             )
@@ -89,6 +91,9 @@ class Adapter(ChangedModel):
                 shapes = f"has shape {tuple(shape)}, in the base {tuple(base[name].shape)}"
                 raise UserError(f"{path}: {name!r} {shapes}; {_remedy(shape, base[name].shape)}")
         self._initial = cache(self._subtracted)
+        if not tied:
+            changed = [name for name, tensor in self._whole.items() if not torch.equal(tensor, base[name].to(tensor))]
+            check_head(path, base, [*self._factors, *changed])
 
     def _names_in_base(self, changed: Sequence[str]) -> dict[str, str]:
         names, joined = match_loaded(self._base, changed)
@@ -186,6 +191,16 @@ class Adapter(ChangedModel):
         return weight if delta is None else weight.to(delta.dtype) + delta
 
 
+def _twins(whole: Mapping[str, Tensor], names: Container[str], factored: Container[str]) -> set[str]:
+    """Matrices that the base lacks and that equal one that it has: heads that are tied to their embedding.
+
+    Not those that also have factors (`factored`), which may change them.
+    """
+    found = {own: tensor for own, tensor in whole.items() if tensor.dim() == 2 and own not in factored}
+    known = [tensor for own, tensor in whole.items() if own in names]
+    return {own for own in found if own not in names and any(torch.equal(found[own], tensor) for tensor in known)}
+
+
 def _remedy(shape: torch.Size, wanted: torch.Size) -> str:
     if shape[1:] != wanted[1:]:
         return "wrong base"
@@ -199,6 +214,6 @@ def _cause(unknown: Sequence[str], changed: Sequence[str]) -> str:
     if len(unknown) == len(changed):
         return "wrong base"
     return (
-        "the base may tie it to its embedding, or have no such head: merge the adapter into its model first; "
-        f"\"ignore=['{unknown[0]}']\" leaves it out"
+        "where the base ties it to its embedding, give an untied base (docs/checkpoints.md); where it has no such head, "
+        f"merge the adapter into its model first; \"ignore=['{unknown[0]}']\" leaves it out"
     )

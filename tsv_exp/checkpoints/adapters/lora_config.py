@@ -47,7 +47,8 @@ _BEYOND = {  # options with which the change of a weight is not just s · B A
 class LoraConfig:
     """The scale of every module's product, and what its initialization subtracted from the base.
 
-    `initialization` is pissa or olora if the adapter's initial product was subtracted from the base's weights.
+    `initialization` is pissa or olora if the adapter's initial product was subtracted from the base's weights. `tied`:
+    weights that the base ties were trained as one.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class LoraConfig:
     rslora: bool
     fan_in_fan_out: bool
     initialization: str
+    tied: bool = False
 
     @classmethod
     def load(cls, folder: Path) -> "LoraConfig":
@@ -94,6 +96,7 @@ class LoraConfig:
             rslora=bool(config.get("use_rslora")),
             fan_in_fan_out=bool(config.get("fan_in_fan_out")),
             initialization=_initialization(folder, config.get("init_lora_weights", True)),
+            tied=bool(config.get("ensure_weight_tying")),
         )
 
     def rank_of(self, module: str) -> float:
