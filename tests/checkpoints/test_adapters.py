@@ -202,7 +202,9 @@ def test_what_is_ignored_or_kept_is_not_changed(tmp_path):
     model = gpt2(tmp_path / "base")
     trained(model, tmp_path / "lora", r=2, target_modules=["c_attn", "lm_head"], fan_in_fan_out=True)
     base = open_weights(tmp_path / "base")  # whose head is tied to the embedding
-    with pytest.raises(UserError, match=r"no parameter 'lm_head.weight'.*ties it.*untied base.*ignore=\['lm_head.weight'\]"):
+    with pytest.raises(
+        UserError, match=r"no parameter 'lm_head.weight'.*ties it.*untied base.*ignore=\['lm_head.weight'\]"
+    ):
         open_weights(tmp_path / "lora", base)
     names = [f"transformer.h.{i}.attn.c_attn.weight" for i in (0, 1)]
     found = open_weights(tmp_path / "lora", base, keep=[names[0]], ignore=["lm_head.*"])
@@ -228,7 +230,7 @@ def test_an_embedding_to_which_the_base_ties_its_head(tmp_path, options, untie, 
     import transformers
 
     config = transformers.LlamaConfig(
-        **{"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2},
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
         vocab_size=30,
         tie_word_embeddings=True,
     )
@@ -245,7 +247,7 @@ def test_an_embedding_to_which_the_base_ties_its_head(tmp_path, options, untie, 
     adapter.save_pretrained(tmp_path / "lora")
     base = open_weights(tmp_path / "base")
     if refused:
-        with pytest.raises(UserError, match=r"changes the embedding 'model.embed_tokens.weight' and not the output head"):
+        with pytest.raises(UserError, match=r"changes the embedding .* and not the output head"):
             open_weights(tmp_path / "lora", base)
         open_weights(tmp_path / "lora", base, ignore=["model.embed_tokens.weight"])
         return
