@@ -230,7 +230,10 @@ def test_an_embedding_to_which_the_base_ties_its_head(tmp_path, options, untie, 
     import transformers
 
     config = transformers.LlamaConfig(
-        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
         vocab_size=30,
         tie_word_embeddings=True,
     )

@@ -214,6 +214,6 @@ def _cause(unknown: Sequence[str], changed: Sequence[str]) -> str:
     if len(unknown) == len(changed):
         return "wrong base"
     return (
-        "where the base ties it to its embedding, give an untied base (docs/checkpoints.md); where it has no such head, "
+        "if the base ties it to its embedding, give an untied base (docs/checkpoints.md); if it has no such head, "
         f"merge the adapter into its model first; \"ignore=['{unknown[0]}']\" leaves it out"
     )
