@@ -92,6 +92,11 @@ def test_a_key_that_is_there_twice_is_an_error(files, tmp_path):
     (tmp_path / "config.yaml").write_text("base: b\nmodels:\n  a: x\n  a: y\nout: o\n")
     with pytest.raises(UserError, match=r"config\.yaml, line 4: 'a' is there twice"):
         options_of(["config.yaml"])
+    (tmp_path / "config.yaml").write_text(
+        "base: b\nmodels: {a: {path: x, weight: 2}, c: y}\nout: o\nweights: {a: 3, c: 1}\n"
+    )
+    with pytest.raises(UserError, match=r"config\.yaml: model 'a' has a weight in models and in weights"):
+        options_of(["config.yaml"])
 
 
 def kit(method, weights=(1.0, 1.0, 1.0), base="base.safetensors", shared=None, **own):

@@ -168,3 +168,23 @@ def test_slow_tokenizers(folder):
     given = ",".join(str(folder / name) for name in "ab")
     run(parse([f"base={folder / 'base'}", f"models=[{given}]", f"out={folder / 'out'}", "vocabulary=union"]))
     assert json.loads((folder / "out" / "added_tokens.json").read_text()) == {"<x>": 7, "<y>": 8, "<z>": 9}
+
+
+def test_rows_with_other_tokens_are_named_where_they_are_merged_by_number(folder, caplog):
+    transformers.AutoTokenizer.from_pretrained(folder / "base").save_pretrained(folder / "same")
+    for name in ("model.safetensors", "config.json"):
+        (folder / "same" / name).write_bytes((folder / "base" / name).read_bytes())
+    merged(folder, "method=weight_average", models="same")
+    assert not [record for record in caplog.records if "vocabulary" in record.getMessage()]
+    merged(folder, "method=weight_average", "out=" + str(folder / "other"), models="same,c")
+    (line,) = [record.getMessage() for record in caplog.records if "vocabulary" in record.getMessage()]
+    assert line.startswith(f"row 3 of the vocabulary is {WORDS[3]!r} in the base and {WORDS[-1]!r} in model 'c' (")
+    assert line.endswith("rows are merged by number; vocabulary=base or union matches them by token")
+
+
+def test_a_model_without_the_base_s_head_is_named(folder):
+    weights = dict(read(folder / "a").items())
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "a" / "model.safetensors")
+    with pytest.raises(UserError, match=r"model 'a' .* lacks the tensor 'lm_head.weight' of the base"):
+        merged(folder, "vocabulary=union", models="a")

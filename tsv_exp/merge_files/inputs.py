@@ -14,6 +14,7 @@ from tsv_exp.checkpoints.folders import existing_weights_file
 from tsv_exp.checkpoints.loaded_names import with_names_of
 from tsv_exp.checkpoints.sources import adapter_file, folder_of, locate, open_weights, stored
 from tsv_exp.checkpoints.vocabulary import rows as vocabularies
+from tsv_exp.checkpoints.vocabulary.conflicts import warn_of_other_tokens
 from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options.options import Options
@@ -84,17 +85,20 @@ class Inputs:
         if not options.component:
             check_patterns(options, [base], (name for model in models.values() for name in own_names(model)))
         vocabulary = None
+        folders: dict[str | None, Path | None] = {None: folder_of(found["base"])} if "base" in found else {}
+        folders |= {task: folder_of(found[f"model {task}"]) for task in models}
         if (options.vocabulary or options.tokenizer) and not options.component:
             if options.form == "lora" or "base" not in found:
                 raise UserError("vocabulary and tokenizer are for whole models; leave them out, or form=lora")
-            folders: dict[str | None, Path | None] = {None: folder_of(found["base"])}
-            folders |= {task: folder_of(found[f"model {task}"]) for task in models}
             for task, model in models.items():
                 models[task] = align(base, model, engine.keep, engine.ignore, f"model {task!r}")
             vocabulary = vocabularies.plan(base, models, folders, options.vocabulary, options.tokenizer)
             wide = vocabulary.of_base(base, models)
             models = {task: vocabulary.of_model(task, model, wide) for task, model in models.items()}
             base = wide
+        elif not options.component:
+            whole = [task for task in folders if task is None or not isinstance(models[task], ChangedModel)]
+            warn_of_other_tokens({task: folders[task] for task in whole})
         stream = TaskVectors.of(base, models, engine, device)
         if unknown := sorted(set(options.weights) - set(stream.tasks)):
             raise UserError(f"weights: there is no model {unknown[0]!r}; choose from: {', '.join(stream.tasks)}")

@@ -78,7 +78,7 @@ class _Rows(View):
         for task, model in self._others.items():
             rows = self._vocabulary.models[task]
             wanted = (missing & (rows >= 0)).nonzero().flatten()
-            if len(wanted):
+            if len(wanted) and name in model:
                 total[wanted] += model[name][rows[wanted]].float()
                 count[wanted] += 1
         return (total / count.clamp(min=1).view(-1, *[1] * (own.dim() - 1))).to(own.dtype)
@@ -133,10 +133,8 @@ def plan(
     rows = max(size, 1 + max(target.values(), default=-1))
     files = carried.with_added(new) if new else {}
     own = _index(target, tokens[None].rows, rows, size, unnamed=True)
-    found = {
-        task: _index(target, tokens[task].rows, rows, len(model[names[0]]) if names else size, unnamed=False)
-        for task, model in models.items()
-    }
+    sizes = {task: next((len(model[name]) for name in names if name in model), size) for task, model in models.items()}
+    found = {task: _index(target, tokens[task].rows, rows, sizes[task], unnamed=False) for task in models}
     _warn_of_zeros(target, own, found)
     values: dict[str, Any] = {"vocab_size": rows} if rows != size else {}
     if tokenizer is not None:

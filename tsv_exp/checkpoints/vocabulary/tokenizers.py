@@ -13,6 +13,7 @@ FILES = (  # files of tokenizers and chat templates
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
     *("*.model", "*.tiktoken", "*.bpe", "chat_template.*", "*.jinja"),
 )
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "added_tokens.json")  # of these, the files with tokens
 
 
 @dataclass(frozen=True)

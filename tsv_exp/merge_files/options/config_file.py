@@ -41,7 +41,10 @@ def read_config(path: Path) -> dict[str, Any]:
         models, weights = _models(texts["models"], str(path))
         found |= {"models": models}
         if weights:
-            found |= {"weights": weights | (found.get("weights") or {})}
+            own = found.get("weights") or {}
+            if twice := [task for task in weights if task in own]:
+                raise UserError(f"{path}: model {twice[0]!r} has a weight in models and in weights; leave one of them")
+            found |= {"weights": weights | own}
     return found
 
 
