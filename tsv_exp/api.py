@@ -11,6 +11,7 @@ from tsv_exp.merging.engine import Merged, merge_layers
 from tsv_exp.merging.layer import Moments, Weights
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.method import Method
+from tsv_exp.runtime.devices import usable
 
 
 def merge(
@@ -38,11 +39,12 @@ def merge(
         params: override parameters of the method's YAML, such as rank_fraction, density, lambda_.
 
     Raises:
-        UserError: unknown method or parameter, a parameter outside its domain, models that do not fit the base.
+        UserError: unknown method, parameter or device, a parameter outside its domain, models that do not fit the base.
     """
     if "alpha" in params:
         raise UserError("alpha scales the finished merge; give it to tsv_exp.apply")
     engine = engine or Engine()
     chosen = (method if isinstance(method, Method) else Method.load(method)).with_params(**params)
     known = moments.get if isinstance(moments, Mapping) else moments
-    return merge_layers(TaskVectors.of(base, finetuned, engine, device), chosen, engine, known)
+    place = None if device is None else usable(device)
+    return merge_layers(TaskVectors.of(base, finetuned, engine, place), chosen, engine, known)

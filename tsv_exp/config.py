@@ -79,6 +79,9 @@ class Engine:
         for key, known in (("svd", SVD), ("cache", CACHE)):
             if getattr(self, key) not in known:
                 raise UserError(f"engine.{key}={getattr(self, key)}: choose from: {', '.join(known)}")
+        for key in ("exclude", "stacks", "keep", "ignore"):
+            if isinstance(patterns := getattr(self, key), str):  # not a list of its characters
+                raise UserError(f"engine.{key}={patterns}: give a list of patterns, as in [{patterns!r}]")
 
     @property
     def excluded(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from tsv_exp import UserError
 from tsv_exp.checkpoints.readers import read
+from tsv_exp.checkpoints.vocabulary.conflicts import warn_of_other_tokens
 from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options.options import parse
 
@@ -180,6 +181,16 @@ def test_rows_with_other_tokens_are_named_where_they_are_merged_by_number(folder
     (line,) = [record.getMessage() for record in caplog.records if "vocabulary" in record.getMessage()]
     assert line.startswith(f"row 3 of the vocabulary is {WORDS[3]!r} in the base and {WORDS[-1]!r} in model 'c' (")
     assert line.endswith("rows are merged by number; vocabulary=base or union matches them by token")
+
+
+def test_vocabularies_of_several_languages_are_not_read(folder, caplog):
+    for name in ("base", "a"):
+        (folder / name / "tokenizer.json").unlink()
+        (folder / name / "vocab.json").write_text(f'{{"deu": {{"{name}": 0}}, "fra": {{"b": 0}}}}')
+    warn_of_other_tokens({None: folder / "base", "a": folder / "a"})
+    assert not caplog.records
+    with pytest.raises(UserError, match="its vocabulary is not a table of tokens and rows"):
+        merged(folder, "vocabulary=union", models="a")
 
 
 def test_a_model_without_the_base_s_head_is_named(folder):

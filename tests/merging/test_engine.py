@@ -95,6 +95,13 @@ def test_a_method_from_anywhere():
         (lambda b, f: apply(b, merge(b, f), task="x"), "has no task 'x'"),
         (lambda b, f: apply(b, merge(b, f), float("nan")), "alpha"),
         (lambda b, f: apply({"scale": b["scale"]}, merge(b, f)), "has no tensor 'tall.weight'"),
+        (
+            lambda b, f: apply({name: w.to("meta") for name, w in b.items()}, merge(b, f)),
+            "of the base is without data",
+        ),
+        (lambda b, f: merge(b, f, device="nope"), "^device=nope: no such device on this machine; choose cpu$"),
+        (lambda b, f: merge(b, f, device="xpu:7"), "device=xpu:7: no such device"),
+        (lambda b, f: merge(b, f, engine=Engine(keep="*.bias")), r"engine.keep=\*.bias: give a list of patterns"),
         (lambda b, f: Method.from_config({"name": "x", "_target_": "tsv_exp.nowhere.f"}), "method x: cannot import"),
         (lambda b, f: Method.from_config({"name": "x"}), "no _target_"),
         (

@@ -14,6 +14,7 @@ from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.build import build_algebra, log_fallbacks
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation
+from tsv_exp.merging.inputs.checks import check_kind
 from tsv_exp.merging.inputs.samples import sampled_from
 from tsv_exp.merging.inputs.weights import as_weights
 from tsv_exp.merging.layer import Layer, Moments, Weights
@@ -113,11 +114,8 @@ class Merged:
         for name, shape in self.shapes.items():
             if name not in weights or weights[name].shape != shape:
                 raise UserError(f"{what} has no tensor {name!r} of shape {tuple(shape)}; give the base of this merge")
+            check_kind(weights[name], name, what)
         for name, values in self.samples.items():
-            if weights[name].is_meta:
-                raise UserError(
-                    f"tensor {name!r} of {what} is without data (on the meta device); load the weights first"
-                )
             if not sampled_from(weights[name], values):
                 raise UserError(
                     f"tensor {name!r} of {what} has other values than in the base of this merge; give that base, not a "

@@ -34,6 +34,18 @@ def device_of(wanted: str) -> torch.device:
     return device
 
 
+def usable(device: torch.device | str) -> torch.device:
+    """A device of torch by name, of any kind.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # of torch without it, of a machine without it
+        raise UserError(f"device={device}: no such device on this machine; choose cpu") from error
+
+
 def resolve(precision: str, device: torch.device) -> torch.dtype:
     """The dtype of matrix products for "auto" (bfloat16 if the hardware supports it) or a name in DTYPES.
 

@@ -35,6 +35,8 @@ class Tokens:
             raise UserError(f"{what} is a file without a tokenizer; give its folder, or no vocabulary and tokenizer")
         try:
             found = _fast(folder) or _slow(folder)
+            if found and not all(isinstance(row, int) for row in found[0].values()):
+                raise ValueError("its vocabulary is not a table of tokens and rows")  # one for each language
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"the tokenizer of {folder} cannot be read ({error}); save it with transformers") from error
         if not found:

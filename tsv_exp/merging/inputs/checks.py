@@ -26,7 +26,7 @@ def check_models(base: Weights, finetuned: Mapping[str, Weights], names: Sequenc
         raise UserError("the base has no floating-point tensor to merge; give a checkpoint that holds weights")
     for name, weight in base.items():
         if not matches(name, keep):
-            _check_kind(weight, name, f"the base{file_of(base, name)}")
+            check_kind(weight, name, f"the base{file_of(base, name)}")
     for task, model in finetuned.items():
         what = f"model {task!r}"
         if missing := [name for name in names if name not in model]:
@@ -62,7 +62,7 @@ def _check_tensors(base: Weights, model: Weights, names: Sequence[str], keep: Se
     odd = []
     for name in names:
         tensor = model[name]
-        _check_kind(tensor, name, f"{what}{file_of(model, name)}")
+        check_kind(tensor, name, f"{what}{file_of(model, name)}")
         if tensor.shape != base[name].shape:
             odd.append(name)
         elif not tensor.is_floating_point():
@@ -94,7 +94,8 @@ def _number(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _check_kind(tensor: Tensor, name: str, where: str) -> None:
+def check_kind(tensor: Tensor, name: str, where: str) -> None:
+    """Raise a UserError for a tensor of a kind that cannot be merged."""
     if tensor.is_complex():
         kind, remedy = "complex", option("keep", [name], [], "takes the base's")
     elif tensor.layout is not torch.strided:
