@@ -42,6 +42,24 @@ def test_the_last_token_is_that_before_the_padding() -> None:
     assert found(Last(mask), torch.randn(2, 4, 3), mask) == {"linear.weight": "last"}  # `unused` does not run
 
 
+class Windows(nn.Module):
+    """Attends within windows of two tokens, with positions that all examples share, as Swin and DeBERTa do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window = nn.Linear(3, 3)
+        self.position = nn.Linear(3, 3)
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = self.window(x.reshape(-1, 2, 3)).view(x.shape)
+        return self.linear(inside + self.position(torch.ones(1, x.shape[1], 3))).mean(1)
+
+
+def test_layers_whose_inputs_have_no_axis_of_examples_are_left_out() -> None:
+    assert found(Windows(), torch.randn(2, 4, 3)) == {"linear.weight": "all"}
+
+
 def test_weights() -> None:
     mask = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 1]])
     shape, cpu = (3, 3), torch.device("cpu")

@@ -6,10 +6,13 @@ so does torch.save of a state dict.
 """
 
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.errors import UserError
@@ -28,8 +31,6 @@ def loaded_names(weights: Weights) -> dict[str, str | None]:
     """
     try:
         import transformers
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming, rename_source_key
     except ImportError:
         return {}
     folder = Path(getattr(weights, "path", None) or "").parent
@@ -39,17 +40,25 @@ def loaded_names(weights: Weights) -> dict[str, str | None]:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
             model = getattr(transformers, (config.architectures or [""])[0])(config)
-        rules = get_model_conversion_mapping(model)
+        return _renamed(weights, model)
     except Exception:  # no configuration, or that of another library, or of a model with its own code
         log.debug("transformers does not load %s, so names must match as they are", folder, exc_info=True)
         return {}
     finally:
         transformers.logging.set_verbosity(verbosity)
+
+
+def _renamed(names: Iterable[str], model: Any) -> dict[str, str | None]:
+    """Name in a model of transformers -> name in its file, or None, as in `loaded_names`."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    rules = get_model_conversion_mapping(model)
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     others = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
     expected, prefix = model.state_dict(), model.base_model_prefix
     found: dict[str, str | None] = {}
-    for name in weights:
+    for name in names:
         new, rearranged = rename_source_key(name, renamings, others, prefix, expected)
         found[new] = name if rearranged is None else None
     return found
@@ -62,6 +71,30 @@ def names_in_memory(weights: Weights) -> dict[str, str]:
     """
     loaded = loaded_names(weights)
     return {} if None in loaded.values() else {name: new for new, name in loaded.items() if name is not None}
+
+
+def names_in_module(module: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """Name in a file -> name in a module, for those that the module has: prefixes and names in memory may differ.
+
+    Raises:
+        UserError: the module holds tensors that transformers makes of several in the file.
+    """
+    own = list(module.state_dict())
+    found = match_names(own, names)
+    transformers = sys.modules.get("transformers")  # not imported: no model of it
+    if len(found) < len(names) and transformers is not None and isinstance(module, transformers.PreTrainedModel):
+        try:
+            loaded = _renamed(names, module)
+        except ImportError:  # version 4, with one name only
+            loaded = {}
+        pairs = match_names(own, list(loaded))
+        if joined := next((new for new in pairs.values() if loaded[new] is None), None):
+            raise UserError(
+                f"transformers makes the module's {joined!r} of several tensors of the file, which cannot be served; "
+                "write whole models with tsv-merge task=NAME"
+            )
+        found = max(found, {name: old for name, new in pairs.items() if (old := loaded[new]) is not None}, key=len)
+    return {name: mine for mine, name in found.items()}
 
 
 def match_loaded(base: Weights, own: Sequence[str]) -> tuple[dict[str, str], str | None]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -104,6 +104,13 @@ class Merged:
             given = "needs a task" if task is None else f"has no task {task!r}"
             raise UserError(f"the merge by {self.method.name} {given}; choose from: {', '.join(self.tasks)}")
         return self.tasks.index(task)
+
+    def renamed(self, names: Mapping[str, str]) -> "Merged":
+        """The same merge with some layers under other names: own name -> new name."""
+        tables = {key: getattr(self, key) for key in ("layers", "shapes", "itemsizes", "samples")}
+        return replace(
+            self, **{key: {names.get(name, name): value for name, value in t.items()} for key, t in tables.items()}
+        )
 
     def check_base(self, weights: Weights, what: str) -> None:
         """Check that weights, in any floating-point dtype, are those of the base.

@@ -79,6 +79,10 @@ class FittedRouter:
         }
         return replace(self, layers=moved)
 
+    def renamed(self, names: Mapping[str, str]) -> "FittedRouter":
+        """The same router with some layers under other names: own name -> new name."""
+        return replace(self, layers={names.get(name, name): statistics for name, statistics in self.layers.items()})
+
     def decided(self, layer: str) -> "FittedRouter":
         """The router that scores one layer only."""
         kinds = {name: kind for name, kind in self.supports.items() if name == layer}

@@ -52,7 +52,7 @@ def supports(
     """Layer -> the tokens of its inputs on which the output depends, found by one backward pass.
 
     A layer gets `first` or `last` only if all examples have it, else `all`. Layers that the pass does not reach are
-    left out.
+    left out, and those whose inputs have no axis of examples.
 
     Args:
         network: the network, in evaluation mode.
@@ -82,7 +82,8 @@ def supports(
     kinds: dict[str, Support] = {}
     for (name, probe), gradient in zip(probes.items(), gradients, strict=True):
         used = as_tokens(torch.zeros_like(probe) if gradient is None else gradient, order[name]).any(2)
-        kinds[name] = _support(used, mask)
+        if len(used) == len(outputs):  # not windows of an image, or positions that all examples share
+            kinds[name] = _support(used, mask)
     return kinds
 
 

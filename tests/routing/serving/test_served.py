@@ -119,6 +119,37 @@ def test_the_base_is_known_by_its_values(folder: Path, tmp_path: Path) -> None:
     tsv_exp.load(tmp_path / "old", tuned)
 
 
+def test_names_that_transformers_gives_in_memory(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 12}
+    config = transformers.ViTConfig(**sizes, image_size=4, patch_size=2, num_labels=3)
+    torch.manual_seed(0)
+    module = transformers.ViTForImageClassification(config).eval()
+    module.save_pretrained(tmp_path / "base")
+    generator = torch.Generator().manual_seed(1)
+    for task in "ab":
+        tuned = copy.deepcopy(module)
+        with torch.no_grad():
+            tuned.vit.layers[0].mlp.fc1.weight += 0.1 * torch.randn(12, 8, generator=generator)
+        tuned.save_pretrained(tmp_path / task)
+    words = [f"base={tmp_path}/base", f"models=[{tmp_path}/a,{tmp_path}/b]", f"out={tmp_path}/out", "method=individual"]
+    run(parse([*words, "router=likelihood"]))
+    served = tsv_exp.load(tmp_path / "out", module)
+    wanted = transformers.ViTForImageClassification.from_pretrained(tmp_path / "b").state_dict()
+    for name, weight in served.model("b").state_dict().items():
+        torch.testing.assert_close(weight, wanted[name])
+    assert served.predict({"pixel_values": torch.randn(1, 3, 4, 4)}).tasks[0] in ("a", "b")
+
+
+def test_names_that_differ_by_a_prefix(folder: Path) -> None:
+    served = tsv_exp.load(folder, nn.Sequential(Block(True)))
+    x, _ = inputs(3)
+    wanted = tsv_exp.load(folder, Block(True)).predict(x)
+    found = served.predict(x)
+    assert found.tasks == wanted.tasks
+    torch.testing.assert_close(torch.stack(found.outputs), torch.stack(wanted.outputs))
+
+
 def test_heads_and_features(folder: Path) -> None:
     heads = {task: nn.Linear(5, 2 + number) for number, task in enumerate(TASKS[:2])}
     served = tsv_exp.load(folder, Block(True), heads=heads, features=lambda output: 2 * output)
@@ -187,10 +218,7 @@ def test_the_router_reads_only_what_counts(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (
-            lambda folder: tsv_exp.load(folder, nn.Linear(3, 3)),
-            "the module has no tensor 'blocks.0",
-        ),
+        (lambda folder: tsv_exp.load(folder, nn.Linear(3, 3)), "the module has no tensor 'blocks.0"),
         (lambda folder: tsv_exp.load(folder.parent, Block(True)), "holds no router"),
         (lambda folder: tsv_exp.load(folder, Block(True), heads={"d": nn.Linear(5, 2)}), "there is no task 'd'"),
     ],

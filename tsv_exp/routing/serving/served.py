@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tsv_exp.checkpoints.loaded_names import names_in_module
 from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.errors import UserError
 from tsv_exp.merging.engine import Merged, apply
@@ -70,7 +71,7 @@ class ServedModel:
         """
         if not self._fitted.supports:
             with torch.inference_mode(False):  # tensors of inference mode have no gradients
-                few = map_tensors(lambda tensor: tensor[:PROBES].clone(), inputs)
+                few = map_tensors(_probes, inputs)
             self._fitted.prepare(self._base, lambda: self._features(_call(self._base, few)), padding_mask(few))
             self._fitted = self._fitted.to(next(iter(self._state.values())).device)
         with torch.inference_mode():
@@ -139,7 +140,8 @@ def load(
     Args:
         folder: its output folder.
         module: the base model with the weights of the merge's base, on any device and in any floating-point dtype; its
-            parameters have the names of the base file. It is not changed, except for being set to evaluation mode.
+            parameters have the names of the base file, up to a prefix, or those that transformers gives them. It is
+            not changed, except for being set to evaluation mode.
         heads: task -> function from the features (B, ...) of the inputs to their outputs; a task may have none.
         features: extracts the features (B, ...) from the module's output; None: the output itself, or the first entry
             of a tuple or mapping.
@@ -153,7 +155,13 @@ def load(
         raise UserError(f"{folder}: its router and its models have different tasks; merge again")
     if unknown := sorted(set(heads or ()) - set(merged.tasks)):
         raise UserError(f"heads: there is no task {unknown[0]!r}; choose from: {', '.join(merged.tasks)}")
-    return ServedModel(module, merged, fitted, heads or {}, features or _main)
+    names = names_in_module(module, list(merged.shapes))
+    return ServedModel(module, merged.renamed(names), fitted.renamed(names), heads or {}, features or _main)
+
+
+def _probes(inputs: Tensor) -> Tensor:
+    """The first inputs, at least two: layers without an axis of examples are then known by their inputs' shape."""
+    return (inputs if len(inputs) > 1 else inputs[[0, 0]])[:PROBES].clone()
 
 
 def _call(module: nn.Module, inputs: Any) -> Any:
