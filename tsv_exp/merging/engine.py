@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.storage.digests import digest
 
 log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 
 class MergingMethod(Protocol):
@@ -107,9 +109,16 @@ class Merged:
 
     def renamed(self, names: Mapping[str, str]) -> "Merged":
         """The same merge with some layers under other names: own name -> new name."""
-        tables = {key: getattr(self, key) for key in ("layers", "shapes", "itemsizes", "samples")}
+
+        def new(table: Mapping[str, Value]) -> dict[str, Value]:
+            return {names.get(name, name): value for name, value in table.items()}
+
         return replace(
-            self, **{key: {names.get(name, name): value for name, value in t.items()} for key, t in tables.items()}
+            self,
+            layers=new(self.layers),
+            shapes=new(self.shapes),
+            itemsizes=new(self.itemsizes),
+            samples=new(self.samples),
         )
 
     def check_base(self, weights: Weights, what: str) -> None:
