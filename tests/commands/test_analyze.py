@@ -71,6 +71,18 @@ def test_a_single_model_needs_no_list(files):
     assert "<p>1 task (task1), " in report.paths[0].read_text().replace("\n", "")
 
 
+def test_a_state_dict_with_the_names_in_memory(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    model = transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=4, patch_size=2))
+    model.save_pretrained(tmp_path / "base")
+    torch.save({name: weight + 0.1 for name, weight in model.state_dict().items()}, tmp_path / "a.pt")
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        words = [f"base={tmp_path}/base", f"models={tmp_path}/a.pt", "engine.cache=off"]
+        report = run(compose("analyze", words), tmp_path / "out")
+    assert "<p>1 task (a), " in report.paths[0].read_text().replace("\n", "")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -15,6 +15,7 @@ from tsv_exp.checkpoints.folders import ADAPTER_FILES, is_shard, weights_file
 from tsv_exp.checkpoints.formats import SUFFIXES
 from tsv_exp.checkpoints.hub import downloads
 from tsv_exp.checkpoints.hub import failures as hub
+from tsv_exp.checkpoints.loaded_names import with_names_of
 from tsv_exp.checkpoints.readers import CONFIGURATION, Reader, read
 from tsv_exp.errors import UserError
 from tsv_exp.runtime.messages.os_errors import explain
@@ -57,6 +58,23 @@ def open_weights(
     if base is None:
         raise _no_model(path)
     return Adapter(file.parent, read(file), base, keep, ignore)
+
+
+def open_models(
+    sources: Mapping[str, str | Path],
+    base: Mapping[str, Tensor],
+    keep: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+) -> dict[str, Mapping[str, Tensor]]:
+    """The weights of the models of a base by task, under its names, where one side has those in memory.
+
+    Raises:
+        UserError: as `open_weights`, or as `with_names_of`.
+    """
+    return {
+        task: with_names_of(base, open_weights(source, base, keep, ignore), f"model {task!r}")
+        for task, source in sources.items()
+    }
 
 
 def stored(source: str) -> Reader | None:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tsv_exp.analyze.analysis import analyze, check_count, propose
 from tsv_exp.arguments import check_nodes
-from tsv_exp.checkpoints.sources import local, open_weights
+from tsv_exp.checkpoints.sources import local, open_models, open_weights
 from tsv_exp.config import EXCLUDE, Engine, plain_values
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.checks.model import check_paths
@@ -33,7 +33,7 @@ def run(cfg: DictConfig, folder: Path) -> Report:
     with bar("opening the weights", None):
         from tsv_exp.analyze.write import summary, write_analysis  # a slow import: matplotlib
 
-        name, base, models, exclude = weights(cfg)
+        name, base, models, exclude = weights(cfg, engine)
     if cfg.select is not None:
         check_count(cfg.select, len(models))  # checked before the long computation
     analysis = analyze(
@@ -59,7 +59,7 @@ def run(cfg: DictConfig, folder: Path) -> Report:
     return report
 
 
-def weights(cfg: DictConfig) -> tuple[str, Weights, Mapping[str, Weights], Sequence[str]]:
+def weights(cfg: DictConfig, engine: Engine) -> tuple[str, Weights, Mapping[str, Weights], Sequence[str]]:
     """Name, base, fine-tuned weights by task, and excluded parameters: the model's, or those of given checkpoints."""
     given = _given(cfg)
     if cfg.base is None:
@@ -68,7 +68,7 @@ def weights(cfg: DictConfig) -> tuple[str, Weights, Mapping[str, Weights], Seque
         tasks = [model.task(name, definition) for name, definition in chosen]
         return model.name, model.base(), model.finetuned(tasks), model.exclude
     base = open_weights(cfg.base)
-    return str(cfg.base), base, {task: open_weights(path, base) for task, path in _paths(given).items()}, EXCLUDE
+    return str(cfg.base), base, open_models(_paths(given), base, engine.keep, engine.ignore), EXCLUDE
 
 
 def _paths(given: Any) -> dict[str, str]:

@@ -11,8 +11,7 @@ from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.lora_config import changes_base
 from tsv_exp.checkpoints.configuration import Configuration
 from tsv_exp.checkpoints.folders import existing_weights_file
-from tsv_exp.checkpoints.loaded_names import with_names_of
-from tsv_exp.checkpoints.sources import adapter_file, folder_of, locate, open_weights, stored
+from tsv_exp.checkpoints.sources import adapter_file, folder_of, locate, open_models, open_weights, stored
 from tsv_exp.checkpoints.vocabulary import rows as vocabularies
 from tsv_exp.checkpoints.vocabulary.conflicts import warn_of_other_tokens
 from tsv_exp.config import Engine
@@ -78,10 +77,7 @@ class Inputs:
                 raise UserError(f"base is missing; model {other!r} is no adapter in PEFT's format, so it is needed")
             found = {"base": locate(options.base)} | found
             base = open_weights(options.base)
-            models = {
-                task: with_names_of(base, open_weights(path, base, options.keep, options.ignore), f"model {task!r}")
-                for task, path in options.models.items()
-            }
+            models = open_models(options.models, base, options.keep, options.ignore)
         if not options.component:
             check_patterns(options, [base], (name for model in models.values() for name in own_names(model)))
         vocabulary = None
