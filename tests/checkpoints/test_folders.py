@@ -35,6 +35,7 @@ def test_a_broken_link_is_named(tmp_path):
     [
         (["model-00001-of-00002.safetensors"], "is a shard, and its index"),
         (["consolidated.safetensors"], "give the path of one file, such as .*consolidated.safetensors"),
+        (["merged.json", "merged-00001-of-00002.safetensors"], "a model per task; merge again with task=NAME"),
         (["model.gguf"], "model.gguf has an unsupported format"),
         (
             ["checkpoint-5/model.safetensors", "checkpoint-9/model.safetensors"],
