@@ -51,6 +51,20 @@ def test_shards_dtype_parameters_and_named_tasks(files, tmp_path):
     )
 
 
+@pytest.mark.parametrize("words", [["alpha=1e30", "dtype=bfloat16"], ["method=tsv_c", "dtype=float16"]])
+def test_what_was_written_before_a_value_that_cannot_be_does_not_stop_the_corrected_command(tmp_path, words):
+    tensors = {f"{name}.weight": torch.full((4, 5), float(i)) for i, name in enumerate("abc")}
+    save_file(tensors, tmp_path / "base.safetensors")
+    tensors = {name: weight + 1 for name, weight in tensors.items()}
+    save_file(tensors | {"c.weight": torch.full((4, 5), 1e30)}, tmp_path / "a.safetensors")
+    given = [f"base={tmp_path}/base.safetensors", f"models={tmp_path}/a.safetensors", f"out={tmp_path}/out"]
+    with pytest.raises(UserError, match=r"tensor 'c.weight.*' of the result is too large"):
+        run(parse([*given, "shard_mb=1e-4", *words]))
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == [".tsv-merge", "writing.lock"]
+    run(parse([*given, "shard_mb=1e-4"]))
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 3
+
+
 @pytest.mark.parametrize("method", PER_TASK)
 def test_methods_with_a_model_per_task(files, tmp_path, method):
     base, finetuned, words = files

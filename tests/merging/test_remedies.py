@@ -12,6 +12,7 @@ LAYERS = range(4)
     [
         (["a.b", "c[1].d"], [], "'a.b', 'c[[]1].d'"),  # few names stay as they are
         (["head.0.w", "head.1.w", "head.2.w", "head.3.w"], ["body.w"], "'head.*'"),
+        ([f"h.11.{part}.w" for part in "abcd"], ["h.1.a.w", "h.11"], "'h.11.*'"),
         ([f"h.{i}.rope.freq" for i in LAYERS], ["h.0.w"], "'*.rope.freq'"),
         ([f"h.{i}.a.fc.base.w" for i in LAYERS], ["h.0.b.fc.base.w"], "'h.*.a.fc.base.w'"),
         ([f"h.{i}.{part}.bias" for i in LAYERS for part in "abcd"], ["h.0.a.w"], "'*.bias'"),

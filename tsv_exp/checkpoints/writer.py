@@ -123,6 +123,16 @@ class Output:
         with atomic(self.folder / STATE / f"{file.name}.sha256") as path:
             path.write_text(hashed.digest.hexdigest())
 
+    def discard(self) -> None:
+        """Remove what was written, after an error that the same command would meet again; another merge's stays."""
+        if self._ours():
+            for file in self.files:
+                if (self._marker.parent / f"{file.name}.sha256").is_file():
+                    file.unlink(missing_ok=True)
+            for record in self._marker.parent.iterdir():
+                if record.suffix != ".lock":  # others may wait for it
+                    record.unlink()
+
     def piece(self, file: Path, names: Sequence[str]) -> Path:
         """Where a part of a file is stored until all parts exist."""
         return self.folder / STATE / f"{file.stem}-{digest(list(names))[:16]}.safetensors"

@@ -87,7 +87,12 @@ def merge_model(options: Options, plan: Plan) -> Finished | None:
                 if output.finished(output.files[whole]) or output.finished(file):
                     progress.advance(shown, len(names))
                 else:
-                    output.write(file, *form.content(names, lambda: progress.advance(shown)))
+                    try:
+                        output.write(file, *form.content(names, lambda: progress.advance(shown)))
+                    except UserError as error:
+                        if world == 1 and error.__cause__ is None:  # of values, not of the system
+                            output.discard()
+                        raise
                     record.save(file, form.work.measured)
         log_fallbacks(algebra)
         wait()

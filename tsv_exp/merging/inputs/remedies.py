@@ -34,6 +34,7 @@ def _shortened(tensors: Sequence[str], others: Sequence[str]) -> list[str]:
     if len(tensors) > _SHOWN:
         ways = (
             (f"{name.partition('.')[0]}.*" for name in tensors),  # a module
+            (re.sub(r"(\.\d+)\..*", r"\1.*", name) for name in tensors),  # a layer
             (f"*.{'.'.join(name.split('.')[-2:])}" for name in tensors),  # a buffer of every layer
             (re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in tensors),  # tensors of every layer
             (f"*.{name.rpartition('.')[2]}" for name in tensors),  # all biases
