@@ -37,6 +37,21 @@ def test_tied_weights_that_one_side_lacks():
     same(apply(short, merge(short, finetuned, "task_arithmetic")), without(expected, "head.weight"))
 
 
+def test_the_base_has_one_of_two_tied_weights_and_a_model_the_other():
+    base, finetuned = zoo(2)
+    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+    for model in (base, *finetuned.values()):
+        model[embedding] = model.pop("tall.weight")
+    expected = apply(base, merge(base, finetuned))
+    renamed = {task: without(model, embedding) | {head: model[embedding]} for task, model in finetuned.items()}
+    same(apply(base, merge(base, renamed)), expected)
+    other = without(base, embedding) | {head: base[embedding]}
+    same(apply(other, merge(other, finetuned)), without(expected, embedding) | {head: expected[embedding]})
+    renamed["task0"][head] = torch.ones(3, 2)
+    with pytest.raises(UserError, match=r"lacks the tensor 'model.embed_tokens.weight'"):
+        merge(base, renamed)
+
+
 def test_weights_that_are_not_tied_any_more_are_named():
     base, finetuned = tied()
     changed = finetuned["task0"] | {"head.weight": base["tall.weight"] + 1}

@@ -1,6 +1,7 @@
 """A model under the names of its base: prefixes, tied weights, and ignored tensors."""
 
 import logging
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -13,6 +14,9 @@ from tsv_exp.runtime.messages.counts import counted
 
 log = logging.getLogger(__name__)
 
+_EMBEDDING = re.compile(r"(embed\w*|wte|shared)\.weight$")
+_HEAD = re.compile(r"(.*\.)?(lm_head|embed_out|output_projection|decoder)\.weight")
+
 
 def align(
     base: Weights, model: Weights, keep: Sequence[str] = (), ignore: Sequence[str] = (), what: str = "a model"
@@ -21,6 +25,7 @@ def align(
 
     A tensor that the model lacks is taken to be tied to another where the two are equal in the base (an output head and
     the embedding, of which transformers saves one); so is one that the base lacks and that equals another of the model.
+    Of two tied tensors, the base may hold the embedding and the model the head (safetensors' save_model).
 
     Args:
         base: the pre-trained weights.
@@ -37,9 +42,13 @@ def align(
     for name in [name for name in base if name not in names and not matches(name, keep)]:
         if (twin := _twin(base, name, list(names))) is not None:
             names[name] = names[twin]
-    for name in own:
-        if name not in taken and _twin(model, name, list(taken)) is None:
-            names.setdefault(name, name)
+    extra = [name for name in own if name not in taken and _twin(model, name, list(taken)) is None]
+    missing = [name for name in base if name not in names and not matches(name, keep)]
+    if len(extra) == len(missing) == 1 and _one_tied(missing[0], extra[0]):
+        if model[extra[0]].shape == base[missing[0]].shape:
+            names[missing[0]] = extra.pop()
+    for name in extra:
+        names.setdefault(name, name)
     if len(names) == len(model) and all(name == partner for name, partner in names.items()):
         return model
     if other := [name for name, own in names.items() if name != own]:
@@ -77,6 +86,11 @@ def _prefixes(name: str, other: str) -> tuple[str, str]:
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a name matches one of the patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _one_tied(name: str, other: str) -> bool:
+    """Whether one is the name of an embedding and one that of an output head."""
+    return any(_EMBEDDING.search(a) and _HEAD.fullmatch(b) for a, b in ((name, other), (other, name)))
 
 
 def _twin(weights: Weights, name: str, others: Sequence[str]) -> str | None:
