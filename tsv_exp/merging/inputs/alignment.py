@@ -44,9 +44,9 @@ def align(
             names[name] = names[twin]
     extra = [name for name in own if name not in taken and _twin(model, name, list(taken)) is None]
     missing = [name for name in base if name not in names and not matches(name, keep)]
-    if len(extra) == len(missing) == 1 and _one_tied(missing[0], extra[0]):
-        if model[extra[0]].shape == base[missing[0]].shape:
-            names[missing[0]] = extra.pop()
+    pair = len(extra) == len(missing) == 1 and _one_tied(missing[0], extra[0])
+    if pair and model[extra[0]].shape == base[missing[0]].shape:
+        names[missing[0]] = extra.pop()
     for name in extra:
         names.setdefault(name, name)
     if len(names) == len(model) and all(name == partner for name, partner in names.items()):
