@@ -69,6 +69,11 @@ def test_what_is_changed(folder, tmp_path):
         "model_type": "x",
         "text_config": {"torch_dtype": "bfloat16", "vocab_size": 12},
     }
+    other = {"vocab_size": 9, "qformer_config": {"vocab_size": 5}}  # a vocabulary of its own
+    (folder / "config.json").write_text(json.dumps(other))
+    Configuration(folder, values=values).write(tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    assert config == other | {"vocab_size": 12}
     assert written(tmp_path / "out") == {name for name in COPIED if not name.endswith(".jinja")} | {"tokenizer.json"}
     assert "float32" in (tmp_path / "out" / "1_Pooling" / "config.json").read_text()
 

@@ -199,3 +199,27 @@ def test_a_model_without_the_base_s_head_is_named(folder):
     save_file(weights, folder / "a" / "model.safetensors")
     with pytest.raises(UserError, match=r"model 'a' .* lacks the tensor 'lm_head.weight' of the base"):
         merged(folder, "vocabulary=union", models="a")
+
+
+def test_a_bias_with_one_row_and_an_entry_for_each_token(folder):
+    """BART's final_logits_bias (1, vocab_size)."""
+    biases = {name: torch.rand(1, PADDED + len(ADDED[name]) // 2) for name in ("base", "a")}
+    for name, bias in biases.items():
+        save_file(dict(read(folder / name).items()) | {"bias": bias}, folder / name / "model.safetensors")
+    run(
+        parse(
+            [
+                f"base={folder}/base",
+                f"models={folder}/a",
+                f"out={folder}/out",
+                "vocabulary=union",
+                "method=individual",
+                "task=a",
+            ]
+        )
+    )
+    found, tokens = read(folder / "out")["bias"], transformers.AutoTokenizer.from_pretrained(folder / "a").get_vocab()
+    merged = transformers.AutoTokenizer.from_pretrained(folder / "out").get_vocab()
+    assert found.shape == (1, PADDED + 1)
+    for token, row in merged.items():
+        torch.testing.assert_close(found[0, row], biases["a"][0, tokens[token]])

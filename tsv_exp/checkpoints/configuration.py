@@ -113,7 +113,8 @@ class Configuration:
         if file != Path("config.json") or not changes:
             shutil.copyfile(self.folder / file, target)
             return
-        changed = _changed(self._config(self.folder / file), changes) | added
+        config = self._config(self.folder / file)
+        changed = _changed(config, changes, next(iter(_all(config, "vocab_size")), None)) | added
         target.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -143,9 +144,12 @@ def _all(config: Any, key: str) -> list[Any]:
     return own + [value for part in config.values() for value in _all(part, key)]
 
 
-def _changed(config: Any, values: Mapping[str, Any]) -> Any:
-    """A configuration with new values for the keys that it has, including nested ones."""
+def _changed(config: Any, values: Mapping[str, Any], size: int | None) -> Any:
+    """A configuration with new values for the keys that it has, including nested ones.
+
+    A vocabulary of another size than `size` is that of another part (the Q-former of InstructBLIP).
+    """
     if not isinstance(config, dict):
         return config
-    changed = {key: _changed(value, values) for key, value in config.items()}
-    return changed | {key: values[key] for key in values if config.get(key) is not None}
+    known = [key for key in values if config.get(key) is not None and (key != "vocab_size" or config[key] == size)]
+    return {key: _changed(value, values, size) for key, value in config.items()} | {key: values[key] for key in known}

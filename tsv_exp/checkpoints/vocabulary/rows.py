@@ -59,16 +59,22 @@ class _Rows(View):
         self._made: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        own = super().__getitem__(name)
+        stored = super().__getitem__(name)
         if name not in self._vocabulary.names:
-            return own
+            return stored
+        if name in self._made:
+            return self._made[name]
+        own, rows = _by_token(stored), self._vocabulary.base
         if self._task is not None:
             rows = self._vocabulary.models[self._task]
-            return own if _same(rows, own) else _filled(own, rows, self._others[name].to(own.dtype))
-        if name not in self._made:
-            rows = self._vocabulary.base
-            self._made[name] = own if _same(rows, own) else _filled(own, rows, self._means(name, own))
-        return self._made[name]
+        if _same(rows, own):
+            return stored
+        rest = self._means(name, own) if self._task is None else _by_token(self._others[name]).to(own.dtype)
+        filled = _filled(own, rows, rest)
+        made = filled if own is stored else filled.mT
+        if self._task is None:
+            self._made[name] = made
+        return made
 
     def _means(self, name: str, own: Tensor) -> Tensor:
         """For every row of the result, the mean over the models that have it."""
@@ -79,9 +85,14 @@ class _Rows(View):
             rows = self._vocabulary.models[task]
             wanted = (missing & (rows >= 0)).nonzero().flatten()
             if len(wanted) and name in model:
-                total[wanted] += model[name][rows[wanted]].float()
+                total[wanted] += _by_token(model[name])[rows[wanted]].float()
                 count[wanted] += 1
         return (total / count.clamp(min=1).view(-1, *[1] * (own.dim() - 1))).to(own.dtype)
+
+
+def _by_token(weight: Tensor) -> Tensor:
+    """The tensor with a row for each token; BART's final_logits_bias has one row with an entry for each."""
+    return weight.mT if weight.dim() == 2 and len(weight) == 1 else weight
 
 
 def _same(rows: Tensor, own: Tensor) -> bool:
@@ -133,7 +144,10 @@ def plan(
     rows = max(size, 1 + max(target.values(), default=-1))
     files = carried.with_added(new) if new else {}
     own = _index(target, tokens[None].rows, rows, size, unnamed=True)
-    sizes = {task: next((len(model[name]) for name in names if name in model), size) for task, model in models.items()}
+    sizes = {
+        task: next((len(_by_token(model[name])) for name in names if name in model), size)
+        for task, model in models.items()
+    }
     found = {task: _index(target, tokens[task].rows, rows, sizes[task], unnamed=False) for task in models}
     _warn_of_zeros(target, own, found)
     values: dict[str, Any] = {"vocab_size": rows} if rows != size else {}
@@ -163,11 +177,13 @@ def _names(
     own = {task: _configured_size(folders[task]) for task in models}
 
     def fits(name: str, weight: Tensor) -> bool:
-        if not weight.is_floating_point() or not weight.dim() or len(weight) != size:
+        if not weight.is_floating_point() or not weight.dim() or len(_by_token(weight)) != size:
             return False
         if _NUMBERED.search(name) and not _OF_TOKENS.search(name):
             return False
-        theirs = [(len(model[name]), own[task]) for task, model in models.items() if name in model and own[task]]
+        theirs = [
+            (len(_by_token(model[name])), own[task]) for task, model in models.items() if name in model and own[task]
+        ]
         return all(rows == wanted for rows, wanted in theirs)
 
     return tuple(name for name, weight in base.items() if fits(name, weight))
