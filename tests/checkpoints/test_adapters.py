@@ -214,55 +214,6 @@ def test_what_is_ignored_or_kept_is_not_changed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "untie", "refused"),
-    [
-        ({"modules_to_save": ["embed_tokens"]}, False, True),
-        ({"target_modules": ["q_proj", "embed_tokens"]}, False, True),
-        ({"modules_to_save": ["embed_tokens"]}, True, False),
-        ({"target_modules": ["q_proj", "embed_tokens"]}, True, False),
-        ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, False, False),
-        ({"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}, False, False),
-    ],
-)
-def test_an_embedding_to_which_the_base_ties_its_head(tmp_path, options, untie, refused):
-    """PEFT's adapter leaves the head as it was, so that the merged model needs one of its own."""
-    import peft
-    import transformers
-
-    config = transformers.LlamaConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        vocab_size=30,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(config)
-    model.save_pretrained(tmp_path / "base")
-    if untie:
-        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
-        model.config.tie_word_embeddings = False
-        model.save_pretrained(tmp_path / "base")
-    adapter = peft.get_peft_model(model, peft.LoraConfig(r=2, **{"target_modules": ["q_proj"]} | options))
-    for parameter in adapter.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter) * parameter.requires_grad
-    adapter.save_pretrained(tmp_path / "lora")
-    base = open_weights(tmp_path / "base")
-    if refused:
-        with pytest.raises(UserError, match=r"changes the embedding .* and not the output head"):
-            open_weights(tmp_path / "lora", base)
-        open_weights(tmp_path / "lora", base, ignore=["model.embed_tokens.weight"])
-        return
-    merged, other = (transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base") for _ in range(2))
-    adapter = peft.PeftModel.from_pretrained(other, tmp_path / "lora").eval()
-    weights = open_weights(tmp_path / "lora", base)
-    merged.load_state_dict({name: weights[name] for name in base}, strict=False)
-    tokens = torch.arange(9).view(1, -1)
-    torch.testing.assert_close(merged(tokens).logits, adapter(tokens).logits, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
     "name",
     ["base_model.model.a.lora_A.weight", "unet.a.lora.up.weight", "lora_unet_a.lora_down.weight", "unet.a.hada_w1_a"],
 )

@@ -2,18 +2,13 @@
 
 import json
 import shutil
-from contextlib import nullcontext
 
 import pytest
 import torch
-from adapters import adapter, llama, logits
+from adapters import adapter, agree, llama, logits, plain_adapter
 from safetensors.torch import load_file, save_file
 
 from tsv_exp import UserError
-from tsv_exp.checkpoints.adapters.base_names import check_names
-from tsv_exp.checkpoints.adapters.factors import Adapter
-from tsv_exp.checkpoints.loaded_names import loaded_names
-from tsv_exp.checkpoints.readers import read
 from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options.options import parse
 
@@ -163,22 +158,6 @@ def test_adapters_that_change_the_base_need_it(folder, tmp_path, kind):
     assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["r"] == 2 * 3 + 4
 
 
-def agree(lora, dense, base, changed, transposed=False):
-    """That B A of every module is the change of its weight, of so many weights."""
-    factors, merged, start = (load_file(folder / file) for folder, file in zip((lora, dense, base), FILES, strict=True))
-    modules = [
-        key.removeprefix("base_model.model.").removesuffix(".lora_A.weight") for key in factors if "lora_A" in key
-    ]
-    for module in modules:
-        b, a = (factors[f"base_model.model.{module}.lora_{side}.weight"].double() for side in "BA")
-        delta = merged[f"{module}.weight"].double() - start[f"{module}.weight"].double()
-        assert ((b @ a).mT if transposed else b @ a).sub(delta).norm() < 1e-5 * delta.norm()
-    assert len(modules) == changed
-
-
-FILES = ("adapter_model.safetensors", "model.safetensors", "model.safetensors")
-
-
 def test_modules_that_no_two_adapters_share(folder, tmp_path, caplog):
     adapter(folder / "base", tmp_path / "mlp", 5, target_modules=["up_proj"], layers_to_transform=[1])
     run(parse([f"models=[{folder / 'b'},{tmp_path / 'mlp'}]", f"out={tmp_path / 'out'}", "form=lora"]))
@@ -228,26 +207,6 @@ def test_weights_multiply_adapters(folder, tmp_path):
     assert (product(tmp_path / "out") - expected).norm() < 1e-5 * expected.norm()
 
 
-def test_extraction_of_layers_that_are_stored_transposed(tmp_path):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    for seed, name in enumerate(("base", "a", "b")):
-        torch.manual_seed(seed)
-        GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=30, n_positions=8)).save_pretrained(
-            tmp_path / name
-        )
-    words = [f"base={tmp_path / 'base'}", f"models=[{tmp_path / 'a'},{tmp_path / 'b'}]", "method=task_arithmetic"]
-    run(parse([*words, f"out={tmp_path / 'lora'}", "form=lora", "rank=16"]))
-    run(parse([*words, f"out={tmp_path / 'dense'}"]))
-    agree(tmp_path / "lora", tmp_path / "dense", tmp_path / "base", 4, transposed=True)
-    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["fan_in_fan_out"]
-    base = load_file(tmp_path / "base" / "model.safetensors")
-    save_file({name: weight for name, weight in base.items() if "bias" not in name}, tmp_path / "unknown.safetensors")
-    unknown = [f"{key}={tmp_path / 'unknown.safetensors'}" for key in ("base", "models")]
-    with pytest.raises(UserError, match=r"may be stored transposed .* config.json"):
-        run(parse([*unknown, f"out={tmp_path / 'none'}", "form=lora", "rank=2"]))
-
-
 @pytest.mark.parametrize(
     ("dtypes", "expected"),
     [
@@ -280,15 +239,6 @@ def test_adapters_of_different_dtypes(tmp_path, dtypes, expected):
     torch.testing.assert_close(b @ a, 2 * torch.eye(4, 6).double() * (torch.arange(6) < 2), rtol=0.13, atol=0)
 
 
-def plain_adapter(folder, module, size=8):
-    """An adapter of rank 1 of one square module."""
-    folder.mkdir()
-    key = f"base_model.model.{module}"
-    factors = {f"{key}.lora_A.weight": torch.ones(1, size), f"{key}.lora_B.weight": torch.ones(size, 1)}
-    save_file(factors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 1}')
-
-
 def test_a_base_that_is_not_that_of_the_adapters(folder, tmp_path):
     words = [f"out={tmp_path / 'out'}", "form=lora", "method=task_arithmetic"]
     plain_adapter(tmp_path / "lora", "model.layers.0.self_attn.q_proj", size=7)  # a name of the base, in another shape
@@ -305,84 +255,3 @@ def test_a_base_of_the_hub_is_named_and_not_downloaded(folder, tmp_path, monkeyp
     run(parse(["base=owner/name", models(folder), f"out={tmp_path / 'out'}", "form=lora"]))
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "owner/name"
-
-
-def test_linear_layers_whose_names_are_like_those_of_embeddings(tmp_path):
-    module = "time_embedding.linear_1"
-    for name in "ab":
-        plain_adapter(tmp_path / name, module)
-    run(parse([f"models=[{tmp_path / 'a'},{tmp_path / 'b'}]", f"out={tmp_path / 'out'}", "form=lora"]))
-    found = load_file(tmp_path / "out" / "adapter_model.safetensors")
-    assert set(found) == {f"base_model.model.{module}.lora_{side}.weight" for side in "AB"}
-
-
-def test_convolutions_are_told_the_remedy(tmp_path):
-    plain_adapter(tmp_path / "a", "conv1")
-    file = tmp_path / "a" / "adapter_model.safetensors"
-    tensors = {key: tensor[..., None, None].clone() for key, tensor in load_file(file).items()}
-    save_file(tensors | {key.replace("conv1", "fc"): t[..., 0, 0].clone() for key, t in tensors.items()}, file)
-    words = [f"models=[{tmp_path / 'a'}]", f"out={tmp_path / 'out'}", "form=lora"]
-    with pytest.raises(UserError, match=r"'conv1' is a convolution; .*\"ignore=\['conv1.weight'\]\" leaves out"):
-        run(parse(words))
-    run(parse([*words, "ignore=['conv1.weight']"]))
-
-
-def test_names_of_two_versions_of_transformers(tmp_path):
-    from transformers import ViTConfig, ViTModel
-
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    ViTModel(ViTConfig(**sizes, image_size=4, patch_size=2)).save_pretrained(tmp_path / "base")
-    stored = read(tmp_path / "base")
-    renamed = {new: old for new, old in loaded_names(stored).items() if new != old and stored[old].shape == (8, 8)}
-    loaded, file = next(iter(renamed.items()))
-    for name, weight in (("new", loaded), ("old", file)):
-        plain_adapter(tmp_path / name, weight.removesuffix(".weight"))
-    words = [f"models=[{tmp_path / 'new'},{tmp_path / 'old'}]", f"out={tmp_path / 'out'}", "form=lora"]
-    with pytest.raises(UserError, match=r"models 'new' and 'old' have different names for one module"):
-        run(parse([f"base={tmp_path / 'base'}", *words]))
-    for name in ("new", "old"):
-        content = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "base_model_name_or_path": "base"}
-        (tmp_path / name / "adapter_config.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"may be one module in two versions of transformers; give base=FOLDER"):
-        run(parse(words))
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "refused"),
-    [
-        (
-            ["encoder.layer.0.attention.query", "encoder.layer.0.fc"],
-            ["encoder.layer.0.q_proj", "encoder.layer.0.fc"],
-            1,
-        ),
-        (["layers.0.q_proj"], ["layers.0.up_proj"], 0),  # other shapes
-        (["layers.0.q_proj"], ["layers.1.q_proj"], 0),  # other layers
-        (["layers.0.q_proj", "layers.0.v_proj"], ["layers.0.q_proj"], 0),
-        (["layers.0.q_proj"], ["layers.0.q_proj", "layers.1.v_proj"], 0),
-    ],
-)
-def test_modules_that_may_have_two_names(tmp_path, first, second, refused):
-    found = {}
-    for task, modules in (("a", first), ("b", second)):
-        factors = {m: (torch.ones(6 if "up_proj" in m else 8, 1), torch.ones(1, 8), 1.0) for m in modules}
-        found[task] = Adapter(tmp_path, {}, factors, tuple(modules))
-    with pytest.raises(UserError, match="may be one module") if refused else nullcontext():
-        check_names(found)
-
-
-def test_an_adapter_from_a_model_that_transformers_renames_in_memory(tmp_path):
-    from peft import PeftModel
-    from transformers import ViTConfig, ViTModel
-
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    config = ViTConfig(**sizes, image_size=4, patch_size=2)
-    base, tuned = ViTModel(config), ViTModel(config)
-    base.save_pretrained(tmp_path / "base")
-    tuned.save_pretrained(tmp_path / "tuned")
-    words = [f"base={tmp_path / 'base'}", f"models=[{tmp_path / 'tuned'}]", f"out={tmp_path / 'out'}"]
-    run(parse([*words, "form=lora", "rank=8", "method=weight_average"]))
-    wanted = {name: weight for name, weight in tuned.state_dict().items() if weight.dim() == 2}
-    merged = PeftModel.from_pretrained(base, tmp_path / "out").merge_and_unload().state_dict()
-    assert len(wanted) == 7
-    for name, weight in wanted.items():
-        torch.testing.assert_close(merged[name], weight)

@@ -3,6 +3,9 @@
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
+
+FILES = ("adapter_model.safetensors", "model.safetensors", "model.safetensors")
 
 
 def llama(folder: Path, seed: int = 0):
@@ -42,3 +45,25 @@ def logits(model) -> torch.Tensor:
     """What a language model answers to a fixed text."""
     with torch.inference_mode():
         return model(torch.arange(12).view(1, -1)).logits
+
+
+def plain_adapter(folder, module, size=8):
+    """An adapter of rank 1 of one square module."""
+    folder.mkdir()
+    key = f"base_model.model.{module}"
+    factors = {f"{key}.lora_A.weight": torch.ones(1, size), f"{key}.lora_B.weight": torch.ones(size, 1)}
+    save_file(factors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 1}')
+
+
+def agree(lora, dense, base, changed, transposed=False):
+    """That B A of every module is the change of its weight, of so many weights."""
+    factors, merged, start = (load_file(folder / file) for folder, file in zip((lora, dense, base), FILES, strict=True))
+    modules = [
+        key.removeprefix("base_model.model.").removesuffix(".lora_A.weight") for key in factors if "lora_A" in key
+    ]
+    for module in modules:
+        b, a = (factors[f"base_model.model.{module}.lora_{side}.weight"].double() for side in "BA")
+        delta = merged[f"{module}.weight"].double() - start[f"{module}.weight"].double()
+        assert ((b @ a).mT if transposed else b @ a).sub(delta).norm() < 1e-5 * delta.norm()
+    assert len(modules) == changed

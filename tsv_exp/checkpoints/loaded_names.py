@@ -7,7 +7,8 @@ so does torch.save of a state dict.
 
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +30,39 @@ def loaded_names(weights: Weights) -> dict[str, str | None]:
     The rules are transformers' own, for the architecture in the config.json beside the file. There are none without
     that file, or without transformers 5.
     """
+    model = _model(weights)
+    return {} if model is None else _renamed(weights, model)
+
+
+def _model(weights: Weights) -> Any:
+    """The model of transformers in the config.json beside the weights, without data; None if there is none."""
     try:
         import transformers
     except ImportError:
-        return {}
+        return None
+    if find_spec("transformers.conversion_mapping") is None:  # version 4, where the names are those of the file
+        return None
     folder = Path(getattr(weights, "path", None) or "").parent
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # no warnings about values in config.json: no model is used
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
-            model = getattr(transformers, (config.architectures or [""])[0])(config)
-        return _renamed(weights, model)
+            return getattr(transformers, (config.architectures or [""])[0])(config)
     except Exception:  # no configuration, or that of another library, or of a model with its own code
         log.debug("transformers does not load %s, so names must match as they are", folder, exc_info=True)
-        return {}
+        return None
     finally:
         transformers.logging.set_verbosity(verbosity)
 
 
 def _renamed(names: Iterable[str], model: Any) -> dict[str, str | None]:
     """Name in a model of transformers -> name in its file, or None, as in `loaded_names`."""
+    return {new: name if whole else None for new, name, whole in _pairs(names, model)}
+
+
+def _pairs(names: Iterable[str], model: Any) -> Iterator[tuple[str, str, bool]]:
+    """For each name in a file that in a model of transformers, itself, and whether it is the whole tensor there."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, rename_source_key
 
@@ -57,20 +70,34 @@ def _renamed(names: Iterable[str], model: Any) -> dict[str, str | None]:
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     others = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
     expected, prefix = model.state_dict(), model.base_model_prefix
-    found: dict[str, str | None] = {}
     for name in names:
         new, rearranged = rename_source_key(name, renamings, others, prefix, expected)
-        found[new] = name if rearranged is None else None
-    return found
+        yield new, name, rearranged is None
 
 
-def names_in_memory(weights: Weights) -> dict[str, str]:
-    """Name in the file -> name in memory, of which PEFT makes the names of adapters.
+def adaptable_weights(weights: Weights) -> dict[str, str] | None:
+    """Name in the file of a weight that PEFT's LoRA can change -> the name of which PEFT makes that of its factors.
 
-    Empty for architectures with tensors that transformers makes of several: PEFT converts names of their files itself.
+    These are the weights of linear layers, by their names in memory. PEFT converts the names of the experts' weights in
+    the file itself, and takes every module with the last name of one (gate_proj) for an expert's: others are left out.
+    None: nothing is known of the model.
     """
-    loaded = loaded_names(weights)
-    return {} if None in loaded.values() else {name: new for new, name in loaded.items() if name is not None}
+    model = _model(weights)
+    if model is None:
+        return None
+    from transformers.pytorch_utils import Conv1D
+
+    modules, expected = dict(model.named_modules(remove_duplicate=False)), model.state_dict()
+    linear, experts = {}, {}
+    for new, name, whole in _pairs(weights, model):
+        if not whole and expected[new].dim() == 3:
+            experts[name] = name
+        elif whole and isinstance(modules.get(new.removesuffix(".weight")), nn.Linear | Conv1D):
+            linear[name] = new
+    if not experts:
+        return linear
+    ends = {name.split(".")[-2] for name in experts}
+    return {name: name for name in linear if name.split(".")[-2] not in ends} | experts
 
 
 def names_in_module(module: nn.Module, names: Sequence[str]) -> dict[str, str]:

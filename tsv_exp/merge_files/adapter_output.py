@@ -14,7 +14,7 @@ from torch import Tensor
 from tsv_exp.checkpoints.adapters.conv1d import known_conv1d_weights
 from tsv_exp.checkpoints.adapters.factors import PREFIX
 from tsv_exp.checkpoints.configuration import Configuration
-from tsv_exp.checkpoints.loaded_names import names_in_memory
+from tsv_exp.checkpoints.loaded_names import adaptable_weights
 from tsv_exp.decompositions.algebra import product_svd
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
@@ -25,7 +25,7 @@ from tsv_exp.merging.inputs.alignment import matches
 from tsv_exp.merging.layer import Layer
 from tsv_exp.storage.files import atomic
 
-# embedding matrices: PEFT's LoRA for linear layers does not apply to them
+# embedding matrices of models that transformers does not know: PEFT's LoRA for linear layers does not apply to them
 _EMBEDDINGS = ("*embed*", "*wte.weight", "*wpe.weight", "*shared.weight", "*relative_attention_bias*")
 _NARROWING = ("layers_to_transform", "exclude_modules")  # what else selects modules in an adapter's configuration
 
@@ -44,6 +44,7 @@ class LoraAdapter:
         self.stem, self.limit = "adapter_model", math.inf
         self.configuration: Configuration | None = None
         work, stream = self.work, self.work.stream
+        self.known = None if work.inputs.adapters else adaptable_weights(stream.base)
         self.names = [name for name in stream.names if self._adaptable(name)]
         if not self.names:
             raise UserError("form=lora: the base has no 2-D weight of a linear layer (<module>.weight)")
@@ -52,7 +53,6 @@ class LoraAdapter:
                 reason = f"a merge by {rule.method.name}" if work.inputs.adapters else "a merge of whole models"
                 raise UserError(f"form=lora: {reason} is not of low rank; give rank=R, such as rank=32")
         self.transposed = set() if work.inputs.adapters else known_conv1d_weights(stream.base, "form=lora")
-        self.loaded = {} if work.inputs.adapters else names_in_memory(stream.base)
         self.ranks = {name: self._rank(name) for name in self.names}
         self.sizes = {name: self._bytes(name) for name in self.names}
 
@@ -60,6 +60,8 @@ class LoraAdapter:
         if self.work.inputs.adapters:  # they have factors for it, whatever its name
             return True
         is_weight = self.work.stream.base[name].dim() == 2 and name.endswith(".weight")
+        if self.known is not None:
+            return is_weight and name in self.known
         return is_weight and not matches(name, _EMBEDDINGS)
 
     def _rank(self, name: str) -> int:
@@ -79,7 +81,7 @@ class LoraAdapter:
 
     def _module(self, name: str) -> str:
         """The module of a weight: in the adapters, or as transformers names it in memory."""
-        return self.loaded.get(name, name).removesuffix(".weight")
+        return (self.known or {}).get(name, name).removesuffix(".weight")
 
     def _module_shape(self, name: str) -> tuple[int, int]:
         """(out, in) of a module; its weight may be stored transposed."""
