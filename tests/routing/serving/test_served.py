@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,33 +120,30 @@ def test_the_base_is_known_by_its_values(folder: Path, tmp_path: Path) -> None:
     tsv_exp.load(tmp_path / "old", tuned)
 
 
-def test_names_that_transformers_gives_in_memory(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 12}
-    config = transformers.ViTConfig(**sizes, image_size=4, patch_size=2, num_labels=3)
-    torch.manual_seed(0)
-    module = transformers.ViTForImageClassification(config).eval()
-    module.save_pretrained(tmp_path / "base")
-    generator = torch.Generator().manual_seed(1)
-    for task in "ab":
-        tuned = copy.deepcopy(module)
-        with torch.no_grad():
-            tuned.vit.layers[0].mlp.fc1.weight += 0.1 * torch.randn(12, 8, generator=generator)
-        tuned.save_pretrained(tmp_path / task)
-    words = [f"base={tmp_path}/base", f"models=[{tmp_path}/a,{tmp_path}/b]", f"out={tmp_path}/out", "method=individual"]
-    run(parse([*words, "router=likelihood"]))
-    served = tsv_exp.load(tmp_path / "out", module)
-    wanted = transformers.ViTForImageClassification.from_pretrained(tmp_path / "b").state_dict()
-    for name, weight in served.model("b").state_dict().items():
-        torch.testing.assert_close(weight, wanted[name])
-    assert served.predict({"pixel_values": torch.randn(1, 3, 4, 4)}).tasks[0] in ("a", "b")
-
-
 def test_names_that_differ_by_a_prefix(folder: Path) -> None:
     served = tsv_exp.load(folder, nn.Sequential(Block(True)))
     x, _ = inputs(3)
     wanted = tsv_exp.load(folder, Block(True)).predict(x)
     torch.testing.assert_close(torch.stack(served.predict(x).outputs), torch.stack(wanted.outputs))
+
+
+def test_threads_share_a_model(folder: Path) -> None:
+    served, (x, _) = tsv_exp.load(folder, Block(True)), inputs(4)
+    served = copy.deepcopy(served)
+    wanted = torch.stack(served.predict(x).outputs)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: served.predict(x), range(12)):
+            torch.testing.assert_close(torch.stack(found.outputs), wanted)
+
+
+def test_inputs_that_are_none_or_no_tensor(folder: Path) -> None:
+    served, (x, _) = tsv_exp.load(folder, Block(True)), inputs(1)
+    assert served.predict(x[:0]).tasks == []
+    assert served.route(x[:0]).scores.shape == (0, 3)
+    with pytest.raises(UserError, match="inputs are a ndarray; give a tensor, or a mapping"):
+        served.route(x.numpy())
+    with pytest.raises(UserError, match="module is a OrderedDict; give the base model as a torch.nn.Module"):
+        tsv_exp.load(folder, Block(True).state_dict())  # type: ignore[arg-type]
 
 
 def test_heads_and_features(folder: Path) -> None:
@@ -203,6 +201,8 @@ def test_it_works_within_inference_mode(folder: Path) -> None:
     with torch.inference_mode():
         served = tsv_exp.load(folder, module)
         assert len(served.predict(x.clone()).tasks) == 15
+    served.model("a")
+    assert len(served.predict(x).tasks) == 15
 
 
 def test_the_router_reads_only_what_counts(folder: Path) -> None:

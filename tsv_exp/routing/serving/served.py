@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
+from threading import RLock
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +37,10 @@ class Prediction(NamedTuple):
 
 
 class ServedModel:
-    """Models of several tasks and a router that chooses among them; created by `load`."""
+    """Models of several tasks and a router that chooses among them; created by `load`.
+
+    Several threads may use it: one works at a time, because all share one working copy of the module.
+    """
 
     def __init__(
         self,
@@ -55,6 +59,13 @@ class ServedModel:
         own = module.state_dict()
         merged.check_base(own, "the module")
         self._state = {name: own[name] for name in merged.shapes}
+        self._alone = RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_alone"}  # locks cannot be copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _alone=RLock())
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -68,7 +79,16 @@ class ServedModel:
             inputs: inputs of the module: a tensor of B inputs, or a mapping of keyword arguments with B rows. An entry
                 `attention_mask` (B, L) marks padding tokens.
             together: whether all inputs belong to one task, which is then chosen by the sum of their scores.
+
+        Raises:
+            UserError: the inputs are something else.
         """
+        with self._alone:
+            return self._route(inputs, together)
+
+    def _route(self, inputs: Any, together: bool) -> Routes:
+        if not _count(inputs):
+            return Routes([], torch.empty(0, len(self.tasks)))
         if not self._fitted.supports:
             with torch.inference_mode(False):  # tensors of inference mode have no gradients
                 few = map_tensors(_probes, inputs)
@@ -87,14 +107,15 @@ class ServedModel:
             inputs: as in `route`.
             together: as in `route`.
         """
-        tasks = self.route(inputs, together).tasks
-        outputs: list[Tensor] = [torch.empty(0)] * len(tasks)
-        for task in self._order(tasks):
-            rows = [row for row, own in enumerate(tasks) if own == task]
-            found = self.outputs(task, map_tensors(itemgetter(rows), inputs))
-            for row, output in zip(rows, found, strict=True):
-                outputs[row] = output
-        return Prediction(tasks, outputs)
+        with self._alone:
+            tasks = self.route(inputs, together).tasks
+            outputs: list[Tensor] = [torch.empty(0)] * len(tasks)
+            for task in self._order(tasks):
+                rows = [row for row, own in enumerate(tasks) if own == task]
+                found = self.outputs(task, map_tensors(itemgetter(rows), inputs))
+                for row, output in zip(rows, found, strict=True):
+                    outputs[row] = output
+            return Prediction(tasks, outputs)
 
     def outputs(self, task: str, inputs: Any) -> Tensor:
         """The outputs (B, ...) of one task's model, through its head if it has one.
@@ -102,8 +123,8 @@ class ServedModel:
         Raises:
             UserError: unknown task.
         """
-        network = self._load(task)
-        with torch.inference_mode():
+        with self._alone, torch.inference_mode():
+            network = self._load(task)
             features = self._features(_call(network, inputs))
             return self._heads[task](features) if task in self._heads else features
 
@@ -113,14 +134,16 @@ class ServedModel:
         Raises:
             UserError: unknown task.
         """
-        return copy.deepcopy(self._load(task))
+        with self._alone:
+            return copy.deepcopy(self._load(task))
 
     def _load(self, task: str) -> nn.Module:
         """The working copy with the weights of one task; they stay loaded until another task is needed."""
         if self._loaded is None or self._loaded[0] != task:
-            weights = apply(self._state, self._merged, task=task)
-            network = copy.deepcopy(self._base) if self._loaded is None else self._loaded[1]
-            network.load_state_dict(weights, strict=False)
+            with torch.inference_mode(False):  # tensors of inference mode cannot be changed outside of it
+                weights = apply(self._state, self._merged, task=task)
+                network = copy.deepcopy(self._base) if self._loaded is None else self._loaded[1]
+                network.load_state_dict(weights, strict=False)
             self._loaded = task, network
         return self._loaded[1]
 
@@ -149,6 +172,8 @@ def load(
     Raises:
         UserError: the folder contains no such merge, it is damaged, or the module is not the base of the merge.
     """
+    if not isinstance(module, nn.Module):
+        raise UserError(f"module is a {type(module).__name__}; give the base model as a torch.nn.Module")
     place = Path(folder)
     fitted, merged = read_router(place), load_merged(place)
     if fitted.tasks != merged.tasks:
@@ -157,6 +182,15 @@ def load(
         raise UserError(f"heads: there is no task {unknown[0]!r}; choose from: {', '.join(merged.tasks)}")
     names = names_in_module(module, list(merged.shapes))
     return ServedModel(module, merged.renamed(names), fitted.renamed(names), heads or {}, features or _main)
+
+
+def _count(inputs: Any) -> int:
+    """The number of inputs."""
+    tensors = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+    first = next((value for value in tensors if isinstance(value, Tensor)), None)
+    if first is None:
+        raise UserError(f"inputs are a {type(inputs).__name__}; give a tensor, or a mapping of arguments with tensors")
+    return len(first)
 
 
 def _probes(inputs: Tensor) -> Tensor:
