@@ -96,7 +96,9 @@ def test_only_the_published_task_sets_and_parameters_compare() -> None:
 
 
 def test_averages_of_other_families() -> None:
-    assert published("hub", "vit_b_32", EIGHT, "iso_cts", {"common_fraction": 0.8}) == {"average": 82.7}
+    assert published("hub", "vit_b_32", EIGHT, "iso_cts", {"common_fraction": 0.8})["average"] == 82.7
+    assert published("hub", "vit_b_32", EIGHT, "ties", {"density": 0.2})["average"] == 72.2
+    assert published("hub", "vit_b_32", EIGHT, "ties", {"density": 0.1}) == {}
     assert published("mass", "vit_b_32", EIGHT, "iso_cts", {}) == {"average": 82.0}
     assert published("dc_merge", "vit_l_14", EIGHT, "dc_merge", {"density": 0.001}) == {"average": 94.3}
     assert published("paper", "vit_b_32", EIGHT, "dc_merge", {}) == {}
@@ -109,6 +111,14 @@ def test_published_averages_agree_with_their_tasks() -> None:
         for method in ("zero_shot", "weight_average", "task_arithmetic", "consensus_ta", "tsv_m"):
             figures = published("paper", model, EIGHT, method, {})
             assert figures["average"] == pytest.approx(sum(figures[task] for task in EIGHT) / 8, abs=0.06)
+
+
+@pytest.mark.parametrize("model", ["vit_b_32", "vit_b_16", "vit_l_14"])
+def test_fusionbenchs_averages_agree_with_their_tasks(model: str) -> None:
+    methods = ["weight_average", "task_arithmetic", "ties", "regmean", "regmean_pp"]
+    for method in methods + ["wudi", "iso_c", "iso_cts"] * (model == "vit_b_32"):
+        figures = published("hub", model, EIGHT, method, {})
+        assert figures["average"] == pytest.approx(sum(figures[task] for task in EIGHT) / 8, abs=0.07)
 
 
 def test_flan_t5_on_glue(tmp_path: Path) -> None:
