@@ -63,15 +63,15 @@ def rate() -> float:
 
 
 def passes(policy: str) -> dict[str, float]:
-    """Passes of one task set: over its validation images to choose λ and α, and over its test images."""
+    """Passes of one task set: over its validation images to choose λ and α, and over its test images.
+
+    Methods that choose λ by the same masked models share these passes through the cache of scores.
+    """
     loaded = [Method.load(name) for name in METHODS]
     values = [method.alpha.steps for method in loaded if method.alpha.steps > 1]
-    alpha = sum(min(steps, RACE) for steps in values) if policy == "race" else sum(values)
-    tuned = sum(len(method.tune.values) for method in loaded if method.tune)
-    return {
-        "validation": alpha + tuned + 1,
-        "test": len(METHODS),
-    }  # one for the fine-tuned models, which tie with α = 1
+    values += [len(tune.values) for tune in {method.tune for method in loaded if method.tune}]
+    chosen = sum(min(steps, RACE) for steps in values) if policy == "race" else sum(values)
+    return {"validation": chosen + 1, "test": len(METHODS)}  # one for the fine-tuned models, which tie with α = 1
 
 
 def merging(blocks: int) -> dict[str, dict[str, float]]:

@@ -17,11 +17,11 @@ from tsv_exp.api import merge
 from tsv_exp.config import conf_dir
 from tsv_exp.evaluation.alpha import Point, Search
 from tsv_exp.evaluation.evaluator import Evaluator
+from tsv_exp.evaluation.per_task import choose_per_task
 from tsv_exp.evaluation.reference import finetuned_accuracies
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.layer import Weights
 from tsv_exp.methods.specification.method import Method
-from tsv_exp.run import choose_per_task
 from tsv_exp.runtime.devices import device_of
 from tsv_exp.storage.files import cache_dir
 from tsv_exp.tasks.task import SplitName
@@ -86,7 +86,7 @@ class ConfiguredZoo:
     def merge(self, method: Method, models: Mapping[str, Weights]) -> Merged:
         """The merged model; per-task parameters are chosen on validation images."""
         few = Evaluator(self.model, [task for task in self.tasks if task.name in models], self.evaluator.device)
-        chosen, _ = choose_per_task(method, few, lambda tuner: merge(self.base, models, tuner))
+        chosen, _ = choose_per_task(method, few, lambda tuner: merge(self.base, models, tuner), Search(1.0, 10))
         return merge(self.base, models, chosen)
 
     def accuracies(self, merged: Merged, alpha: float, split: SplitName) -> dict[str, float]:

@@ -21,6 +21,7 @@ from tsv_exp.evaluation.alpha.near_ties import settle
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.evaluation.inputs import RunInputs, load_inputs
 from tsv_exp.evaluation.moments import Inputs, Moments, moments_of_merged, second_moments
+from tsv_exp.evaluation.per_task import choose_per_task
 from tsv_exp.evaluation.routing import Oracle, route_tasks
 from tsv_exp.merging.engine import Merged
 from tsv_exp.merging.known import KnownMerge, Vectors
@@ -59,7 +60,7 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
         engine = engine.of(model.exclude)
         merged_by = partial(known_merge, cfg, loaded, engine, inputs, clock)
     with clock("select"):
-        method, chosen = choose_per_task(method, evaluator, merged_by)
+        method, chosen = choose_per_task(method, evaluator, merged_by, policy)
     vectors = partial(TaskVectors.of, base, finetuned, engine, evaluator.device)
     merged = merged_by(method)
     facts = merged.facts
@@ -165,20 +166,6 @@ def validation_examples(
             merged, alpha, task, task, "validation", torch.from_numpy(rows)
         ).numpy(),
     )
-
-
-def choose_per_task(
-    method: Method, evaluator: Evaluator, merge_by: Callable[[Method], Vectors]
-) -> tuple[Method, dict[str, dict[str, float]]]:
-    """The method with the per-task parameter values of best validation accuracy; on ties the smallest value."""
-    if method.tune is None:
-        return method, {}
-    scores: dict[str, dict[float, float]] = {task: {} for task in evaluator.tasks}
-    for value in sorted(method.tune.values):
-        for task, accuracy in evaluator.accuracies(merge_by(method.tuner(value)), 1.0, "validation").items():
-            scores[task][value] = accuracy
-    chosen = {task: max(tried, key=lambda value: (tried[value], -value)) for task, tried in scores.items()}
-    return method.tuned(list(chosen.values())), {method.tune.parameter.rstrip("_"): chosen}
 
 
 def tested(

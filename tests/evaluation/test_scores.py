@@ -1,8 +1,10 @@
 """Accuracies are measured once, also by processes that run side by side."""
 
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,26 @@ def test_a_metric_may_be_negative_and_have_no_right_examples() -> None:
     Scores().put("aa", -0.5)
     assert Scores().get("aa") == -0.5
     assert Scores().correct("aa", 3) is None
+
+
+def test_predictions_stay_known_too() -> None:
+    assert Scores().predictions("aa") is None
+    Scores().put_predictions("aa", np.array([3, 0, 70_000]))
+    found = Scores().predictions("aa")
+    assert found is not None
+    assert found.tolist() == [3, 0, 70_000]
+
+
+def test_a_read_only_cache_of_an_earlier_version_has_no_predictions(tmp_path: Path, monkeypatch) -> None:
+    Scores().put("aa", 0.25)
+    with closing(sqlite3.connect(tmp_path / "scores.sqlite")) as file:
+        file.execute("DROP TABLE predictions")
+        file.commit()
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    reading = Scores()
+    assert reading.predictions("aa") is None
+    reading.put_predictions("aa", np.array([1]))
+    assert reading.get("aa") == 0.25
 
 
 def test_a_claim_that_came_to_nothing_ends_with_the_next_question() -> None:

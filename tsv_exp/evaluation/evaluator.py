@@ -135,10 +135,19 @@ class Evaluator:
     def predictions(
         self, merged: Vectors, alpha: float, model_of: str, task: str, split: SplitName, rows: Tensor
     ) -> Tensor:
-        """Predictions (R,) with a task's head for some of its examples (R,), by the model of any task at α."""
+        """Predicted classes (R,) with a task's head for some of its examples (R,), by the model of any task at α.
+
+        They are computed now or read from the cache.
+        """
+        key = digest(self._key(merged, alpha, task, split, model_of), rows)
+        known = self._scores.predictions(key)
+        if known is not None:
+            return torch.from_numpy(known)
         self._load_vector(merged, model_of)
         self._set_alpha(alpha)
-        return self._forward(self._predictor(task), self._split(task, split).take(rows), task)
+        found = self._forward(self._predictor(task), self._split(task, split).take(rows), task)
+        self._scores.put_predictions(key, found.numpy())
+        return found
 
     def by_base(self, function: Forward, task: str, split: SplitName, count: int | None = None) -> Tensor:
         """The results (N, ...) on a split of a function of the base encoder and a prepared batch of B examples.
@@ -164,9 +173,9 @@ class Evaluator:
         """Whether the metric of every task is the share of examples whose prediction is right."""
         return all(metric(task.metric).mean for task in self.tasks.values())
 
-    def _key(self, merged: Vectors, alpha: float, task: str, split: SplitName) -> str:
-        """Digest of everything that a score depends on."""
-        owner = task if merged.per_task else None
+    def _key(self, merged: Vectors, alpha: float, task: str, split: SplitName, model_of: str | None = None) -> str:
+        """Digest of everything that a score depends on; by the model of the task itself or of another one."""
+        owner = (model_of or task) if merged.per_task else None
         if self._digested[0] is not merged or self._digested[1] != owner:
             self._digested = (merged, owner, merged.digest(owner))
         return digest(self._identity(task), self._digested[2], float(alpha), split, str(self.dtype))

@@ -1,5 +1,6 @@
-"""Cache of measured scores in one SQLite file, safe under concurrent and killed runs."""
+"""Cache of measured scores and predictions in one SQLite file, safe under concurrent and killed runs."""
 
+import io
 import os
 import sqlite3
 from contextlib import ExitStack
@@ -15,10 +16,15 @@ from tsv_exp.storage.files import cache_dir, locked
 
 WAIT = 60  # seconds to wait for another process that writes
 PATIENCE = 60.0  # seconds to wait for another process that measures: it may be suspended
+TABLES = {
+    "metrics": "key TEXT PRIMARY KEY, value REAL CHECK (value BETWEEN -1 AND 1)",
+    "correct": "key TEXT PRIMARY KEY, bits BLOB NOT NULL",
+    "predictions": "key TEXT PRIMARY KEY, classes BLOB NOT NULL",
+}
 
 
 class Scores:
-    """Digest of everything a score depends on -> its value, and which predictions were correct.
+    """Digest of everything a score depends on -> its value, and which predictions were correct; or the predictions.
 
     The value is an accuracy (a fraction), or another metric in [-1, 1].
 
@@ -42,6 +48,23 @@ class Scores:
         """Which of `count` predictions were correct, or None if the caller has to measure them."""
         bits = self._lookup("SELECT bits FROM correct WHERE key = ?", key)
         return None if bits is None else np.unpackbits(np.frombuffer(bits, np.uint8), count=count).astype(np.bool_)
+
+    def predictions(self, key: str) -> NDArray[np.int64] | None:
+        """The predicted classes (N,), or None if the caller has to compute them."""
+        stored = self._lookup("SELECT classes FROM predictions WHERE key = ?", key)
+        if stored is None:
+            return None
+        with np.load(io.BytesIO(stored), allow_pickle=False) as file:
+            classes: NDArray[np.int64] = file["classes"]
+        return classes
+
+    def put_predictions(self, key: str, classes: NDArray[np.int64]) -> None:
+        """Store predicted classes (N,); does nothing in a read-only cache."""
+        if self._writable:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, classes=classes)
+            self._query("INSERT OR REPLACE INTO predictions VALUES (?, ?)", (key, buffer.getvalue()))
+        self._release()
 
     def put(self, key: str, value: float, correct: NDArray[np.bool_] | None = None) -> None:
         """Store a value and, for classification, which predictions were correct; does nothing in a read-only cache."""
@@ -87,13 +110,15 @@ class Scores:
         return not self.path.is_file() or (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK))
 
     def _connection(self) -> sqlite3.Connection:
-        if not self._writable:
-            return sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", timeout=WAIT, uri=True)
-        Path(self.path.parent).mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)  # every statement is committed
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS metrics (key TEXT PRIMARY KEY, value REAL CHECK (value BETWEEN -1 AND 1))"
-        )
-        connection.execute("CREATE TABLE IF NOT EXISTS correct (key TEXT PRIMARY KEY, bits BLOB NOT NULL)")
+        if self._writable:
+            Path(self.path.parent).mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)  # every statement is committed
+            connection.execute("PRAGMA synchronous = NORMAL")
+            new = "CREATE TABLE IF NOT EXISTS"
+        else:
+            connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", timeout=WAIT, uri=True)
+            new = "CREATE TEMP TABLE"  # empty, where the file of an earlier version has none
+        known = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        for name in TABLES.keys() - known:
+            connection.execute(f"{new} {name} ({TABLES[name]})")
         return connection

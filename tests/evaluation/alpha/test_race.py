@@ -10,7 +10,7 @@ from linear import CPU, TASKS, Linear
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from tsv_exp import apply, merge
+from tsv_exp import merge
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.alpha import Candidate, Examples, Grid, Point, protocol
 from tsv_exp.evaluation.alpha.race import Auto, Race, interleaved, race
@@ -189,7 +189,11 @@ def test_predictions_of_some_examples_are_those_of_the_applied_weights(tmp_path,
         right = evaluator.correct(merged, 0.7, task, "validation")
         assert right is not None
         assert ((found == model.labels.numpy()[rows]) == right[rows]).all()
-    assert apply(model.base(), merged, 0.7)  # the encoder was set to these weights
+        monkeypatch.setattr(evaluator, "_forward", lambda *_: pytest.fail("computed twice"))
+        again = evaluator.predictions(merged, 0.7, task, task, "validation", torch.from_numpy(rows)).numpy()
+        assert (again == found).all()
+        monkeypatch.undo()
+        monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path))
 
 
 def test_examples_count_where_every_metric_is_a_mean_over_them() -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import NormalDist
@@ -45,6 +45,10 @@ class Race:
             raise UserError(f"alpha.error={self.error}: give a probability between 0 and 1")
         if not self.passes > 0:
             raise UserError(f"alpha.passes={self.passes}: give a positive number")
+
+    def races(self, counts: Collection[int]) -> bool:
+        """Whether values are raced on tasks with so many validation examples each."""
+        return True
 
     def choose(self, candidate: Candidate) -> Choice:
         """Race the values; every point has the number of examples on which it was measured."""
@@ -92,10 +96,14 @@ class Race:
 class Auto(Race):
     """`Race` if the tasks have more than 1,000 validation examples on average, else `Grid` (docs/choosing_alpha.md)."""
 
+    def races(self, counts: Collection[int]) -> bool:
+        """Whether they are more than 1,000 on average."""
+        return sum(counts) > LARGE * len(counts)
+
     def choose(self, candidate: Candidate) -> Choice:
         """Choose as the one or the other."""
         examples = candidate.examples() if self.steps > 1 else None
-        large = examples is not None and sum(map(len, examples.labels.values())) > LARGE * len(examples.labels)
+        large = examples is not None and self.races([len(labels) for labels in examples.labels.values()])
         policy = Race(**vars(self)) if large else Grid(self.stop, self.steps)
         return replace(policy.choose(candidate), policy=policy)
 
@@ -175,6 +183,20 @@ def race(
             break
         start, end = end, after
     return Raced(_best(live, right / seen @ weights), right / seen, examples, asked)
+
+
+def inferred(values: int, count: int, predict: Predict) -> tuple[NDArray[np.int64], int]:
+    """Predictions (values, count) of all values for all examples, and how many of them were computed; see `race`.
+
+    `predict` is called once for each value.
+
+    Args:
+        values: their number, ordered so that neighbours are alike.
+        count: of examples.
+        predict: the classes that a value predicts for examples, given by their indices (n,).
+    """
+    found = np.empty((values, count), np.int64)
+    return found, _resolve(found, np.arange(values), np.arange(count), predict)
 
 
 def interleaved(counts: Sequence[int], seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
