@@ -35,6 +35,7 @@ METHODS = [
     "ace",
     "actmat",
     "wudi_closed",
+    "swudi",
     "task_arithmetic",
     "ties",
 ]

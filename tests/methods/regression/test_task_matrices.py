@@ -5,7 +5,7 @@ import torch
 from models import matrix
 
 from tsv_exp import UserError, merge
-from tsv_exp.methods.regression.task_matrices import ace, wudi, wudi_closed
+from tsv_exp.methods.regression.task_matrices import ace, swudi, wudi, wudi_closed
 
 
 def deltas(tasks=3, m=14, n=9, dtype=torch.float64, rank=None):
@@ -52,7 +52,35 @@ def test_the_ridge_is_relative_to_the_mean_eigenvalue():
     torch.testing.assert_close(wudi_closed(parts, 0.1), expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["wudi", "wudi_closed", "actmat", "ace"])
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("time", [0.3, 20.0])
+def test_swudi_is_gradient_flow_from_zero(time, rank):
+    parts = deltas(rank=rank)
+    units = parts / parts.flatten(1).norm(dim=1)[:, None, None]
+    a = sum(u.mT @ u for u in units)
+    c = sum(p @ u.mT @ u for p, u in zip(parts, units, strict=True))
+    n = a.shape[-1]
+    system = torch.zeros(2 * n, 2 * n, dtype=a.dtype)  # M' = C − M A, M(0) = 0: M = C ∫ e^{−A t} dt
+    system[:n, :n], system[:n, n:] = -a, torch.eye(n, dtype=a.dtype)
+    flow = torch.linalg.matrix_exp(time * system)[:n, n:]
+    torch.testing.assert_close(swudi(parts, time, 1.0), c @ flow, rtol=1e-9, atol=1e-11)
+    top = torch.linalg.eigh(a).eigenvectors[:, -4:]  # int(0.5 · 9)
+    torch.testing.assert_close(swudi(parts, time, 0.5), c @ flow @ top @ top.mT, rtol=1e-9, atol=1e-11)
+
+
+def test_swudi_becomes_the_minimizer_and_scales_with_the_deltas():
+    parts = deltas()
+    torch.testing.assert_close(swudi(parts, 1e9, 1.0), wudi_closed(parts, 0.0), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(swudi(1e-3 * parts), 1e-3 * swudi(parts), rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("params", [{"time": 0}, {"rank_fraction": 0}, {"rank_fraction": 1.5}])
+def test_parameters_of_swudi_have_a_domain(params):
+    with pytest.raises(UserError, match=next(iter(params))):
+        swudi(deltas(), **params)
+
+
+@pytest.mark.parametrize("method", ["wudi", "wudi_closed", "swudi", "actmat", "ace"])
 def test_low_rank_zero_and_single_precision_tasks_stay_finite(method):
     parts = torch.cat([deltas(2, rank=2), torch.zeros(1, 14, 9, dtype=torch.float64)]).float()
     base = {"w": torch.zeros(14, 9)}

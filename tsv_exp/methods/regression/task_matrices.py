@@ -4,6 +4,8 @@ All of them minimize Σ_t w_t ‖(M − Δ_t) Δ_tᵀ‖²: the merged matrix M 
 task t's inputs, as Δ_t does. With A = Σ w_t Δ_tᵀ Δ_t and C = Σ w_t Δ_t Δ_tᵀ Δ_t the gradient is 2 (M A − C).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -57,13 +59,39 @@ def wudi_closed(deltas: Tensor, ridge: float = 0.01, normalize: bool = True) -> 
     """
     if not ridge >= 0:
         raise UserError(f"ridge={ridge}: it is added to the eigenvalues of a Gram matrix; give a number of at least 0")
+    return _filtered(deltas, normalize, lambda values: (values + ridge * values.mean()).reciprocal())
+
+
+def swudi(deltas: Tensor, time: float = 1000.0, rank_fraction: float = 0.9) -> Tensor:
+    """SWUDI (arXiv 2606.07289): C f(A) with f(λ) = (1 − e^{−sλ}) / λ for the largest eigenvalues of A, else 0.
+
+    C f(A) is where gradient flow on WUDI-Merging's objective, from 0, is after the time s. w_t = ‖Δ_t‖⁻². The paper's s
+    and number of eigenvalues were not available: the defaults are ours (docs/methods.md).
+
+    Args:
+        deltas: (T, m, n).
+        time: s, positive; A has trace T whatever the scale of the deltas.
+        rank_fraction: share of A's n eigenvalues that are kept, in (0, 1].
+    """
+    if not (time > 0 and 0 < rank_fraction <= 1):
+        raise UserError(f"time={time}, rank_fraction={rank_fraction}: give time > 0 and rank_fraction in (0, 1]")
+    cut = deltas.shape[-1] - max(1, int(rank_fraction * deltas.shape[-1] + 1e-9))
+
+    def weights(values: Tensor) -> Tensor:
+        largest = torch.arange(len(values), device=values.device) >= cut
+        return largest * -torch.expm1(-time * values) / values
+
+    return _filtered(deltas, True, weights)
+
+
+def _filtered(deltas: Tensor, normalize: bool, weights: Callable[[Tensor], Tensor]) -> Tensor:
+    """C f(A) (m, n), where f maps A's eigenvalues (n,), the smallest first, to weights; 0 in its null directions."""
     inputs, target = moments(deltas, normalize)
     values, vectors = torch.linalg.eigh(inputs)
     size, eps = max(deltas.shape[1:]), torch.finfo(deltas.dtype).eps
     # σ_j ≤ max(m, n) · eps · σ_1 is a null direction of the task matrices; eigenvalues are squares
     rounding = max((size * eps) ** 2, size * torch.finfo(torch.float64).eps)
-    kept = values > rounding * values[-1]
-    inverse = torch.where(kept, values + ridge * values.mean(), torch.inf).reciprocal()
+    inverse = torch.where(values > rounding * values[-1], weights(values), 0)
     return ((target @ vectors) * inverse @ vectors.mT).to(deltas)
 
 
