@@ -46,7 +46,8 @@ def _model(weights: Weights) -> Any:
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # no warnings about values in config.json: no model is used
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        # without False, transformers asks at the terminal whether to run the folder's code
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             return getattr(transformers, (config.architectures or [""])[0])(config)
     except Exception:  # no configuration, or that of another library, or of a model with its own code

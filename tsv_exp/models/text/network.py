@@ -24,7 +24,7 @@ def configuration(folder: Path, where: str) -> Any:
     except ImportError as error:
         raise UserError("models of text need transformers; pip install 'tsv_exp[text]'") from error
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"{where}: no config.json of an encoder that transformers knows ({reason})") from error
@@ -39,7 +39,7 @@ def tokenizer(folder: Path, where: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"{where}: no tokenizer that transformers can read ({reason})") from error
