@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from tsv_exp import UserError
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.checkpoints.vocabulary.conflicts import warn_of_other_tokens
+from tsv_exp.checkpoints.vocabulary.tokenizers import Tokens
 from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options.options import parse
 
@@ -189,8 +190,10 @@ def test_vocabularies_of_several_languages_are_not_read(folder, caplog):
         (folder / name / "vocab.json").write_text(f'{{"deu": {{"{name}": 0}}, "fra": {{"b": 0}}}}')
     warn_of_other_tokens({None: folder / "base", "a": folder / "a"})
     assert not caplog.records
-    with pytest.raises(UserError, match="its vocabulary is not a table of tokens and rows"):
-        merged(folder, "vocabulary=union", models="a")
+    for vocabulary in ('{"deu": {"a": 0}}', '{"a": -1}', '{"a": 99999999999}'):
+        (folder / "a" / "vocab.json").write_text(vocabulary)
+        with pytest.raises(UserError, match="its vocabulary is not a table of tokens and rows"):
+            Tokens.read(folder / "a", "model 'a'")
 
 
 def test_a_model_without_the_base_s_head_is_named(folder):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 _LARGEST = 256 << 20  # bytes
+_DEEPEST = 100  # levels; functions that call themselves on parts of the content need one call for each
 
 
 def read_json(path: Path) -> Any:
@@ -21,11 +22,22 @@ def read_json(path: Path) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         json.dumps(content, ensure_ascii=False).encode()  # rejects lone surrogates, which json accepts
+        _check_depth(content)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeEncodeError:
         raise ValueError("it holds half a surrogate pair, which is no text") from None
     return content
+
+
+def _check_depth(content: Any) -> None:
+    parts = [content]
+    for _ in range(_DEEPEST):
+        inside = (part.values() if isinstance(part, dict) else part for part in parts if isinstance(part, dict | list))
+        parts = [value for values in inside for value in values if isinstance(value, dict | list)]
+        if not parts:
+            return
+    raise RecursionError
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -16,6 +16,9 @@ FILES = (  # files of tokenizers and chat templates
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "added_tokens.json")  # of these, the files with tokens
 
 
+_MOST = 1 << 24  # rows of an embedding
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Token -> row of the embedding, and the tokenizer's entries for added tokens."""
@@ -35,7 +38,7 @@ class Tokens:
             raise UserError(f"{what} is a file without a tokenizer; give its folder, or no vocabulary and tokenizer")
         try:
             found = _fast(folder) or _slow(folder)
-            if found and not all(isinstance(row, int) for row in found[0].values()):
+            if found and not all(isinstance(row, int) and 0 <= row < _MOST for row in found[0].values()):
                 raise ValueError("its vocabulary is not a table of tokens and rows")  # one for each language
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"the tokenizer of {folder} cannot be read ({error}); save it with transformers") from error

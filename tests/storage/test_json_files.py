@@ -1,0 +1,18 @@
+"""JSON of others."""
+
+import pytest
+
+from tsv_exp.storage.json_files import read_json, read_object
+
+
+@pytest.mark.parametrize("depth", [200, 900, 100_000])
+@pytest.mark.parametrize(("start", "end"), [('{"a": ', "}"), ("[", "]")])
+def test_content_that_is_nested_too_deeply(tmp_path, depth, start, end):
+    (tmp_path / "deep.json").write_text(start * depth + "1" + end * depth)
+    with pytest.raises(ValueError, match="^nested too deeply$"):
+        read_json(tmp_path / "deep.json")
+
+
+def test_content_is_read(tmp_path):
+    (tmp_path / "some.json").write_text('{"a": [1, {"b": [[]]}]}')
+    assert read_object(tmp_path / "some.json") == {"a": [1, {"b": [[]]}]}
