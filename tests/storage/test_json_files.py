@@ -9,7 +9,7 @@ from tsv_exp.storage.json_files import read_json, read_object
 @pytest.mark.parametrize(("start", "end"), [('{"a": ', "}"), ("[", "]")])
 def test_content_that_is_nested_too_deeply(tmp_path, depth, start, end):
     (tmp_path / "deep.json").write_text(start * depth + "1" + end * depth)
-    with pytest.raises(ValueError, match="^nested too deeply$"):
+    with pytest.raises(ValueError, match="nested too deeply"):
         read_json(tmp_path / "deep.json")
 
 
