@@ -129,6 +129,20 @@ def test_a_folder_of_the_hubs_cache(tmp_path):
     assert open_weights(place)["scale"] == 1
 
 
+def test_a_wrong_name_in_a_folder_that_is_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+
+    def unreachable(*_):
+        raise ConnectionError
+
+    monkeypatch.setattr(downloads, "model", unreachable)
+    with pytest.raises(UserError, match=r"model runs/cars \(the folder runs here has no cars\): .* cannot be reached"):
+        locate("runs/cars")
+    with pytest.raises(UserError, match=r"model owner/cars: .* cannot be reached"):
+        locate("owner/cars")
+
+
 def test_what_is_neither_a_path_nor_a_hub_id():
     for source in ("nowhere/model.safetensors", "a/b/c", "model", "./nowhere", "../nowhere"):
         with pytest.raises(UserError, match=source):

@@ -128,7 +128,9 @@ def locate(source: str | Path) -> Path:
     match = HUB_ID.fullmatch(str(source))
     assert match  # what `local` accepts
     repo, revision = match["repo"], match["revision"]
-    with hub.failures(f"model {source}"):
+    owner, _, name = repo.partition("/")
+    here = f" (the folder {owner} here has no {name})" if Path(owner).is_dir() else ""
+    with hub.failures(f"model {source}{here}"):
         folder = downloads.model(repo, revision, "*.safetensors", CONFIGURATION)
         if not any(folder.glob("*.safetensors")):
             folder = downloads.model(repo, revision, "*.bin", CONFIGURATION)
