@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from tsv_exp import UserError, interference, merge
 from tsv_exp.checkpoints.adapters.lora import Adapter
 from tsv_exp.checkpoints.hub import downloads
-from tsv_exp.checkpoints.sources import open_weights
+from tsv_exp.checkpoints.sources import locate, open_weights
 from tsv_exp.config import Engine
 from tsv_exp.decompositions.fast import FastAlgebra
 from tsv_exp.merging.task_vectors import TaskVectors
