@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tsv_exp import UserError
-from tsv_exp.runtime.parallel.distributed import assigned, rank_device, split_work
+from tsv_exp.runtime.parallel.distributed import assigned, rank_device, split_work, world_size
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,26 @@ def test_a_single_file_is_cut_by_cost():
     assert cut[0] == (0, ["embedding"])
     totals = {i: sum(costs[name] for name in names) for i, (_, names) in enumerate(cut)}
     assert sorted(sum(totals[i] for i in assigned(totals, rank, 2)) for rank in (0, 1)) == [30, 31]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "two"},
+        {"WORLD_SIZE": "0"},
+        {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"},
+        {"WORLD_SIZE": "2", "RANK": "x", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+    ],
+)
+def test_some_of_torchruns_variables_are_not_enough(monkeypatch, given):
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert world_size() == 1
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=rf"WORLD_SIZE={given['WORLD_SIZE']} is set, .*torchrun, or unset WORLD_SIZE$"):
+        world_size()
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert world_size() == 2

@@ -24,7 +24,7 @@ from tsv_exp.finetuning.training import Recipe, finetune
 from tsv_exp.models.protocol import Model
 from tsv_exp.runtime.console import bar
 from tsv_exp.runtime.devices import device_of
-from tsv_exp.runtime.parallel.distributed import rank_device
+from tsv_exp.runtime.parallel.distributed import rank_device, world_size
 from tsv_exp.storage.files import atomic, check_writable, clear_partial_files
 from tsv_exp.storage.tensor_files import save
 from tsv_exp.tasks.definitions import Definition, chosen, options
@@ -169,7 +169,7 @@ def _with_steps(cfg: DictConfig, recipe: Recipe, task: Task, examples: int) -> R
 @contextmanager
 def _processes() -> Iterator[tuple[int, Callable[[], object]]]:
     """Rank of this process and a barrier, under torchrun or in a single process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if world_size() < 2:
         yield 0, lambda: None
         return
     if torch.cuda.is_available():

@@ -58,6 +58,23 @@ def postponed() -> Iterator[None]:
 
 
 @contextmanager
+def immediate() -> Iterator[None]:
+    """Let signals end the process at once within the block: for a wait in a library that runs no handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def unmasked() -> Iterator[None]:
     """Raise a KeyboardInterrupt as such where it made the clean-up of a library fail with another error."""
     try:

@@ -1,14 +1,22 @@
 """Distribution of work over torchrun's processes: rank, GPU and work items of each process."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Timer
 from typing import Any
 
 import torch
 
+from tsv_exp.errors import UserError
 from tsv_exp.runtime.devices import device_of
+from tsv_exp.runtime.interrupts import immediate
+
+log = logging.getLogger(__name__)
+
+_NOTICE = 10.0  # seconds after which waiting for other processes is reported
 
 
 def rank_device(wanted: str) -> torch.device:
@@ -22,16 +30,38 @@ def rank_device(wanted: str) -> torch.device:
     return device if numbered or "LOCAL_RANK" not in os.environ else device_of(f"cuda:{os.environ['LOCAL_RANK']}")
 
 
+def world_size() -> int:
+    """The number of processes that torchrun started; 1 without it.
+
+    Raises:
+        UserError: its environment variables are incomplete or invalid, as in a container that sets some of them.
+    """
+    given = os.environ.get("WORLD_SIZE", "1")
+    world = int(given) if given.isdecimal() else 0
+    numbers = [os.environ.get(name, "") for name in ("RANK", "MASTER_PORT")] if world > 1 else []
+    if world < 1 or not all(map(str.isdecimal, numbers)) or (world > 1 and "MASTER_ADDR" not in os.environ):
+        raise UserError(
+            f"WORLD_SIZE={given} is set, and WORLD_SIZE, RANK, MASTER_ADDR and MASTER_PORT are not as torchrun sets "
+            "them; start the processes with torchrun, or unset WORLD_SIZE"
+        )
+    return world
+
+
 @contextmanager
 def process_group() -> Iterator[tuple[int, int, Any]]:
     """Rank, number of ranks and a barrier, under torchrun or in a single process."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = world_size()
     if world < 2:
         yield 0, 1, lambda: None
         return
     from torch import distributed
 
-    distributed.init_process_group("gloo", timeout=timedelta(days=7))  # ranks wait for the slowest
+    told = Timer(_NOTICE, log.warning, [f"waiting for the other processes: WORLD_SIZE={world}; unset it to use one"])
+    told.daemon = True
+    told.start()
+    with immediate():
+        distributed.init_process_group("gloo", timeout=timedelta(days=7))  # ranks wait for the slowest
+    told.cancel()
     try:
         yield distributed.get_rank(), world, distributed.barrier
     finally:
