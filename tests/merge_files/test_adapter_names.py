@@ -73,6 +73,8 @@ def test_names_of_two_versions_of_transformers(tmp_path):
         (["layers.0.q_proj"], ["layers.1.q_proj"], 0),  # other layers
         (["layers.0.q_proj", "layers.0.v_proj"], ["layers.0.q_proj"], 0),
         (["layers.0.q_proj"], ["layers.0.q_proj", "layers.1.v_proj"], 0),
+        (["layers.0.attn.q_proj", "layers.0.attn.v_proj"], ["layers.0.attn.q_proj", "layers.0.attn.o_proj"], 0),
+        (["layers.0.attn.v_proj"], ["layers.0.attn.o_proj"], 1),
     ],
 )
 def test_modules_that_may_have_two_names(tmp_path, first, second, refused):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -53,7 +54,8 @@ def check_names(adapters: Mapping[str, Adapter]) -> None:
     """Check that no module can have two names, where the base's names are not known.
 
     A module that one adapter has and an earlier one lacks may be the other name, in another version of transformers,
-    of one that only the earlier one has, if the two have the same shape.
+    of one that only the earlier one has, if the two have the same shape. Two beside each other are different modules if
+    the adapters share a third one beside them (q_proj, beside v_proj and o_proj).
 
     Raises:
         UserError: such modules exist.
@@ -62,15 +64,20 @@ def check_names(adapters: Mapping[str, Adapter]) -> None:
     for task, adapter in adapters.items():
         own = {_NUMBERS.sub(".*", f".{m}."): (_shape(adapter, m), m) for m in adapter.modules}
         for first, known in earlier:
-            lacking = {known[kind] for kind in known.keys() - own.keys()}
-            for shape, module in sorted(own[kind] for kind in own.keys() - known.keys()):
-                if other := next((name for size, name in sorted(lacking) if size == shape), None):
+            same = {_beside(kind) for kind in known.keys() & own.keys()}
+            for kind, other in product(sorted(own.keys() - known.keys()), sorted(known.keys() - own.keys())):
+                if own[kind][0] == known[other][0] and not _beside(kind) == _beside(other) in same:
                     raise UserError(
-                        f"model {first!r} changes {other!r} and model {task!r} {module!r}, which may be one module in "
-                        "two versions of transformers; give base=FOLDER, a local copy of their base, to compare the "
-                        "names, or save one adapter again with the version of the other"
+                        f"model {first!r} changes {known[other][1]!r} and model {task!r} {own[kind][1]!r}, which may "
+                        "be one module in two versions of transformers; give base=FOLDER, a local copy of their base, "
+                        "to compare the names, or save one adapter again with the version of the other"
                     )
         earlier.append((task, own))
+
+
+def _beside(kind: str) -> str:
+    """The module that contains a module, of names without numbers of layers that end in a dot."""
+    return kind[:-1].rpartition(".")[0]
 
 
 def _shape(adapter: Adapter, module: str) -> torch.Size:
