@@ -59,6 +59,19 @@ def test_weights_that_are_not_tied_any_more_are_named():
         merge(without(base, "head.weight"), {"a": changed})
 
 
+def test_tensors_without_a_partner_are_not_compared_with_all_others(monkeypatch):
+    compared = []
+    monkeypatch.setattr("tsv_exp.merging.inputs.alignment.torch.equal", lambda *pair: compared.append(pair))
+    base = {f"a.{i}.weight": torch.randn(4, 4) for i in range(150)} | {"s.weight": torch.eye(4).to_sparse()}
+    model = {name.replace("a.1", "b.1"): weight + 1 for name, weight in base.items() if name != "s.weight"}
+    with pytest.raises(UserError, match="sparse"):
+        merge(base, {"a": model})
+    del base["s.weight"]
+    with pytest.raises(UserError, match=r"lacks the tensor 'a.1.weight' and 60 more"):
+        merge(base, {"a": model})
+    assert not compared
+
+
 def test_weights_that_are_equal_by_chance_are_not_tied():
     base, finetuned = zoo(1, torch.float32)
     for model in (base, finetuned["task0"]):

@@ -2,10 +2,11 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
 import torch
+from torch import Tensor
 
 from tsv_exp.merging.inputs.names import match_names
 from tsv_exp.merging.inputs.views import Renamed
@@ -14,6 +15,7 @@ from tsv_exp.runtime.messages.counts import counted
 
 log = logging.getLogger(__name__)
 
+_SAMPLE = 8  # entries
 _EMBEDDING = re.compile(r"(embed\w*|wte|shared)\.weight$")
 _HEAD = re.compile(r"(.*\.)?(lm_head|embed_out|output_projection|decoder)\.weight")
 
@@ -39,10 +41,11 @@ def align(
     own = [name for name in model if not matches(name, ignore)]
     names = match_names(list(base), own)
     taken = set(names.values())
-    for name in [name for name in base if name not in names and not matches(name, keep)]:
-        if (twin := _twin(base, name, list(names))) is not None:
-            names[name] = names[twin]
-    extra = [name for name in own if name not in taken and _twin(model, name, list(taken)) is None]
+    for name, twin in _twins(base, [name for name in base if name not in names and not matches(name, keep)], names):
+        names[name] = names[twin]
+    left = [name for name in own if name not in taken]
+    tied = {name for name, _ in _twins(model, left, taken)}
+    extra = [name for name in left if name not in tied]
     missing = [name for name in base if name not in names and not matches(name, keep)]
     pair = len(extra) == len(missing) == 1 and _one_tied(missing[0], extra[0])
     if pair and model[extra[0]].shape == base[missing[0]].shape:
@@ -93,10 +96,31 @@ def _one_tied(name: str, other: str) -> bool:
     return any(_EMBEDDING.search(a) and _HEAD.fullmatch(b) for a, b in ((name, other), (other, name)))
 
 
-def _twin(weights: Weights, name: str, others: Sequence[str]) -> str | None:
-    """Another tensor with the same entries; of matrices that are not constant: fresh ones are equal by chance."""
-    wanted = weights[name]
-    if wanted.dim() < 2 or not wanted.is_floating_point() or bool((wanted == wanted.flatten()[:1]).all()):
-        return None
-    alike = (other for other in others if weights[other].shape == wanted.shape)
-    return next((other for other in alike if torch.equal(weights[other], wanted)), None)
+def _twins(weights: Weights, wanted: Sequence[str], others: Collection[str]) -> list[tuple[str, str]]:
+    """Those of the wanted tensors that have the same entries as another, and its name.
+
+    Only matrices that are not constant: fresh ones are equal by chance. Their first entries are compared first, so that
+    time grows with the number of tensors and not with that of pairs.
+    """
+    known: dict[tuple[object, ...], list[str]] = {}
+    for other in filter(lambda name: _comparable(weights[name]), others if wanted else ()):
+        known.setdefault(_first(weights[other]), []).append(other)
+    found = []
+    for name in wanted:
+        tensor = weights[name]
+        if _comparable(tensor):
+            alike = [other for other in known.get(_first(tensor), []) if torch.equal(weights[other], tensor)]
+            if alike and not bool((tensor == tensor.flatten()[:1]).all()):
+                found.append((name, alike[0]))
+    return found
+
+
+def _comparable(tensor: Tensor) -> bool:
+    plain = tensor.layout is torch.strided and not tensor.is_meta
+    return plain and tensor.dim() > 1 and tensor.is_floating_point() and bool(tensor.numel())
+
+
+def _first(tensor: Tensor) -> tuple[object, ...]:
+    """Shape, dtype and the bytes of the first entries."""
+    row = tensor.detach()[(0,) * (tensor.dim() - 1)][:_SAMPLE]
+    return (tensor.shape, tensor.dtype, *row.contiguous().view(torch.uint8).tolist())
