@@ -53,3 +53,10 @@ def test_names_that_do_not_belong_together():
     both = ["module.weight", "weight"]
     assert match_names(both, ["weight"]) == {"weight": "weight"}
     assert match_names(["weight", "bias"], both) == {"weight": "weight"}
+
+
+def test_one_of_two_towers_named_as_if_it_were_alone():
+    """A CLIP, and its image encoder, whose blocks have the names of the text encoder's."""
+    tower = ["transformer.resblocks.0.mlp.weight", "transformer.resblocks.1.mlp.weight", "ln_post.weight"]
+    base = [f"visual.{name}" for name in tower] + [*tower[:2], "token_embedding.weight"]
+    assert match_names(base, tower) == {f"visual.{name}": name for name in tower}

@@ -17,6 +17,11 @@ LAYERS = range(4)
         ([f"h.{i}.a.fc.base.w" for i in LAYERS], ["h.0.b.fc.base.w"], "'h.*.a.fc.base.w'"),
         ([f"h.{i}.{part}.bias" for i in LAYERS for part in "abcd"], ["h.0.a.w"], "'*.bias'"),
         ([f"[{i}].w" for i in LAYERS], ["b.w"], "'[[]0].w', '[[]1].w', '[[]2].w', ..."),
+        (
+            ["ln.w", "ln.b", "scale", "pos", "text.0.w", "token.w"],
+            ["visual.w"],
+            "'ln.*', 'scale', 'pos', 'text.*', 'token.*'",
+        ),
         (["q", "r", "s", "t"], [], "'q', 'r', 's', ..."),
     ],
 )

@@ -39,7 +39,9 @@ def match_names(base: Sequence[str], names: Iterable[str]) -> dict[str, str]:
         own
     ):  # wrappers are all that tells names apart
         return same
-    attempts = [_paired(bare_base, bare_own, "", "")]
+    whole = (_prefixed(bare_base, bare_own, prefix) for prefix in _prefixes(bare_base))
+    attempts = [found for found in whole if len(found) == len(own)]  # one of two towers, named as if it were alone
+    attempts += [_paired(bare_base, bare_own, "", "")]
     attempts += [_paired(bare_base, bare_own, prefix, "") for prefix in _prefixes(bare_own.values())]
     attempts += [_paired(bare_base, bare_own, "", prefix) for prefix in _prefixes(bare_base)]
     return max([same, *attempts], key=len)
@@ -66,6 +68,11 @@ def _prefixes(names: Iterable[str]) -> list[str]:
         parts = name.split(".")
         counts.update(".".join(parts[:depth]) + "." for depth in range(1, min(_DEPTH, len(parts) - 1) + 1))
     return sorted((prefix for prefix, count in counts.items() if 2 * count >= len(names)), key=len)
+
+
+def _prefixed(base: Mapping[str, str], own: Mapping[str, str], on: str) -> dict[str, str]:
+    """Matches with a prefix added to all of the other model's names."""
+    return {base[on + bare]: name for name, bare in own.items() if on + bare in base}
 
 
 def _paired(base: Mapping[str, str], own: Mapping[str, str], off: str, on: str) -> dict[str, str]:

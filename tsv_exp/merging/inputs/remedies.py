@@ -6,7 +6,8 @@ from glob import escape
 
 from tsv_exp.merging.inputs.alignment import matches
 
-_SHOWN = 3  # patterns in a message
+_SHOWN = 3  # names in a message
+_MOST = 8  # patterns in a message
 
 
 def listed(names: Sequence[str]) -> str:
@@ -25,7 +26,8 @@ def option(name: str, tensors: Sequence[str], others: Sequence[str], effect: str
         effect: what the option does.
     """
     patterns = _shortened(tensors, others)
-    shown = [f"'{pattern}'" for pattern in patterns[:_SHOWN]] + ["..."] * (len(patterns) > _SHOWN)
+    most = _MOST if any("*" in pattern for pattern in patterns) else _SHOWN
+    shown = [f"'{pattern}'" for pattern in patterns[:most]] + ["..."] * (len(patterns) > most)
     return f'"{name}=[{", ".join(shown)}]" {effect}'
 
 
@@ -33,14 +35,19 @@ def _shortened(tensors: Sequence[str], others: Sequence[str]) -> list[str]:
     """The names as patterns, or if there are many a few patterns that match all of them and no other name."""
     if len(tensors) > _SHOWN:
         ways = (
-            (f"{name.partition('.')[0]}.*" for name in tensors),  # a module
+            (re.sub(r"\..*", ".*", name) for name in tensors),  # a module
             (re.sub(r"(\.\d+)\..*", r"\1.*", name) for name in tensors),  # a layer
             (f"*.{'.'.join(name.split('.')[-2:])}" for name in tensors),  # a buffer of every layer
             (re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in tensors),  # tensors of every layer
             (f"*.{name.rpartition('.')[2]}" for name in tensors),  # all biases
         )
-        for patterns in map(list, map(dict.fromkeys, ways)):
-            complete = all(matches(name, patterns) for name in tensors)  # a bracket in a name is no pattern
-            if complete and len(patterns) <= _SHOWN and not any(matches(name, patterns) for name in others):
-                return patterns
+        few = [patterns for patterns in map(list, map(dict.fromkeys, ways)) if len(patterns) <= _MOST]
+        fitting = [
+            patterns
+            for patterns in few
+            if all(matches(name, patterns) for name in tensors)  # a bracket in a name is no pattern
+            and not any(matches(name, patterns) for name in others)
+        ]
+        if fitting:
+            return min(fitting, key=len)
     return [escape(name) for name in tensors]
