@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from zoos import ConfiguredZoo
 
 from tsv_exp.api import merge
-from tsv_exp.evaluation.alpha.race import inferred
+from tsv_exp.evaluation.alpha.inference import inferred
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.methods.specification.method import Method
 

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from tsv_exp.evaluation.alpha import Policy
-from tsv_exp.evaluation.alpha.race import Race, inferred
+from tsv_exp.evaluation.alpha.inference import inferred
+from tsv_exp.evaluation.alpha.race import Race
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.merging.known import Vectors
 from tsv_exp.methods.specification.method import Method

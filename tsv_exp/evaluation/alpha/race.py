@@ -2,9 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -12,18 +11,16 @@ from numpy.typing import NDArray
 
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.alpha.choice import Candidate, Choice, Examples, Grid, Point
+from tsv_exp.evaluation.alpha.inference import Predict, cost, resolve
 from tsv_exp.runtime.console import bar
 
 log = logging.getLogger(__name__)
 
 FIRST = 1 / 64  # share of the examples in the first round; every round doubles it
 ROUNDS = 7  # until all examples are seen
-WIDEST = 12  # how far apart two values may be that tell how those between them classify
 MARGIN = 1.1  # how much dearer than the examples before the next ones may be
 LARGE = 1000  # validation examples of a task on average, above which `Auto` races
 LAST = 2.2  # predictions per example that are reserved for the rounds after the next one: two values, and a little
-
-Predict = Callable[[int, NDArray[np.int64]], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ def race(
     end = min(count, max(len(weights), math.ceil(FIRST * count)))
     goal = min(1.0, passes / 3) * count  # how many examples it aims at
     for _ in range(ROUNDS):
-        asked += _resolve(found, live, np.arange(start, end), predict)
+        asked += resolve(found, live, np.arange(start, end), predict)
         sizes = np.bincount(tasks[:end], minlength=len(weights))
         correct = found[live, :end] == labels[:end]
         right[live] = [np.bincount(tasks[:end], one, len(weights)) for one in correct]
@@ -177,26 +174,12 @@ def race(
         live = live[kept[0] : kept[-1] + 1]
         after = min(count, 2 * end)
         left = passes * count - asked - LAST * max(0.0, goal - after)
-        while len(live) > 1 and _cost(found[:, :end], live) * MARGIN * (after - end) > left:
+        while len(live) > 1 and cost(found[:, :end], live) * MARGIN * (after - end) > left:
             live = live[1:] if scores[live[0]] < scores[live[-1]] else live[:-1]
         if len(live) == 1 or end == count:
             break
         start, end = end, after
     return Raced(_best(live, right / seen @ weights), right / seen, examples, asked)
-
-
-def inferred(values: int, count: int, predict: Predict) -> tuple[NDArray[np.int64], int]:
-    """Predictions (values, count) of all values for all examples, and how many of them were computed; see `race`.
-
-    `predict` is called once for each value.
-
-    Args:
-        values: their number, ordered so that neighbours are alike.
-        count: of examples.
-        predict: the classes that a value predicts for examples, given by their indices (n,).
-    """
-    found = np.empty((values, count), np.int64)
-    return found, _resolve(found, np.arange(values), np.arange(count), predict)
 
 
 def interleaved(counts: Sequence[int], seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -216,42 +199,3 @@ def interleaved(counts: Sequence[int], seed: int = 0) -> tuple[NDArray[np.int64]
 def _best(live: NDArray[np.int64], scores: NDArray[np.float64]) -> int:
     """The value with the highest score, on ties the first."""
     return int(live[scores[live].argmax()])
-
-
-def _resolve(found: NDArray[np.int64], live: NDArray[np.int64], rows: NDArray[np.int64], predict: Predict) -> int:
-    """Fill in the predictions of these values for these examples; returns how many of them were computed."""
-    outer, between = _order(live)
-    for value in outer:
-        found[value, rows] = predict(value, rows)
-    asked = len(outer) * len(rows)
-    for low, middle, high in between:
-        known = found[low, rows]
-        differ = rows[known != found[high, rows]]
-        found[middle, rows] = known
-        if len(differ):
-            found[middle, differ] = predict(middle, differ)
-        asked += len(differ)
-    return asked
-
-
-def _cost(found: NDArray[np.int64], live: NDArray[np.int64]) -> float:
-    """Predictions per example that `_resolve` needs for these values, by examples whose predictions are known."""
-    outer, between = _order(live)
-    return len(outer) + math.fsum(float((found[low] != found[high]).mean()) for low, _, high in between)
-
-
-def _order(live: NDArray[np.int64]) -> tuple[list[int], list[tuple[int, int, int]]]:
-    """The values that are computed for every example, and each other one with two around it that come before it."""
-    widths = math.ceil((live[-1] - live[0]) / WIDEST)
-    outer = np.unique(np.linspace(0, len(live) - 1, widths + 1).round().astype(np.int64))
-    between = [part for ends in pairwise(live[outer].tolist()) for part in _halves(*ends)]
-    return live[outer].tolist(), between
-
-
-def _halves(low: int, high: int) -> Iterator[tuple[int, int, int]]:
-    """The values between two others, each with two around it that come before it."""
-    if high - low > 1:
-        middle = (low + high) // 2
-        yield low, middle, high
-        yield from _halves(low, middle)
-        yield from _halves(middle, high)
