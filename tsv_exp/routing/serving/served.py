@@ -87,11 +87,13 @@ class ServedModel:
             return self._route(inputs, together)
 
     def _route(self, inputs: Any, together: bool) -> Routes:
-        if not _count(inputs):
+        count = _count(inputs)
+        if not count:
             return Routes([], torch.empty(0, len(self.tasks)))
         if not self._fitted.supports:
             with torch.inference_mode(False):  # tensors of inference mode have no gradients
-                few = map_tensors(_probes, inputs)
+                # at least two: layers without an axis of examples are then known by their inputs' shape
+                few = map_tensors(lambda tensor: (tensor[[0, 0]] if count == 1 else tensor)[:PROBES].clone(), inputs)
             self._fitted.prepare(self._base, lambda: self._features(_call(self._base, few)), padding_mask(few))
             self._fitted = self._fitted.to(next(iter(self._state.values())).device)
         with torch.inference_mode():
@@ -191,11 +193,6 @@ def _count(inputs: Any) -> int:
     if first is None:
         raise UserError(f"inputs are a {type(inputs).__name__}; give a tensor, or a mapping of arguments with tensors")
     return len(first)
-
-
-def _probes(inputs: Tensor) -> Tensor:
-    """The first inputs, at least two: layers without an axis of examples are then known by their inputs' shape."""
-    return (inputs if len(inputs) > 1 else inputs[[0, 0]])[:PROBES].clone()
 
 
 def _call(module: nn.Module, inputs: Any) -> Any:
