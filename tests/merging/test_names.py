@@ -60,3 +60,7 @@ def test_one_of_two_towers_named_as_if_it_were_alone():
     tower = ["transformer.resblocks.0.mlp.weight", "transformer.resblocks.1.mlp.weight", "ln_post.weight"]
     base = [f"visual.{name}" for name in tower] + [*tower[:2], "token_embedding.weight"]
     assert match_names(base, tower) == {f"visual.{name}": name for name in tower}
+    short = ["layers.0.weight", "final.weight"]
+    base = [f"vision.{name}" for name in ["layers.0.weight", "layers.1.weight", "patches.weight"]]
+    base += [f"text.{name}" for name in short]
+    assert match_names(base, short) == {f"text.{name}": name for name in short}  # most names are of the other tower

@@ -39,9 +39,10 @@ def match_names(base: Sequence[str], names: Iterable[str]) -> dict[str, str]:
         own
     ):  # wrappers are all that tells names apart
         return same
-    whole = (_prefixed(bare_base, bare_own, prefix) for prefix in _prefixes(bare_base))
-    attempts = [found for found in whole if len(found) == len(own)]  # one of two towers, named as if it were alone
-    attempts += [_paired(bare_base, bare_own, "", "")]
+    towers = [on for on in _leading(bare_base) if all(on + bare in bare_base for bare in bare_own.values())]
+    if len(towers) == 1:  # one of several towers, named as if it were alone
+        return {bare_base[towers[0] + bare]: name for name, bare in bare_own.items()}
+    attempts = [_paired(bare_base, bare_own, "", "")]
     attempts += [_paired(bare_base, bare_own, prefix, "") for prefix in _prefixes(bare_own.values())]
     attempts += [_paired(bare_base, bare_own, "", prefix) for prefix in _prefixes(bare_base)]
     return max([same, *attempts], key=len)
@@ -63,16 +64,16 @@ def bare(name: str) -> str:
 def _prefixes(names: Iterable[str]) -> list[str]:
     """The leading components that at least half of the names share, the shortest first."""
     names = list(names)
+    return sorted((prefix for prefix, count in _leading(names).items() if 2 * count >= len(names)), key=len)
+
+
+def _leading(names: Iterable[str]) -> Counter[str]:
+    """How many names begin with each prefix of a few components."""
     counts: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")
         counts.update(".".join(parts[:depth]) + "." for depth in range(1, min(_DEPTH, len(parts) - 1) + 1))
-    return sorted((prefix for prefix, count in counts.items() if 2 * count >= len(names)), key=len)
-
-
-def _prefixed(base: Mapping[str, str], own: Mapping[str, str], on: str) -> dict[str, str]:
-    """Matches with a prefix added to all of the other model's names."""
-    return {base[on + bare]: name for name, bare in own.items() if on + bare in base}
+    return counts
 
 
 def _paired(base: Mapping[str, str], own: Mapping[str, str], off: str, on: str) -> dict[str, str]:
