@@ -22,6 +22,7 @@ from tsv_exp.methods.regression.essential import esm, scale_layers
 from tsv_exp.methods.regression.iso_reg import iso_reg
 from tsv_exp.methods.regression.regmean import regmean
 from tsv_exp.methods.regression.task_matrices import ace, swudi, wudi, wudi_closed
+from tsv_exp.methods.regression.white_reg import white_reg
 from tsv_exp.methods.sign_election import ties, ties_statistics
 from tsv_exp.methods.singular_vectors import cart, truncated_sum, tsv_c, tsv_m, tsv_m_eigen
 from tsv_exp.methods.specification.method import Method
@@ -31,5 +32,5 @@ __all__ = [
     "dc_merge", "emr", "emr_rescalers", "esm", "individual", "iso_c", "iso_cts", "iso_reg", "knots_ties",
     "knots_ties_statistics", "magnitude_mask", "magnitude_thresholds", "regmean", "scale_layers", "swudi", "tall_mask",
     "task_arithmetic", "ties", "ties_statistics", "truncated_sum", "tsv_c", "tsv_m", "tsv_m_eigen",
-    "weight_average", "wudi", "wudi_closed", "zero_shot",
+    "weight_average", "white_reg", "wudi", "wudi_closed", "zero_shot",
 ]  # fmt: skip

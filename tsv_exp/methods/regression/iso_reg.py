@@ -46,7 +46,7 @@ def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = ExactAlgeb
     for unit in units:
         outputs += gram(unit.mT @ basis)
     margin = ridge * len(units)
-    target = (_solve(inputs, margin / n, moment.mT).mT + basis @ _solve(outputs, margin / m, triangle)) / 2
+    target = (solve(inputs, margin / n, moment.mT).mT + basis @ solve(outputs, margin / m, triangle)) / 2
     # the polar factor of [H; √λ I] is [H; √λ I] (HᵀH + λ I)^(−½)
     corner = torch.eye(n, dtype=target.dtype, device=target.device) * ((ridge / n) ** 0.5 * target.norm())
     factors = algebra.polar(torch.cat([target, corner]))
@@ -54,7 +54,7 @@ def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = ExactAlgeb
     return flat * ((flat * target).sum() / flat.square().sum() * scale)
 
 
-def _solve(matrix: Tensor, shift: float, right: Tensor) -> Tensor:
+def solve(matrix: Tensor, shift: float, right: Tensor) -> Tensor:
     """(A + shift · I)⁻¹ B of a positive semi-definite A (n, n), which is changed, and B (n, k)."""
     matrix.diagonal().add_(shift)
     factor, failed = torch.linalg.cholesky_ex(matrix)
