@@ -23,16 +23,8 @@ from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.console import track
 
 OWN, RIVAL = "iso_reg", "tsv_m"
-METHODS = [OWN, RIVAL, "iso_cts", "iso_c", "task_arithmetic", "ties", "weight_average", "consensus_ta"]
-METHODS += [
-    "white_reg",
-    "dare",
-    "dare_ties",
-    "breadcrumbs",
-    "knots_ties",
-    "tsv_m_no_truncation",
-    "tsv_m_no_orthogonalization",
-]
+METHODS = [OWN, "white_reg", RIVAL, "iso_cts", "iso_c", "task_arithmetic", "ties", "weight_average", "consensus_ta"]
+METHODS += ["dare", "dare_ties", "breadcrumbs", "knots_ties", "tsv_m_no_truncation", "tsv_m_no_orthogonalization"]
 Seeds = tuple[int, int]
 
 
