@@ -1,4 +1,4 @@
-"""The cost of iso_reg relative to TSV-M: blocks of ViT-B-32 merged alternately, and iso_reg's necessary products.
+"""The cost of iso_reg and white_reg relative to TSV-M: blocks of ViT-B-32 merged alternately, and iso_reg's products.
 
     OMP_NUM_THREADS=2 python benchmarks/own_cost.py --tasks 8 --blocks 12 --turns 3 --out own_cost.json
 
@@ -17,7 +17,7 @@ from torch import Tensor
 import tsv_exp
 from tsv_exp.config import Engine
 
-METHODS = ("iso_reg", "tsv_m")
+METHODS = ("iso_reg", "tsv_m", "white_reg")
 ENGINE = Engine(exclude=["proj", "positional_embedding"])
 
 
