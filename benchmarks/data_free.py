@@ -28,6 +28,7 @@ ZOOS = {  # overrides of tsv-exp, and the numbers of tasks that are merged
 }
 METHODS = [
     "iso_reg",
+    "white_reg",
     "tsv_m",
     "iso_cts",
     "iso_c",
