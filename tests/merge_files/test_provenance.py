@@ -75,6 +75,13 @@ def test_options_of_a_configuration_file_are_in_the_card_and_the_json(words, tmp
     assert line in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_path_with_a_bar_stays_in_its_cell(words, tmp_path):
+    Path("task1.safetensors").rename("a|b.safetensors")
+    run(options_of([words[0], "models=[task0.safetensors, 'a|b.safetensors']", "out=out"]))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert r"| `a\|b.safetensors` | a\|b.safetensors | `" in card
+
+
 def test_a_merge_of_a_merge_has_its_own_provenance(words, tmp_path):
     run(options_of(words))
     run(options_of([*words[:1], "models=[out, task0.safetensors]", "out=again"]))

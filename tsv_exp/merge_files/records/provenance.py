@@ -94,11 +94,11 @@ def _card(options: Options, provenance: Mapping[str, Any]) -> str:
         tags=["merge", "tsv_exp"],
     )
     rules = "\n".join(
-        f"| `{rule['layers']}` | {rule['method']} | {rule['alpha']:g} | {_parameters(rule)} |"
+        _row(f"`{rule['layers']}`", rule["method"], f"{rule['alpha']:g}", _parameters(rule))
         for rule in provenance["rules"]
     )
     inputs = "\n".join(
-        f"| {name} | `{entry['source']}` | {file} | `{sha256}` |"
+        _row(name, f"`{entry['source']}`", file, f"`{sha256}`")
         for name, entry in provenance["inputs"].items()
         for file, sha256 in entry["files"].items()
     )
@@ -124,6 +124,11 @@ Merged from {counted(len(options.models), "model")} by tsv_exp {provenance["tsv_
 
 `{PROVENANCE}` contains the same in machine-readable form.
 """
+
+
+def _row(*cells: str) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def _others(provenance: Mapping[str, Any]) -> str:
