@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tsv_exp import UserError, apply, merge
-from tsv_exp.checkpoints.description import DESCRIPTION
+from tsv_exp.checkpoints.formats import DESCRIPTION
 from tsv_exp.checkpoints.readers import file_digest
 from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.merge_files.merge import run

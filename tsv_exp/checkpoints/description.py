@@ -12,7 +12,7 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
-from tsv_exp.checkpoints.formats import BY_TASK
+from tsv_exp.checkpoints.formats import DESCRIPTION
 from tsv_exp.checkpoints.readers import file_digest
 from tsv_exp.errors import UserError
 from tsv_exp.merging.inputs.samples import VALUES, sample
@@ -21,7 +21,6 @@ from tsv_exp.methods.specification.method import Method
 from tsv_exp.methods.specification.steps import PLACES
 from tsv_exp.storage.json_files import read_object
 
-DESCRIPTION = BY_TASK
 _FILE = re.compile(r"[\w.-]{1,100}\.safetensors")
 _LARGEST = 1 << 40  # largest number of entries of a layer
 _LARGEST_ALPHA = 1e9

@@ -4,7 +4,7 @@ import re
 from os.path import isfile  # False also for what cannot be read
 from pathlib import Path
 
-from tsv_exp.checkpoints.formats import BY_TASK, SUFFIXES
+from tsv_exp.checkpoints.formats import DESCRIPTION, SUFFIXES
 from tsv_exp.errors import UserError
 
 HUB_NAMES = (  # in order of preference
@@ -83,7 +83,7 @@ def existing_weights_file(folder: Path) -> Path:
 def _no_weights(folder: Path) -> UserError:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     weights = [path for path in files if path.suffix in SUFFIXES]
-    if (folder / BY_TASK).is_file():
+    if (folder / DESCRIPTION).is_file():
         remedy = "it holds a merge with a model per task; merge again with task=NAME for the whole model of a task"
     elif shards := [path for path in weights if _SHARD.fullmatch(path.name)]:
         remedy = f"{shards[0].name} is a shard, and its index (*.index.json) is missing; fetch that too"

@@ -1,4 +1,4 @@
 """Names of checkpoint files."""
 
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")
-BY_TASK = "merged.json"  # describes a merge with a model per task, whose factors and masks are beside it
+DESCRIPTION = "merged.json"  # describes a merge with a model per task, whose factors and masks are beside it

@@ -13,8 +13,9 @@ from tsv_exp import layers
 from tsv_exp.checkpoints import store
 from tsv_exp.checkpoints.adapters.conv1d import known_conv1d_weights
 from tsv_exp.checkpoints.configuration import Configuration
-from tsv_exp.checkpoints.description import DESCRIPTION, describe
+from tsv_exp.checkpoints.description import describe
 from tsv_exp.checkpoints.folders import is_variant
+from tsv_exp.checkpoints.formats import DESCRIPTION
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.records.measures import Measured, square

@@ -7,9 +7,12 @@ import atexit
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any]
 
 
 class Ended(KeyboardInterrupt):
@@ -40,38 +43,33 @@ def ignore_at_exit() -> None:
 @contextmanager
 def postponed() -> Iterator[None]:
     """Handle signals that arrive within the block at its end; in other threads than the main one, change nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    handled = {number: handler for number, handler in handlers.items() if callable(handler)}
     arrived: list[int] = []
-    for number in handled:
-        signal.signal(number, lambda number, _: arrived.append(number))
-    try:
+    with _handled_by(lambda number, _: arrived.append(number)) as handlers:
         yield
-    finally:
-        for number, handler in handled.items():
-            signal.signal(number, handler)
     for first in arrived[:1]:
-        handled[signal.Signals(first)](first, None)
+        handlers[signal.Signals(first)](first, None)
 
 
 @contextmanager
 def immediate() -> Iterator[None]:
     """Let signals end the process at once within the block: for a wait in a library that runs no handler."""
-    if threading.current_thread() is not threading.main_thread():
+    with _handled_by(signal.SIG_DFL):
         yield
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in handlers.items():
-        if callable(handler):
-            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _handled_by(handler: Handler | signal.Handlers) -> Iterator[dict[signal.Signals, Handler]]:
+    """Replace the handlers of signals within the block, and return them; change none outside the main thread."""
+    main = threading.current_thread() is threading.main_thread()
+    known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if main}
+    handlers = {number: own for number, own in known.items() if callable(own)}
+    for number in handlers:
+        signal.signal(number, handler)
     try:
-        yield
+        yield handlers
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for number, own in handlers.items():
+            signal.signal(number, own)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from tsv_exp.merge_files.options.options import Options
 from tsv_exp.merge_files.records.summary import norms
 from tsv_exp.routing.serving.files import parameters_of
 from tsv_exp.runtime.messages.counts import counted
+from tsv_exp.runtime.messages.tables import table_row
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.known_digests import known_digests
 from tsv_exp.versions import installed
@@ -94,11 +95,11 @@ def _card(options: Options, provenance: Mapping[str, Any]) -> str:
         tags=["merge", "tsv_exp"],
     )
     rules = "\n".join(
-        _row(f"`{rule['layers']}`", rule["method"], f"{rule['alpha']:g}", _parameters(rule))
+        table_row([f"`{rule['layers']}`", rule["method"], f"{rule['alpha']:g}", _parameters(rule)])
         for rule in provenance["rules"]
     )
     inputs = "\n".join(
-        _row(name, f"`{entry['source']}`", file, f"`{sha256}`")
+        table_row([name, f"`{entry['source']}`", file, f"`{sha256}`"])
         for name, entry in provenance["inputs"].items()
         for file, sha256 in entry["files"].items()
     )
@@ -124,11 +125,6 @@ Merged from {counted(len(options.models), "model")} by tsv_exp {provenance["tsv_
 
 `{PROVENANCE}` contains the same in machine-readable form.
 """
-
-
-def _row(*cells: str) -> str:
-    """A row of a Markdown table."""
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def _others(provenance: Mapping[str, Any]) -> str:

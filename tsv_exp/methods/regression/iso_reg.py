@@ -27,18 +27,14 @@ def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = ExactAlgeb
         ridge: what is added to each matrix that is inverted, as a share of its mean eigenvalue; positive.
         algebra: how the polar factor is computed.
     """
-    if not ridge > 0:
-        raise UserError(f"ridge={ridge}: it keeps the Gram matrices invertible; give a positive number, such as 0.1")
     _, m, n = deltas.shape
     if m < n:
         return iso_reg(deltas.mT, ridge, algebra=algebra).mT
-    norms = torch.linalg.vector_norm(deltas, dim=(1, 2), dtype=torch.float64).to(deltas.dtype)
-    changed = norms > 0
-    if not changed.any():
+    units, weights, scale = unit_deltas(deltas, ridge)
+    if not len(units):
         return torch.zeros_like(deltas[0])
-    units, scale = deltas[changed].div_(norms[changed, None, None]), norms.max()  # squares stay in range
     inputs, outputs, moment = (units.new_zeros(shape) for shape in ((n, n), (n, n), (m, n)))
-    for unit, weight in zip(units, (norms[changed] / scale).tolist(), strict=True):
+    for unit, weight in zip(units, weights, strict=True):
         own = gram(unit)
         inputs += own
         moment.addmm_(unit, own, alpha=weight)
@@ -52,6 +48,21 @@ def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = ExactAlgeb
     factors = algebra.polar(torch.cat([target, corner]))
     flat = factors._replace(u=factors.u[:m]).dense()
     return flat * ((flat * target).sum() / flat.square().sum() * scale)
+
+
+def unit_deltas(deltas: Tensor, ridge: float) -> tuple[Tensor, list[float], Tensor]:
+    """The D_i of the tasks that changed the layer, their norms as shares of the largest, and that one ().
+
+    With them squares stay in range.
+
+    Raises:
+        UserError: the ridge is not positive.
+    """
+    if not ridge > 0:
+        raise UserError(f"ridge={ridge}: it keeps the Gram matrices invertible; give a positive number, such as 0.1")
+    norms = torch.linalg.vector_norm(deltas, dim=(1, 2), dtype=torch.float64).to(deltas.dtype)
+    changed, scale = norms > 0, norms.max()
+    return deltas[changed].div_(norms[changed, None, None]), (norms[changed] / scale).tolist(), scale
 
 
 def solve(matrix: Tensor, shift: float, right: Tensor) -> Tensor:

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from tsv_exp.decompositions.numerics import gram
-from tsv_exp.errors import UserError
-from tsv_exp.methods.regression.iso_reg import solve
+from tsv_exp.methods.regression.iso_reg import solve, unit_deltas
 
 
 def white_reg(deltas: Tensor, ridge: float = 0.1) -> Tensor:
@@ -24,18 +23,14 @@ def white_reg(deltas: Tensor, ridge: float = 0.1) -> Tensor:
         deltas: (T, m, n).
         ridge: what is added to each Gram matrix, as a share of its mean eigenvalue; positive.
     """
-    if not ridge > 0:
-        raise UserError(f"ridge={ridge}: it keeps the Gram matrices invertible; give a positive number, such as 0.1")
     _, m, n = deltas.shape
-    norms = torch.linalg.vector_norm(deltas, dim=(1, 2), dtype=torch.float64).to(deltas.dtype)
-    changed = norms > 0
-    if not changed.any():
+    units, weights, scale = unit_deltas(deltas, ridge)
+    if not len(units):
         return torch.zeros_like(deltas[0])
-    units, scale = deltas[changed].div_(norms[changed, None, None]), norms.max()  # squares stay in range
     shift = ridge * len(units)
     outputs, moment = (units.new_zeros(shape) for shape in ((min(m, n),) * 2, (m, n)))
     inputs = units.new_zeros(n, n) if m > n else gram(units.flatten(0, 1))
-    for unit, weight in zip(units, (norms[changed] / scale).tolist(), strict=True):
+    for unit, weight in zip(units, weights, strict=True):
         own = gram(unit if m > n else unit.mT)
         if m > n:
             inputs += own

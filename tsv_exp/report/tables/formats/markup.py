@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from tsv_exp.report.results.runs import Experiment
 from tsv_exp.report.tables.sheets import Line, Sheet
+from tsv_exp.runtime.messages.tables import table_row
 
 MARKDOWN = ("{}", "**{}**", "<u>{}</u>")
 LATEX = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
@@ -42,7 +43,7 @@ def _markdown(sheet: Sheet) -> str:
     for line in sheet.lines:
         texts = [MARKDOWN[entry.place].format(entry.text) for entry in line.entries]
         rows.append([line.label, *texts, *[line.note] * notes])
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows)
+    return "\n".join(map(table_row, rows))
 
 
 def latex(sheets: Sequence[Sheet]) -> str:
