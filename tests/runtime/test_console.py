@@ -1,5 +1,6 @@
 import io
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,3 +76,12 @@ def test_results_and_progress_have_different_streams(capsys: pytest.CaptureFixtu
     progress.output.print("a table")
     progress.console.print("a stage")
     assert capsys.readouterr() == ("a table\n", "a stage\n")
+
+
+def test_a_closed_pipe_does_not_end_the_work() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as file:
+        console = progress.ResilientConsole(file=file)
+        for _ in range(2):
+            console.print("a line that nobody reads")

@@ -49,12 +49,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from rich.console import Console
-
 from tsv_exp.commands.app.completion import OPTIONS, complete
 from tsv_exp.commands.app.guard import run_command
 from tsv_exp.merge_files.options.help import method_lines, words
-from tsv_exp.runtime.console import ConsoleHandler
+from tsv_exp.runtime.console import ConsoleHandler, ResilientConsole
 from tsv_exp.runtime.imports import import_late
 
 _LOG_LEVELS = {  # log counts of exact decompositions and differing names, not only warnings
@@ -68,7 +66,7 @@ def main() -> None:
     """Merge according to the command line; exits with 0 only on success."""
     if len(sys.argv) < 2 or {"-h", "--help"} & set(sys.argv[1:]):
         lines = [*__doc__.splitlines(), *method_lines(sys.argv[1:])]
-        Console(soft_wrap=True, markup=False, highlight=False).print("\n".join(lines))
+        ResilientConsole(soft_wrap=True, markup=False, highlight=False).print("\n".join(lines))
         raise SystemExit(len(sys.argv) < 2)
     arguments, hint = sys.argv[1:], "run the same command again to resume"
     if arguments[0] in OPTIONS:

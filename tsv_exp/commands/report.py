@@ -5,13 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from tsv_exp.commands.app.completion import OPTIONS, complete
 from tsv_exp.commands.app.guard import run_command
 from tsv_exp.report.results.published import families
 from tsv_exp.report.tables.formats.terminal import show
 from tsv_exp.report.write import write_report
+from tsv_exp.runtime.console import ResilientConsole
 from tsv_exp.runtime.messages.parser import Parser
 
 
@@ -57,8 +56,8 @@ def _words(typed: Sequence[str]) -> list[str]:
 def _run(options: argparse.Namespace) -> None:
     out = options.out or options.folders[0]
     report = write_report(options.folders, out, options.published, options.paired, options.by_score, options.all)
-    console = Console(soft_wrap=True, highlight=False)
-    show(report.sheets, Console(highlight=False))
+    console = ResilientConsole(soft_wrap=True, highlight=False)
+    show(report.sheets, ResilientConsole(highlight=False))
     for line in report.runs.problem_lines():
         console.print(line, style="red", markup=False)
     pictures = sum(path.suffix == ".png" for path in report.paths)

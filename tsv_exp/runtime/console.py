@@ -4,6 +4,7 @@ Results go to `output` (standard output); progress, logs and errors to `console`
 """
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
@@ -24,8 +25,21 @@ INTERVAL = 0.5  # seconds between two updates of the file
 LOGGED = 30.0  # seconds between two log lines without a terminal
 
 log = logging.getLogger(__name__)
-console = Console(stderr=True, highlight=False)  # paths and numbers in one colour
-output = Console(highlight=False)
+
+
+class ResilientConsole(Console):
+    """Continues in silence if the reader of its pipe has gone (`tsv-merge ... 2>&1 | head -1`): results go to files."""
+
+    def on_broken_pipe(self) -> None:
+        """Discard this and all later output; the rest of a buffer is flushed at exit, which must not fail either."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+
+console = ResilientConsole(stderr=True, highlight=False)  # paths and numbers in one colour
+output = ResilientConsole(highlight=False)
 _active: list["ProgressLine"] = []
 _destination: tuple[Path | None, str] = (None, "")
 
