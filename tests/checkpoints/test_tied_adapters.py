@@ -1,9 +1,14 @@
 """Adapters of an embedding to which the base ties its output head, as PEFT applies them."""
 
+import json
+from contextlib import nullcontext
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tsv_exp import UserError
+from tsv_exp.checkpoints.adapters.tied import check_head
 from tsv_exp.checkpoints.sources import open_weights
 
 pytestmark = [  # what the two libraries say of each other
@@ -59,3 +64,14 @@ def test_an_embedding_to_which_the_base_ties_its_head(tmp_path, options, untie, 
     merged.load_state_dict({name: weights[name] for name in base}, strict=False)
     tokens = torch.arange(9).view(1, -1)
     torch.testing.assert_close(merged(tokens).logits, adapter(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_keys_that_are_deep_in_the_configuration(tmp_path, tied):
+    """As in the configurations of models with a thinker and a talker."""
+    save_file({"embed.weight": torch.ones(9, 2)}, tmp_path / "model.safetensors")
+    text = {"vocab_size": 9, "tie_word_embeddings": tied}
+    config = {"architectures": ["XForConditionalGeneration"], "thinker_config": {"text_config": text}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="changes the embedding 'embed.weight'") if tied else nullcontext():
+        check_head(tmp_path, open_weights(tmp_path), ["embed.weight"])

@@ -248,6 +248,8 @@ def test_a_base_that_is_not_that_of_the_adapters(folder, tmp_path):
             run(parse([f"base={folder / 'base'}", f"models=[{tmp_path / name}]", *words]))
     with pytest.raises(UserError, match="is an adapter, not a model"):
         run(parse([f"base={folder / 'a'}", models(folder), *words]))
+    with pytest.raises(UserError, match=r"no checkpoint in this folder; its subfolder .* holds one; give"):
+        run(parse([f"base={folder}", models(folder), *words]))
 
 
 def test_a_base_of_the_hub_is_named_and_not_downloaded(folder, tmp_path, monkeypatch):

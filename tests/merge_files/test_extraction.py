@@ -89,3 +89,24 @@ def test_an_adapter_from_a_model_that_transformers_renames_in_memory(tmp_path):
     assert len(wanted) == 7
     for name, weight in wanted.items():
         torch.testing.assert_close(merged[name], weight)
+
+
+def test_what_peft_cannot_change_in_a_state_space_model_is_left_out(tmp_path, capsys):
+    """PEFT refuses Mamba's out_proj, and its dt_proj is multiplied without PEFT's factors."""
+    from peft import PeftModel
+    from transformers import MambaConfig, MambaForCausalLM
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 9, "state_size": 2, "time_step_rank": 2}
+    base, dense = MambaForCausalLM(MambaConfig(**sizes)), MambaForCausalLM(MambaConfig(**sizes))
+    dense.load_state_dict(base.state_dict())
+    mixer = dense.backbone.layers[0].mixer
+    for part in (mixer.in_proj, mixer.x_proj):
+        part.weight.data += 0.3 * torch.randn_like(part.weight)
+    base.save_pretrained(tmp_path / "base")
+    dense.save_pretrained(tmp_path / "tuned")
+    words = [f"base={tmp_path / 'base'}", f"models={tmp_path / 'tuned'}", f"out={tmp_path / 'lora'}"]
+    run(parse([*words, "method=weight_average", "form=lora", "rank=8"]))
+    line = next(line for line in capsys.readouterr().err.splitlines() if "tensors not in the adapter" in line)
+    assert all(f"backbone.layers.*.mixer.{name}.weight" in line for name in ("dt_proj", "out_proj"))
+    adapted, tokens = PeftModel.from_pretrained(base, tmp_path / "lora").eval(), torch.arange(6).view(1, -1)
+    torch.testing.assert_close(adapted(tokens).logits, dense.eval()(tokens).logits, rtol=1e-4, atol=1e-5)

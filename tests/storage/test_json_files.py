@@ -2,7 +2,7 @@
 
 import pytest
 
-from tsv_exp.storage.json_files import read_json, read_object
+from tsv_exp.storage.json_files import read_json, read_object, values_of
 
 
 @pytest.mark.parametrize("depth", [200, 900, 100_000])
@@ -16,3 +16,9 @@ def test_content_that_is_nested_too_deeply(tmp_path, depth, start, end):
 def test_content_is_read(tmp_path):
     (tmp_path / "some.json").write_text('{"a": [1, {"b": [[]]}]}')
     assert read_object(tmp_path / "some.json") == {"a": [1, {"b": [[]]}]}
+
+
+def test_values_of_a_key_at_any_depth():
+    content = {"a": {"b": {"size": 3}, "size": [2]}, "size": 1, "c": {"d": [{"size": 4}]}}
+    assert values_of(content, "size") == [1, [2], 3]
+    assert values_of([content], "size") == []

@@ -18,7 +18,7 @@ from tsv_exp.checkpoints.vocabulary.tokenizers import FILES
 from tsv_exp.errors import UserError
 from tsv_exp.merging.inputs.alignment import matches
 from tsv_exp.storage.files import atomic
-from tsv_exp.storage.json_files import read_object
+from tsv_exp.storage.json_files import read_object, values_of
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ class Configuration:
         A model that is loaded with tied embeddings would lose the merged output embedding.
         """
         config = _read(self.folder / "config.json")
-        sizes = {*_all(config, "vocab_size"), self.values.get("vocab_size")}
-        if False in _all(config, _TIED):
+        sizes = [*values_of(config, "vocab_size"), self.values.get("vocab_size")]
+        if False in values_of(config, _TIED):
             return self
         matrices = [name for name, weight in base.items() if weight.dim() == 2 and len(weight) in sizes]
         for a, b in combinations(matrices, 2):
@@ -114,7 +114,7 @@ class Configuration:
             shutil.copyfile(self.folder / file, target)
             return
         config = self._config(self.folder / file)
-        changed = _changed(config, changes, next(iter(_all(config, "vocab_size")), None)) | added
+        changed = _changed(config, changes, next(iter(values_of(config, "vocab_size")), None)) | added
         target.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -134,14 +134,6 @@ def _read(file: Path) -> dict[str, Any]:
         return read_object(file)
     except (OSError, ValueError):  # none, or of another library
         return {}
-
-
-def _all(config: Any, key: str) -> list[Any]:
-    """All values of a key, including nested ones."""
-    if not isinstance(config, dict):
-        return []
-    own = [config[key]] if key in config else []
-    return own + [value for part in config.values() for value in _all(part, key)]
 
 
 def _changed(config: Any, values: Mapping[str, Any], size: int | None) -> Any:

@@ -5,9 +5,12 @@ Since version 5 it renames the weights of some architectures (ViT: `encoder.laye
 so does torch.save of a state dict.
 """
 
+import inspect
 import logging
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,9 @@ from tsv_exp.merging.inputs.views import Renamed
 from tsv_exp.merging.layer import Weights
 
 log = logging.getLogger(__name__)
+
+# where PEFT refuses to change out_proj: peft.tuners.tuners_utils
+_MAMBA = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
 
 
 def loaded_names(weights: Weights) -> dict[str, str | None]:
@@ -81,7 +87,7 @@ def adaptable_weights(weights: Weights) -> dict[str, str] | None:
 
     These are the weights of linear layers, by their names in memory. PEFT converts the names of the experts' weights in
     the file itself, and takes every module with the last name of one (gate_proj) for an expert's: others are left out.
-    None: nothing is known of the model.
+    So are modules that PEFT refuses, and those on which it has no effect. None: nothing is known of the model.
     """
     model = _model(weights)
     if model is None:
@@ -93,12 +99,31 @@ def adaptable_weights(weights: Weights) -> dict[str, str] | None:
     for new, name, whole in _pairs(weights, model):
         if not whole and expected[new].dim() == 3:
             experts[name] = name
-        elif whole and isinstance(modules.get(new.removesuffix(".weight")), nn.Linear | Conv1D):
-            linear[name] = new
+        elif whole and isinstance(modules.get(module := new.removesuffix(".weight")), nn.Linear | Conv1D):
+            parent, _, leaf = module.rpartition(".")
+            refused = leaf == "out_proj" and model.config.model_type in _MAMBA
+            if not refused and leaf not in _only_read(type(modules[parent])):
+                linear[name] = new
     if not experts:
         return linear
     ends = {name.split(".")[-2] for name in experts}
     return {name: name for name in linear if name.split(".")[-2] not in ends} | experts
+
+
+@cache
+def _only_read(kind: type[nn.Module]) -> set[str]:
+    """The parts of a module whose weight it reads without calling them, so that factors of PEFT have no effect there.
+
+    Those that it never calls, and those that it calls on some paths and multiplies by itself on others (Mamba's dt_proj).
+    """
+    try:
+        source = inspect.getsource(kind)
+    except OSError:  # installed without sources
+        return set()
+    read, called, multiplied = (
+        set(re.findall(rf"self\.(\w+){use}", source)) for use in (r"\.weight\b", r"\(", r"\.weight @")
+    )
+    return read - called | multiplied
 
 
 def names_in_module(module: nn.Module, names: Sequence[str]) -> dict[str, str]:

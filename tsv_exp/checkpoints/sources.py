@@ -78,16 +78,14 @@ def open_models(
 
 
 def stored(source: str) -> Reader | None:
-    """The weights of a model on this machine, which may be quantized; None if there are none, as for a hub id.
+    """The weights of a model on this machine, which may be quantized; None for a hub id.
 
     Raises:
-        UserError: there is no such path, or it is an adapter.
+        UserError: there is no such path, it holds no weights, or it is an adapter.
     """
     path = local(source)
     if path is not None and adapter_file(path) is not None:
         raise _no_model(path)
-    if path is not None and path.is_dir():
-        path = weights_file(path)
     return None if path is None else read(path)
 
 

@@ -50,3 +50,12 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"expected an object, not {type(content).__name__}")
     return content
+
+
+def values_of(content: Any, key: str) -> list[Any]:
+    """All values of a key in an object and in the objects inside it, at any depth, outermost first."""
+    found, parts = [], [content]
+    while parts := [part for part in parts if isinstance(part, dict)]:
+        found += [part[key] for part in parts if key in part]
+        parts = [value for part in parts for value in part.values()]
+    return found

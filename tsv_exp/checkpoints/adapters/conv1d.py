@@ -1,14 +1,13 @@
 """Weights that are stored transposed, as (in, out): those of transformers' Conv1D layers (GPT-2 and others)."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from tsv_exp.errors import UserError
-from tsv_exp.storage.json_files import read_json
+from tsv_exp.storage.json_files import read_json, values_of
 
 _MODULES = re.compile(r"(.*\.)?(c_attn|q_attn|c_proj|c_fc)")
 _TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder"}
@@ -53,15 +52,8 @@ def known_conv1d_weights(base: Mapping[str, Tensor], option: str) -> set[str]:
 
 def model_types(path: Path | None) -> set[str]:
     """The model types in the config.json next to a checkpoint file, including nested ones."""
-
-    def types(config: Any) -> Iterator[str]:
-        if isinstance(config, dict):
-            if isinstance(config.get("model_type"), str):
-                yield config["model_type"]
-            for part in config.values():
-                yield from types(part)
-
     try:
-        return set(types(read_json(Path(path or "").parent / "config.json")))
-    except (OSError, ValueError, RecursionError):
+        config = read_json(Path(path or "").parent / "config.json")
+    except (OSError, ValueError):
         return set()
+    return {kind for kind in values_of(config, "model_type") if isinstance(kind, str)}

@@ -3,12 +3,11 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from tsv_exp.errors import UserError
-from tsv_exp.storage.json_files import read_object
+from tsv_exp.storage.json_files import read_object, values_of
 
 _WITH_HEAD = re.compile(r".*(ForCausalLM|LMHeadModel|ForConditionalGeneration|ForMaskedLM)")
 
@@ -40,10 +39,9 @@ def _tied(base: Mapping[str, Tensor]) -> str | None:
         config = read_object(Path(getattr(base, "path", None) or "").parent / "config.json")
     except (OSError, ValueError):
         return None
-    parts: list[dict[str, Any]] = [config, *(part for part in config.values() if isinstance(part, dict))]
     kinds = config.get("architectures") or [""]
-    if not _WITH_HEAD.fullmatch(str(kinds[0])) or any(part.get("tie_word_embeddings") is False for part in parts):
+    if not _WITH_HEAD.fullmatch(str(kinds[0])) or False in values_of(config, "tie_word_embeddings"):
         return None
-    sizes = [part["vocab_size"] for part in parts if "vocab_size" in part]
+    sizes = values_of(config, "vocab_size")
     found = [name for name, weight in base.items() if weight.dim() == 2 and len(weight) in sizes]
     return found[0] if len(found) == 1 else None

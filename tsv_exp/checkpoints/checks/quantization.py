@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tsv_exp.checkpoints.readers import Reader
 from tsv_exp.errors import UserError
-from tsv_exp.storage.json_files import read_object
+from tsv_exp.storage.json_files import read_object, values_of
 
 # Tensors next to codes: of bitsandbytes (absmax, SCB, quant_map), GPTQ and AWQ (qweight, qzeros), fp8 with scales,
 # compressed-tensors (weight_packed), MXFP4 (_blocks) and HQQ (W_q).
@@ -39,11 +39,11 @@ def _configured(folder: Path | None) -> str | None:
         config = read_object(folder / "config.json")
     except (OSError, ValueError):
         return None  # damaged, or of another library: check the tensors instead
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        if (quantization := part.get("quantization_config")) is not None:
-            kind = quantization.get("quant_method") if isinstance(quantization, dict) else None
-            return f"{kind or 'quantization_config'} in its config.json"
-    return None
+    found = [value for value in values_of(config, "quantization_config") if value is not None]
+    if not found:
+        return None
+    kind = found[0].get("quant_method") if isinstance(found[0], dict) else None
+    return f"{kind or 'quantization_config'} in its config.json"
 
 
 def _is_code(weights: Reader, name: str) -> bool:

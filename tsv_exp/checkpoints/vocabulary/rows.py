@@ -15,7 +15,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.merging.inputs.views import View
 from tsv_exp.merging.layer import ExplicitDeltas, Weights
 from tsv_exp.runtime.messages.counts import counted, some
-from tsv_exp.storage.json_files import read_object
+from tsv_exp.storage.json_files import read_object, values_of
 
 _NUMBERED = re.compile(r"\.\d+\.")
 _OF_TOKENS = re.compile("embed|head")
@@ -217,10 +217,7 @@ def _configured_size(folder: Path | None) -> int | None:
     config: dict[str, Any] = {}
     if folder is not None and (folder / "config.json").is_file():
         config = read_object(folder / "config.json")
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        if isinstance(size := part.get("vocab_size"), int):
-            return size
-    return None
+    return next((size for size in values_of(config, "vocab_size") if isinstance(size, int)), None)
 
 
 def _special(folder: Path) -> dict[str, Any]:

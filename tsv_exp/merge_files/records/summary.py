@@ -11,6 +11,7 @@ from rich.text import Text
 from tsv_exp.merge_files.options.options import Options
 from tsv_exp.merge_files.records.measures import Measured
 from tsv_exp.merge_files.records.probes import estimate
+from tsv_exp.merging.results.across import layer_kind
 from tsv_exp.merging.results.weights import variance_warning
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.runtime.console import console
@@ -86,10 +87,20 @@ def _counts(options: Options, stream: TaskVectors, layers: Mapping[str, Measured
     ]
     if options.form == "lora":
         left = [name for name in stream.names if name not in layers]
-        line = f"{counted(len(left), 'tensor')} not in the adapter, also where models change them: {some(left)}"
+        line = (
+            f"{counted(len(left), 'tensor')} not in the adapter, also where models change them: {_left(stream, left)}"
+        )
         return [*lines, line] if left else lines
     kept = len(stream.base) - len(changed)
     return [*lines, f"{counted(kept, 'tensor')} copied from the base"] if kept else lines
+
+
+def _left(stream: TaskVectors, names: Sequence[str]) -> str:
+    """All kinds of matrices among some tensors, and then the first of the others."""
+    kinds: dict[bool, dict[str, None]] = {True: {}, False: {}}
+    for name in names:
+        kinds[stream.base[name].dim() > 1][layer_kind(name)] = None
+    return ", ".join([*kinds[True], *([some(list(kinds[False]))] if kinds[False] else [])])
 
 
 def _kind(found: Measured) -> tuple[str, str]:
