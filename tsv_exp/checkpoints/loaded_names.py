@@ -114,7 +114,7 @@ def adaptable_weights(weights: Weights) -> dict[str, str] | None:
 def _only_read(kind: type[nn.Module]) -> set[str]:
     """The parts of a module whose weight it reads without calling them, so that factors of PEFT have no effect there.
 
-    Those that it never calls, and those that it calls on some paths and multiplies by itself on others (Mamba's dt_proj).
+    Those that it never calls, and those that it calls on one path and multiplies itself on another (Mamba's dt_proj).
     """
     try:
         source = inspect.getsource(kind)

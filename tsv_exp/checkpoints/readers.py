@@ -62,15 +62,16 @@ class Safetensors(Reader):
         super().__init__(path)
         try:
             self._file = safe_open(path, framework="pt")
-            self._names = dict.fromkeys(self._file.keys())
+            self._views: dict[str, Tensor | None] = dict.fromkeys(self._file.keys())  # kept: 0.1 ms to create one
         except (OSError, SafetensorError) as error:
             raise _damaged(path, error) from error
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
+        if (known := self._views[name]) is not None:
+            return known
         try:
-            return self._file.get_tensor(name)
+            self._views[name] = view = self._file.get_tensor(name)
+            return view
         except Exception as error:
             if (unknown := re.search(r"Dtype not understood: (\w+)", str(error))) is not None:
                 raise UserError(
@@ -80,10 +81,10 @@ class Safetensors(Reader):
             raise _damaged(self.path, error) from error
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._views)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._views)
 
 
 class Shards(Reader):

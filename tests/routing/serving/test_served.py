@@ -120,6 +120,13 @@ def test_the_base_is_known_by_its_values(folder: Path, tmp_path: Path) -> None:
     tsv_exp.load(tmp_path / "old", tuned)
 
 
+def test_values_of_the_base_are_compared_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = tsv_exp.load(folder, Block(True))
+    monkeypatch.setattr("tsv_exp.merging.engine.sampled_from", lambda *_: pytest.fail("compared again"))
+    for task in TASKS:
+        served.model(task)
+
+
 def test_names_that_differ_by_a_prefix(folder: Path) -> None:
     served = tsv_exp.load(folder, nn.Sequential(Block(True)))
     x, _ = inputs(3)

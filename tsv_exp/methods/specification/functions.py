@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from pkgutil import resolve_name
 from typing import Any
 
@@ -38,6 +39,7 @@ def required(function: Function, parameter: str) -> bool:
     return inspect.signature(function).parameters[parameter].default is inspect.Parameter.empty
 
 
+@cache
 def parameters_of(function: Function) -> tuple[str, ...]:
     """The names of a function's parameters, in order."""
     try:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 from threading import RLock
@@ -51,13 +52,13 @@ class ServedModel:
         features: Callable[[Any], Tensor],
     ) -> None:
         self._base = module.eval()
-        self._merged = merged
         self._fitted = fitted
         self._heads = heads
         self._features = features
         self._loaded: tuple[str, nn.Module] | None = None
         own = module.state_dict()
         merged.check_base(own, "the module")
+        self._merged = replace(merged, samples={})  # values are compared once, not whenever a model is loaded
         self._state = {name: own[name] for name in merged.shapes}
         self._alone = RLock()
 
@@ -166,7 +167,7 @@ def load(
         folder: its output folder.
         module: the base model with the weights of the merge's base, on any device and in any floating-point dtype; its
             parameters have the names of the base file, up to a prefix, or those that transformers gives them. It is
-            not changed, except for being set to evaluation mode.
+            not changed, except for being set to evaluation mode, and must not be trained further.
         heads: task -> function from the features (B, ...) of the inputs to their outputs; a task may have none.
         features: extracts the features (B, ...) from the module's output; None: the output itself, or the first entry
             of a tuple or mapping.

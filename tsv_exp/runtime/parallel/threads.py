@@ -50,6 +50,7 @@ def map_in_threads(
     before = torch.get_num_threads()
     threads = max(before, getattr(_all, "threads", 0))
     pending: deque[tuple[Future[Result], int]] = deque()
+    in_flight = 0
     stopped = Event()
     pool = ThreadPoolExecutor(threads, initializer=_use_one_thread, initargs=(threads, stopped))
     try:
@@ -57,9 +58,12 @@ def map_in_threads(
         with threadpool_limits(1, "blas"):  # numpy's BLAS
             for item in items:
                 need = size(item)
-                while pending and sum(used for _, used in pending) + need > budget:
-                    yield pending.popleft()[0].result()
+                while pending and in_flight + need > budget:
+                    future, used = pending.popleft()
+                    yield future.result()
+                    in_flight -= used
                 pending.append((pool.submit(function, item), need))
+                in_flight += need
             while pending:
                 yield pending.popleft()[0].result()
     except BaseException:
