@@ -10,7 +10,6 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -95,6 +94,7 @@ def adaptable_weights(weights: Weights) -> dict[str, str] | None:
     from transformers.pytorch_utils import Conv1D
 
     modules, expected = dict(model.named_modules(remove_duplicate=False)), model.state_dict()
+    unchanged = {kind: _only_read(kind) for kind in set(map(type, modules.values()))}
     linear, experts = {}, {}
     for new, name, whole in _pairs(weights, model):
         if not whole and expected[new].dim() == 3:
@@ -102,7 +102,7 @@ def adaptable_weights(weights: Weights) -> dict[str, str] | None:
         elif whole and isinstance(modules.get(module := new.removesuffix(".weight")), nn.Linear | Conv1D):
             parent, _, leaf = module.rpartition(".")
             refused = leaf == "out_proj" and model.config.model_type in _MAMBA
-            if not refused and leaf not in _only_read(type(modules[parent])):
+            if not refused and leaf not in unchanged[type(modules[parent])]:
                 linear[name] = new
     if not experts:
         return linear
@@ -110,7 +110,6 @@ def adaptable_weights(weights: Weights) -> dict[str, str] | None:
     return {name: name for name in linear if name.split(".")[-2] not in ends} | experts
 
 
-@cache
 def _only_read(kind: type[nn.Module]) -> set[str]:
     """The parts of a module whose weight it reads without calling them, so that factors of PEFT have no effect there.
 
