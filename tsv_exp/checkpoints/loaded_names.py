@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tsv_exp.checkpoints.adapters.attention import attention_weights
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.errors import UserError
 from tsv_exp.merging.inputs.names import match_names
@@ -95,10 +96,17 @@ def adaptable_weights(weights: Weights) -> dict[str, str] | None:
 
     modules, expected = dict(model.named_modules(remove_duplicate=False)), model.state_dict()
     unchanged = {kind: _only_read(kind) for kind in set(map(type, modules.values()))}
+    attention = {
+        own: f"{module}.weight"
+        for own, module in attention_weights(expected).items()
+        if module is not None and isinstance(modules[module], nn.MultiheadAttention)
+    }
     linear, experts = {}, {}
     for new, name, whole in _pairs(weights, model):
         if not whole and expected[new].dim() == 3:
             experts[name] = name
+        elif whole and new in attention:
+            linear[name] = attention[new]
         elif whole and isinstance(modules.get(module := new.removesuffix(".weight")), nn.Linear | Conv1D):
             parent, _, leaf = module.rpartition(".")
             refused = leaf == "out_proj" and model.config.model_type in _MAMBA

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsv_exp.checkpoints.adapters.attention import attention_weights, target_of
 from tsv_exp.checkpoints.adapters.conv1d import known_conv1d_weights
 from tsv_exp.checkpoints.adapters.factors import PREFIX
 from tsv_exp.checkpoints.configuration import Configuration
@@ -44,8 +46,8 @@ class LoraAdapter:
         self.stem, self.limit = "adapter_model", math.inf
         self.configuration: Configuration | None = None
         work, stream = self.work, self.work.stream
-        self.known = None if work.inputs.adapters else adaptable_weights(stream.base)
-        self.names = [name for name in stream.names if self._adaptable(name)]
+        self.own = self._own_names()
+        self.names = [name for name in stream.names if name in self.own and stream.base[name].dim() == 2]
         if not self.names:
             raise UserError("form=lora: the base has no 2-D weight of a linear layer (<module>.weight)")
         for rule in {work.plan.rule(name) for name in self.names}:
@@ -56,13 +58,18 @@ class LoraAdapter:
         self.ranks = {name: self._rank(name) for name in self.names}
         self.sizes = {name: self._bytes(name) for name in self.names}
 
-    def _adaptable(self, name: str) -> bool:
+    def _own_names(self) -> dict[str, str]:
+        """The name of which PEFT makes that of the factors, for each weight that it can change."""
+        base = self.work.stream.base
         if self.work.inputs.adapters:  # they have factors for it, whatever its name
-            return True
-        is_weight = self.work.stream.base[name].dim() == 2 and name.endswith(".weight")
-        if self.known is not None:
-            return is_weight and name in self.known
-        return is_weight and not matches(name, _EMBEDDINGS)
+            return {name: name for name in base}
+        known = adaptable_weights(base)
+        if known is not None:
+            return known
+        attention = attention_weights(base)
+        linear = (name for name in base if name.endswith(".weight") and not matches(name, _EMBEDDINGS))
+        own = {name: name for name in linear if name not in attention}
+        return own | {name: f"{module}.weight" for name, module in attention.items() if module is not None}
 
     def _rank(self, name: str) -> int:
         module = name.removesuffix(".weight")
@@ -81,7 +88,7 @@ class LoraAdapter:
 
     def _module(self, name: str) -> str:
         """The module of a weight: in the adapters, or as transformers names it in memory."""
-        return (self.known or {}).get(name, name).removesuffix(".weight")
+        return self.own[name].removesuffix(".weight")
 
     def _module_shape(self, name: str) -> tuple[int, int]:
         """(out, in) of a module; its weight may be stored transposed."""
@@ -134,11 +141,12 @@ class LoraAdapter:
             path.write_text(json.dumps(self._config(), indent=2, sort_keys=True))
 
     def _config(self) -> dict[str, Any]:
-        modules = {self._module(name): rank for name, rank in self.ranks.items()}
+        modules = {target_of(self._module(name)): rank for name, rank in self.ranks.items()}
         configs = [dict(adapter.config) for adapter in self.work.inputs.adapters.values()]
-        changed = {module for adapter in self.work.inputs.adapters.values() for module in adapter.modules}
+        changed = {target_of(module) for adapter in self.work.inputs.adapters.values() for module in adapter.modules}
         most = max(modules.values())
-        others = {module: rank for module, rank in modules.items() if rank != most}
+        # anchored: PEFT compares ends of names too, and those of one tower may be ends of the other's
+        others = {f"^{re.escape(module)}": rank for module, rank in modules.items() if rank != most}
         return {
             "peft_type": "LORA",
             "task_type": _common(configs, "task_type"),

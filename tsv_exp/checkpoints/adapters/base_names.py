@@ -7,6 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from tsv_exp.checkpoints.adapters.attention import weight_of
 from tsv_exp.checkpoints.adapters.factors import Adapter
 from tsv_exp.checkpoints.loaded_names import match_loaded
 from tsv_exp.errors import UserError
@@ -32,7 +33,7 @@ def check_base(adapters: Mapping[str, Adapter], base: Weights, where: str) -> No
     modules = {name.rpartition(".")[0] for name in base}
     known: dict[str, tuple[str, str]] = {}
     for task, adapter in adapters.items():
-        own = {f"{module}.weight": module for module in adapter.modules}
+        own = {weight_of(module, adapter.modules): module for module in adapter.modules}
         names, joined = match_loaded(base, list(own))
         found = {name: own[mine] for name, mine in names.items() if _fits(base[name], *adapter.modules[own[mine]][:2])}
         packed = not names and not modules.isdisjoint(adapter.modules)  # <module>.qweight

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tsv_exp.checkpoints.adapters.attention import added_twice, weight_of
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.conv1d import conv1d_weights, model_types
 from tsv_exp.checkpoints.adapters.lora_config import LoraConfig
@@ -67,10 +68,17 @@ class Adapter(ChangedModel):
                 )
             else:
                 whole[_WHOLE.sub("", key.removeprefix("base_model.model."))] = tensors[key]
-        self.own_names = (*(f"{module}.weight" for module in modules), *whole)
+        weights = {module: weight_of(module, modules) for module in modules}
+        self.own_names = (*weights.values(), *whole)
         changed = [own for own in self.own_names if not matches(own, ignore)]
+        if twice := [own for module, own in weights.items() if added_twice(module) and own in changed]:
+            raise UserError(
+                f"{path}: PEFT up to version 0.21 adds the factors of {twice[0]!r} twice, and others once, so that "
+                "the change is not known; merge the adapter into its model with the version that trained it "
+                "(merge_and_unload), save that, and give it; or \"ignore=['*.out_proj.weight']\" leaves them out"
+            )
         names = {own: name for name, own in self._names_in_base(changed).items()}
-        tied = _twins(whole, names, [] if self._config.tied else [f"{module}.weight" for module in modules])
+        tied = _twins(whole, names, [] if self._config.tied else weights.values())
         if unknown := [own for own in changed if own not in names and own not in tied]:
             raise UserError(
                 f"{path}: the base has no parameter {unknown[0]!r} that the adapter changes; {_cause(unknown, changed)}"
@@ -79,7 +87,7 @@ class Adapter(ChangedModel):
         self._whole = {names[own]: tensor for own, tensor in whole.items() if own in names}
         self._factors: dict[str, tuple[Tensor, Tensor, float]] = {}
         self._transposed: set[str] = set()
-        self._names = {module: names[f"{module}.weight"] for module in modules if f"{module}.weight" in names}
+        self._names = {module: names[own] for module, own in weights.items() if own in names}
         for module, name in self._names.items():
             self._factors[name] = self._checked(module, modules[module])
             if module in embeddings or self._stored_transposed(name):

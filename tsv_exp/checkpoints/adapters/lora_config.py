@@ -10,6 +10,7 @@ import regex
 import torch
 from torch import Tensor
 
+from tsv_exp.checkpoints.adapters.attention import target_of
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 from tsv_exp.storage.json_files import read_object
@@ -139,6 +140,7 @@ class LoraConfig:
 
     def _by_pattern(self, patterns: Mapping[str, float], module: str, default: float) -> float:
         # The first pattern that matches the whole name or its end after a dot: peft.utils.other.get_pattern_key.
+        module = target_of(module)
         try:
             for pattern, value in patterns.items():
                 if regex.match(rf"(.*\.)?({pattern})$", module, timeout=MATCHING):
