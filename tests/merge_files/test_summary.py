@@ -47,6 +47,16 @@ def test_the_table_has_the_norms_of_the_task_vectors_and_of_the_merge(tmp_path, 
     assert "warning" not in said
 
 
+def test_a_merge_that_ended_before_its_measures_were_stored(tmp_path, monkeypatch, capsys):
+    write(tmp_path, monkeypatch, lambda a, b: (a, b))
+    run(options_of(WORDS))
+    said = capsys.readouterr().err
+    (record,) = tmp_path.glob("out/.tsv-merge/*.layers.json")
+    record.unlink()
+    run(options_of(WORDS))
+    assert capsys.readouterr().err == said
+
+
 def test_layers_are_counted(tmp_path, monkeypatch, capsys):
     write(tmp_path, monkeypatch, lambda a, b: (a, b))
     run(options_of(WORDS))

@@ -80,11 +80,14 @@ def merge_model(options: Options, plan: Plan) -> Finished | None:
         shapes = {name: inputs.stream.base[name].shape for name in form.sizes}
         costs = {name: shape.numel() * min(shape, default=1) for name, shape in shapes.items()}
         work = split_work(parts, costs, world)
+        known, merged = record.load().keys(), set(inputs.stream.names)
         mine = assigned({i: sum(costs[name] for name in names) for i, (_, names) in enumerate(work)}, rank, world)
         with bar(f"merging {options.method}", sum(len(work[i][1]) for i in mine)) as (progress, shown):
             for whole, names in (work[i] for i in mine):
                 file = output.files[whole] if names == parts[whole] else output.piece(output.files[whole], names)
-                if output.finished(output.files[whole]) or output.finished(file):
+                # its measures are stored after a file, so that they are missing if the process was killed between
+                measured = known >= merged.intersection(names)
+                if measured and (output.finished(output.files[whole]) or output.finished(file)):
                     progress.advance(shown, len(names))
                 else:
                     try:

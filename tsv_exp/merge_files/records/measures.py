@@ -124,7 +124,7 @@ class Record:
         measured.clear()
 
     def load(self) -> dict[str, Measured]:
-        """All stored measures, by layer; call it after all ranks have finished writing."""
+        """All stored measures, by layer."""
         clear_partial_files(self._folder, "*.layers.json")
         found: dict[str, Any] = {}
         for path in sorted(self._folder.glob("*.layers.json")):
