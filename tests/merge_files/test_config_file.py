@@ -88,6 +88,12 @@ def test_names_of_weights_are_text_too(files, tmp_path):
     assert options_of(["config.yaml"]).weights == {"no": 2, "1e3": 0.5}
 
 
+def test_content_that_contains_itself(files, tmp_path):
+    (tmp_path / "config.yaml").write_text("base: &x [*x]\nmodels: [a]\nout: o\n")
+    with pytest.raises(UserError, match=r"config\.yaml: is nested too deeply, or contains itself"):
+        options_of(["config.yaml"])
+
+
 def test_a_key_that_is_there_twice_is_an_error(files, tmp_path):
     (tmp_path / "config.yaml").write_text("base: b\nmodels:\n  a: x\n  a: y\nout: o\n")
     with pytest.raises(UserError, match=r"config\.yaml, line 4: 'a' is there twice"):

@@ -86,8 +86,8 @@ def merge_model(options: Options, plan: Plan) -> Finished | None:
             for whole, names in (work[i] for i in mine):
                 file = output.files[whole] if names == parts[whole] else output.piece(output.files[whole], names)
                 # its measures are stored after a file, so that they are missing if the process was killed between
-                measured = known >= merged.intersection(names)
-                if measured and (output.finished(output.files[whole]) or output.finished(file)):
+                written = output.finished(output.files[whole]) or output.finished(file)
+                if written and known >= merged.intersection(names):
                     progress.advance(shown, len(names))
                 else:
                     try:

@@ -22,6 +22,8 @@ def read_config(path: Path) -> dict[str, Any]:
         content = path.read_text(encoding="utf-8")
         _refuse_duplicates(yaml.compose(content, yaml.SafeLoader), path)
         given, texts = yaml.safe_load(content), yaml.load(content, yaml.BaseLoader)
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply, or contains itself") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     except yaml.YAMLError as error:

@@ -166,7 +166,7 @@ def _read(arguments: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"{word}: give all rules as one value, as in \"layers={{'*.mlp.*': {{alpha: 0.5}}}}\"")
         try:
             config.merge_with_dotlist([word.replace(*_DOTTED, 1) if word.startswith("router.") else word])
-        except (OmegaConfBaseException, ValueError, YAMLError) as error:
+        except (OmegaConfBaseException, ValueError, YAMLError, RecursionError) as error:
             remedy = "put quotes around the value inside the shell's, as in \"exclude='*emb*'\""
             raise UserError(f"cannot read {word} ({str(error).splitlines()[0]}); {remedy}") from error
     given: Any = OmegaConf.to_container(config)
