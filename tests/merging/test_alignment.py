@@ -124,6 +124,7 @@ def test_modules_arrays_and_values_that_are_no_tensors():
     ("model", "message"),
     [
         ({"w": torch.ones(2, 2).to_sparse()}, "'w' of model 'a' is sparse; convert it"),
+        ({"w": torch.nested.nested_tensor([torch.ones(2), torch.ones(2)], layout=torch.jagged)}, "is nested; convert"),
         ({"w": torch.ones(2, 2, device="meta")}, "'w' of model 'a' is without data"),
         ({"w": torch.ones(2, 2, dtype=torch.complex64)}, "'w' of model 'a' is complex; .*keep"),
         ({"w": torch.ones(2, 2, dtype=torch.int8)}, "'w' of model 'a' holds integers"),
@@ -137,6 +138,15 @@ def test_modules_arrays_and_values_that_are_no_tensors():
 def test_what_cannot_be_merged_is_named(model, message):
     with pytest.raises(UserError, match=message):
         merge({"w": torch.zeros(2, 2)}, {"a": model})
+
+
+def test_arrays_of_other_byte_orders_and_strides():
+    base, other = np.arange(6, dtype=">f4").reshape(2, 3), np.ones((2, 3), np.float32)[::-1]
+    fixed = np.full((2, 3), 3.0, np.float32)
+    fixed.flags.writeable = False
+    for given in (base, other, fixed):
+        merged = merge({"w": np.zeros((2, 3), np.float32)}, {"a": {"w": given}}, "task_arithmetic")
+        np.testing.assert_array_equal(merged.vector()["w"].numpy(), given)
 
 
 def test_an_empty_base_and_a_complex_one():

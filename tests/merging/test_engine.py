@@ -94,6 +94,8 @@ def test_a_method_from_anywhere():
         (lambda b, f: apply(b, merge(b, f, "tsv_c")), "needs a task; choose from: task0, task1"),
         (lambda b, f: apply(b, merge(b, f), task="x"), "has no task 'x'"),
         (lambda b, f: apply(b, merge(b, f), float("nan")), "alpha"),
+        (lambda b, f: apply(b, merge(b, f), 1j), "^alpha=1j: it must be a finite number"),
+        (lambda b, f: apply(b, merge(b, f), [0.5, 1]), r"^alpha=\[0.5, 1\]: it must be a finite number"),
         (lambda b, f: apply({"scale": b["scale"]}, merge(b, f)), "has no tensor 'tall.weight'"),
         (
             lambda b, f: apply({name: w.to("meta") for name, w in b.items()}, merge(b, f)),

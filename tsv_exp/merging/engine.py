@@ -207,7 +207,7 @@ def apply(base: Weights | nn.Module, merged: Merged, alpha: float = 1.0, task: s
             weights[name] = weight.detach().clone()
             continue
         tau = layers.delta(merged.layers[name], merged.shapes[name], index).to(weight.device)
-        result, kept = merged_weight(name, weight, tau, alpha)
+        result, kept = merged_weight(name, weight, tau, float(alpha))
         weights[name] = result.to(weight.dtype)
         negative += kept
     if negative:

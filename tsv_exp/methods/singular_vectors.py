@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ def components_per_task(shape: Sequence[int], tasks: int, rank_fraction: float |
     full = min(shape)
     if rank_fraction is None:
         return full // tasks
-    if not 0 < rank_fraction <= 1:
+    if not isinstance(rank_fraction, Real) or not 0 < rank_fraction <= 1:
         raise UserError(
             f"rank_fraction={rank_fraction}: it is a share of the singular components; give a number in (0, 1]"
         )

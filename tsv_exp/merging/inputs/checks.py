@@ -29,6 +29,8 @@ def check_models(base: Weights, finetuned: Mapping[str, Weights], names: Sequenc
             check_kind(weight, name, f"the base{file_of(base, name)}")
     for task, model in finetuned.items():
         what = f"model {task!r}"
+        if not len(model):
+            raise UserError(f"{what} holds no tensors; save or fetch it again")
         if missing := [name for name in names if name not in model]:
             remedy = "it is another architecture"
             if 2 * len(missing) <= len(names):
@@ -98,6 +100,8 @@ def check_kind(tensor: Tensor, name: str, where: str) -> None:
     """Raise a UserError for a tensor of a kind that cannot be merged."""
     if tensor.is_complex():
         kind, remedy = "complex", option("keep", [name], [], "takes the base's")
+    elif tensor.is_nested:
+        kind, remedy = "nested", "convert it with to_padded_tensor()"
     elif tensor.layout is not torch.strided:
         kind, remedy = "sparse", "convert it with to_dense()"
     elif tensor.is_meta:

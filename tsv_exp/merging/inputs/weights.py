@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from numbers import Number
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 import torch
@@ -51,7 +52,11 @@ def as_models(given: object) -> Mapping[str, object]:
 
 
 def _from_array(array: np.ndarray, what: str) -> Tensor:
+    if not array.dtype.isnative or min(array.strides, default=0) < 0:  # which torch does not hold
+        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
     try:
-        return torch.as_tensor(array)
+        with catch_warnings():
+            filterwarnings("ignore", "The given NumPy array is not writable")  # nothing is written into it
+            return torch.as_tensor(array)
     except TypeError as error:
         raise UserError(f"{what} is an array of {array.dtype}; convert it to float32") from error

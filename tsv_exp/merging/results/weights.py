@@ -13,8 +13,8 @@ _VARIANCE = "running_var"  # of batch normalization, which takes its square root
 def check_alpha(alpha: float) -> None:
     """Raise a UserError if α is no number, or if float32 cannot represent it."""
     try:
-        fits = abs(alpha) <= torch.finfo(torch.float32).max
-    except TypeError as error:
+        fits = abs(float(alpha + 0)) <= torch.finfo(torch.float32).max
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"alpha={alpha!r}: it must be a finite number") from error
     if not fits:
         size = "a finite number" if not math.isfinite(alpha) else "at most 3.4e38 in size"
