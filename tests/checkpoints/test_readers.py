@@ -1,7 +1,9 @@
 import json
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -129,9 +131,19 @@ def test_what_is_often_given_in_place_of_weights(tmp_path: Path) -> None:
             archive.writestr(f"script/{part}", b"")
     with pytest.raises(UserError, match="TorchScript"):
         read(tmp_path / "script.pt")
-    torch.save({"ema": WEIGHTS, "epoch": 3}, tmp_path / "ema.pt")
-    with pytest.raises(UserError, match=r"ema.pt: 'ema' is a dict, not a tensor"):
-        read(tmp_path / "ema.pt")
+
+
+def test_a_model_under_a_key_of_someones_own(tmp_path: Path) -> None:
+    rest = {"epoch": 3, "args": Namespace(lr=0.1), "optimizer": {"state": {}, "param_groups": []}}
+    for content in ({"net": WEIGHTS}, {"checkpoint": {"model": {"state_dict": WEIGHTS}}}):
+        torch.save(content | rest, tmp_path / "one.pt")
+        assert set(read(tmp_path / "one.pt")) == set(WEIGHTS)
+    torch.save({"params": WEIGHTS, "params_ema": WEIGHTS}, tmp_path / "two.pt")
+    with pytest.raises(UserError, match=r"two\.pt holds several models, 'params' and 'params_ema'; save the one"):
+        read(tmp_path / "two.pt")
+    torch.save({"model": WEIGHTS, "best": np.float64(3)}, tmp_path / "numpy.pt")
+    with pytest.raises(UserError, match=r"holds more than tensors \(a pickled numpy\.\w+\.multiarray\.scalar\)"):
+        read(tmp_path / "numpy.pt")
 
 
 def test_several_models_in_one_file_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ import logging
 import pickle
 import re
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from os.path import isfile  # False also for names that the system refuses
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.serialization import safe_globals
 
 from tsv_exp.checkpoints.checks.archives import check_records, check_sizes, is_archive
 from tsv_exp.checkpoints.checks.content import check_content, is_safetensors, state_dict_of
@@ -190,12 +192,14 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
         if zipped:
             check_records(path)
         # Only the zip format can be memory-mapped; older files are read whole.
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with safe_globals([Namespace]):  # a trainer's arguments: attributes without code
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         check_sizes(found, path)
     except (pickle.UnpicklingError, TypeError) as error:  # TypeError: a call of what is no function of tensors
+        kind = re.search(r"GLOBAL ([\w.]{1,80})", str(error))
         raise UserError(
-            f"{path}: holds more than tensors (a pickled object), which could run code, or is damaged; "
-            "save the model's state_dict() and give that"
+            f"{path}: holds more than tensors (a pickled {kind[1] if kind else 'object'}), which could run code, or is "
+            "damaged; save the model's state_dict() and give that"
         ) from error
     except Exception as error:
         raise _damaged(path, error) from error

@@ -58,7 +58,15 @@ def state_dict_of(found: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
                     *(path, key, " and ".join(map(repr, others)), key, others[0]),
                 )
             found = found[key]
-    return found
+    if any(isinstance(value, Tensor) for value in found.values()):
+        return found
+    inside = [key for key, value in found.items() if _holds_weights(value)]  # under a key of someone's own
+    if len(inside) > 1:
+        raise UserError(
+            f"{path} holds several models, {' and '.join(map(repr, inside))}; save the one that you mean alone: "
+            f"torch.save(torch.load(FILE)[{inside[0]!r}], NEW_FILE)"
+        )
+    return state_dict_of(found[inside[0]], path) if inside else found
 
 
 def _holds_weights(value: object) -> bool:
