@@ -112,6 +112,8 @@ def test_sentence_transformers_with_a_dense_layer(tmp_path, monkeypatch):
         expect(tmp_path / "out" / name / file, *found[name])
     for name in others:
         assert (tmp_path / "out" / name).is_file()
+    with pytest.raises(UserError, match=r"form: base has .*; merge them one by one: base/model\.safetensors, base/2_"):
+        run(options_of([*WORDS, "form=lora", "rank=2"]))
 
 
 def test_layers_that_a_plain_base_lacks_are_named(tmp_path, monkeypatch, caplog):
@@ -132,7 +134,7 @@ def test_components_that_do_not_fit_are_named(pipeline, tmp_path):
     with pytest.raises(UserError, match="a component 'controlnet', which the base lacks"):
         run(options_of(WORDS))
     for word in ("form=lora", "vocabulary=union", "tokenizer=a"):
-        with pytest.raises(UserError, match=f"{word.split('=')[0]}: .* has several components; .*: text_encoder, unet"):
+        with pytest.raises(UserError, match=f"{word.split('=')[0]}: .* has several components; .*/text_encoder, .*/unet"):
             run(options_of([*WORDS, word]))
     with pytest.raises(UserError, match="all models are equal to the base"):
         run(options_of(["base=base", "models={a: base}", "out=out"]))

@@ -46,7 +46,8 @@ def components(options: Options) -> Components:
     names = list(_names(base))
     whole = [key for key in ("vocabulary", "tokenizer", "form") if getattr(options, key) not in (None, "model")]
     if names != [ROOT] and whole:
-        raise UserError(f"{whole[0]}: {base} has several components; merge them one by one: {', '.join(names)}")
+        each = ", ".join(str(weights_file(base) if name == ROOT else base / name) for name in names)
+        raise UserError(f"{whole[0]}: {base} has several components; merge them one by one: {each}")
     places = {task: locate(path) for task, path in options.models.items()}
     for task, place in places.items():
         if extra := sorted(set(_names(place)) - set(names)):
