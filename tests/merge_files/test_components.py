@@ -134,7 +134,9 @@ def test_components_that_do_not_fit_are_named(pipeline, tmp_path):
     with pytest.raises(UserError, match="a component 'controlnet', which the base lacks"):
         run(options_of(WORDS))
     for word in ("form=lora", "vocabulary=union", "tokenizer=a"):
-        with pytest.raises(UserError, match=f"{word.split('=')[0]}: .* has several components; .*/text_encoder, .*/unet"):
+        with pytest.raises(
+            UserError, match=f"{word.split('=')[0]}: .* has several components; .*/text_encoder, .*/unet"
+        ):
             run(options_of([*WORDS, word]))
     with pytest.raises(UserError, match="all models are equal to the base"):
         run(options_of(["base=base", "models={a: base}", "out=out"]))

@@ -120,8 +120,11 @@ def test_a_full_disk(said: dict[str, object]) -> None:
     assert len(said["parquet"]) == 1  # kept when the disk was full later
 
 
-@pytest.mark.parametrize("environment", [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])
-def test_no_network_and_no_copy(hub: Hub, tmp_path: Path, environment: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [({"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached"), ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set")],
+)
+def test_no_network_and_no_copy(hub: Hub, tmp_path: Path, environment: dict[str, str], reason: str) -> None:
     body = f"""
 from tsv_exp.models.clip.model import _reader
 told["base"] = line(model().base)
@@ -130,6 +133,6 @@ clip = model(pretrained={str(hub.root / "models" / "openai" / "tiny")!r})  # its
 told["data"] = line(lambda: clip.split(clip.catalogue()["DTD"], "test"))
 """
     found = told(hub, tmp_path, body, **environment)
-    check(found["base"], "model openai/tiny: .*cannot be reached.*give a local copy")
-    check(found["checkpoint"], "model zoo/clip_dtd: .*cannot be reached.*give a local copy")
-    check(found["data"], r"data of DTD \(tanganke/dtd, split test\): .*cannot be reached.*give a local copy")
+    check(found["base"], f"model openai/tiny: .*{reason}.*give a local copy")
+    check(found["checkpoint"], f"model zoo/clip_dtd: .*{reason}.*give a local copy")
+    check(found["data"], rf"data of DTD \(tanganke/dtd, split test\): .*{reason}.*give a local copy")

@@ -1,4 +1,4 @@
-"""One-line errors for failures of the Hugging Face hub and of the disk during a download."""
+"""One-line errors for failures of the Hugging Face hub and of the disk during a download or an upload."""
 
 import errno
 import logging
@@ -15,9 +15,12 @@ QUIET |= dict.fromkeys(("datasets", "huggingface_hub"), logging.CRITICAL)
 
 
 @contextmanager
-def failures(what: str) -> Iterator[None]:
-    """Convert failures of downloading `what` ("model openai/clip") into UserErrors; other errors pass through."""
-    from huggingface_hub.constants import ENDPOINT
+def failures(what: str, upload: bool = False) -> Iterator[None]:
+    """Convert failures of downloading `what` ("model openai/clip"), or of an upload, into UserErrors.
+
+    Other errors pass through.
+    """
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -28,6 +31,7 @@ def failures(what: str) -> Iterator[None]:
 
     for name, level in QUIET.items():
         logging.getLogger(name).setLevel(level)
+    kept, local = ("", "") if upload else (f" ({PARTIAL})", ", or give a local copy")
     try:
         yield
     except UserError:
@@ -41,19 +45,18 @@ def failures(what: str) -> Iterator[None]:
         elif any(isinstance(cause, GatedRepoError) for cause in causes) or "gated" in (unknown or ""):
             message = f"gated: accept its terms at {ENDPOINT} and log in (hf auth login, or HF_TOKEN)"
         elif unknown or any(isinstance(cause, RepositoryNotFoundError | HFValidationError) for cause in causes):
-            message = (
-                f"{ENDPOINT} has no such repository, or it is private; check the name, log in, or give a local copy"
-            )
+            message = f"{ENDPOINT} has no such repository, or it is private; check the name, log in{local}"
         elif any(isinstance(cause, RevisionNotFoundError) for cause in causes):
             message = "there is no such revision; check the name behind @"
         elif answers := [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]:
-            refused = "log in (hf auth login, or a valid HF_TOKEN)" if answers[0] in REFUSED else "try again later"
-            message = f"{ENDPOINT} answered {answers[0]}; {refused} ({PARTIAL})"
+            login = "log in (hf auth login, or a valid HF_TOKEN)" + " with the right to write" * upload
+            message = f"{ENDPOINT} answered {answers[0]}; {login if answers[0] in REFUSED else 'try again later'}{kept}"
         elif any(broken(cause) for cause in causes):
-            message = (
-                f"{ENDPOINT} cannot be reached or broke off, and there is no full local copy; "
-                f"try again ({PARTIAL}), or give a local copy"
-            )
+            lacking = "" if upload else ", and there is no full local copy"
+            if HF_HUB_OFFLINE:
+                message = f"HF_HUB_OFFLINE is set{lacking}; unset it{local}"
+            else:
+                message = f"{ENDPOINT} cannot be reached or broke off{lacking}; try again{kept}{local}"
         else:
             raise
         raise UserError(f"{what}: {message}") from error

@@ -23,7 +23,7 @@ def check_upload(repo: str) -> None:
         raise UserError(f"push={repo}: give the name of a repository, owner/name")
     if get_token() is None:
         raise UserError(f"push={repo}: log in first (hf auth login, or HF_TOKEN)")
-    with hub.failures(f"push={repo}"):
+    with hub.failures(f"push={repo}", upload=True):
         HfApi().whoami()
 
 
@@ -39,7 +39,7 @@ def upload(folder: Path, repo: str) -> str:
     before = are_progress_bars_disabled()
     disable_progress_bars()
     try:
-        with hub.failures(f"push={repo}"):
+        with hub.failures(f"push={repo}", upload=True):
             address = HfApi().create_repo(repo, private=True, exist_ok=True)
             hidden = [f"{writer.STATE}/*", f"{writer.STATE}/**", ".gitignore"]
             HfApi().upload_folder(

@@ -4,5 +4,5 @@ from collections.abc import Iterable
 
 
 def table_row(cells: Iterable[str]) -> str:
-    """A row of a table in Markdown; a bar in a cell does not end it."""
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    """A row of a table in Markdown; bars and ends of lines in a cell do not end it."""
+    return "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
