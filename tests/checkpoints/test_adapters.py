@@ -1,11 +1,14 @@
 """Adapters that PEFT made of small models: what is read is what PEFT adds to the base's weights."""
 
+import json
+
 import pytest
 import torch
+from adapters import plain_adapter
 from safetensors.torch import load_file, save_file
 
 from tsv_exp import UserError
-from tsv_exp.checkpoints.adapters import factors
+from tsv_exp.checkpoints.adapters import factors, lora_config
 from tsv_exp.checkpoints.sources import open_weights
 
 pytestmark = [  # what the two libraries say of each other
@@ -255,3 +258,29 @@ def test_all_tensors_that_an_adapter_cannot_hold_are_named_at_once(tmp_path):
     with pytest.raises(UserError, match=r"bias' and 7 more are no LoRA factors.*\"ignore=\['\*.bias'\]\""):
         factors.Adapter.open(tmp_path / "adapter_model.safetensors")
     assert len(factors.Adapter.open(tmp_path / "adapter_model.safetensors", ignore=["*.bias"]).modules) == 4
+
+
+def test_options_of_other_versions_programs_and_bases(tmp_path, caplog):
+    """What PEFT has as options is known; a default that is off means nothing."""
+    from dataclasses import fields
+
+    from peft import LoraConfig
+
+    plain_adapter(tmp_path / "lora", "layers.1.fc")
+    config = {field.name: None for field in fields(LoraConfig)} | {"peft_type": "LORA", "r": 1, "lora_alpha": 1}
+    place = tmp_path / "lora" / "adapter_config.json"
+    place.write_text(json.dumps(config | dict.fromkeys(lora_config._IRRELEVANT, "x")))
+    base = {"layers.1.fc.weight": torch.ones(8, 8)}
+    open_weights(tmp_path / "lora", base)
+    assert not caplog.text
+    assert config.keys() <= lora_config._READ | lora_config._BEYOND.keys() | lora_config._IRRELEVANT
+    place.write_text(json.dumps(config | {"use_new": True, "use_old": False}))
+    open_weights(tmp_path / "lora", base)
+    assert "has an option 'use_new', which is not known here and is ignored" in caplog.text
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    save_file(load_file(file) | {key.replace("1", "2"): part for key, part in load_file(file).items()}, file)
+    with pytest.raises(UserError, match=r"no parameter 'layers\.2\.fc\.weight' .*; its base has other layers; give"):
+        open_weights(tmp_path / "lora", base)
+    file.rename(tmp_path / "lora" / "adapters.safetensors")
+    with pytest.raises(UserError, match=r"lora is an adapter of MLX; .*mlx_lm\.fuse"):
+        open_weights(tmp_path / "lora", base)

@@ -23,6 +23,7 @@ from tsv_exp.runtime.messages.os_errors import explain
 REPOSITORY = r"(?P<repo>\w[\w.-]*/\w[\w.-]*)"  # ./folder and ../folder are paths
 HUB_FILE = re.compile(REPOSITORY + r"@(?P<revision>[\w.-]+)/(?P<file>[\w./-]+)")
 HUB_ID = re.compile(REPOSITORY + r"(@(?P<revision>[\w./-]+))?")
+_MLX = "adapters.safetensors"
 PACKAGE = "pkg://"  # pkg://package/folder: files that an installed Python package carries
 
 
@@ -104,6 +105,8 @@ def adapter_file(path: Path) -> Path | None:
     if files and model:
         raise UserError(f"{path} holds a model and an adapter; give the path of one of them: {model} or {files[0]}")
     if not files and not model:
+        if (path / _MLX).is_file():
+            raise UserError(f"{path} is an adapter of MLX; merge it into its model (mlx_lm.fuse), and give that")
         raise UserError(f"{path} has an {FILE} and no {ADAPTER_FILES[0]}; fetch it again")
     return files[0] if files else None  # a model next to a leftover adapter configuration
 

@@ -221,6 +221,8 @@ def _remedy(shape: torch.Size, wanted: torch.Size) -> str:
 def _cause(unknown: Sequence[str], changed: Sequence[str]) -> str:
     if len(unknown) == len(changed):
         return "wrong base"
+    if re.search(r"\.\d+\.", unknown[0]):
+        return "its base has other layers; give the base that it was trained on"
     return (
         "if the base ties it to its embedding, give an untied base (docs/checkpoints.md); if it has no such head, "
         f"merge the adapter into its model first; \"ignore=['{unknown[0]}']\" leaves it out"

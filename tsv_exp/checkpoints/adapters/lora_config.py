@@ -1,8 +1,10 @@
 """The configuration of a LoRA adapter (adapter_config.json), interpreted as PEFT does."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ from torch import Tensor
 from tsv_exp.checkpoints.adapters.attention import target_of
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
+from tsv_exp.merging.inputs.remedies import listed
 from tsv_exp.storage.json_files import read_object
+
+log = logging.getLogger(__name__)
 
 FILE = "adapter_config.json"
 MATCHING = 0.2  # seconds per match: a malicious regular expression can run forever
@@ -41,6 +46,14 @@ _BEYOND = {  # options with which the change of a weight is not just s · B A
     "arrow_config": "Arrow",
     "kasa_config": "KaSA",
     "monteclora_config": "MonteCLoRA",
+}
+_READ = {"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights"}
+_READ |= {"fan_in_fan_out", "ensure_weight_tying", "alora_invocation_tokens"}
+_IRRELEVANT = {  # they select modules, or act on training only
+    *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
+    *("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern", "bias"),
+    *("lora_dropout", "megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config"),
+    *("lora_ga_config", "velora_config", "qalora_group_size", "runtime_config"),
 }
 
 
@@ -88,6 +101,10 @@ class LoraConfig:
         if unusual:
             kinds = " and ".join(unusual)
             raise UserError(f"{folder}: adapters with {kinds} are not plain LoRA; {_REMEDY}")
+        if unknown := [
+            key for key, value in config.items() if value and key not in _READ | _BEYOND.keys() | _IRRELEVANT
+        ]:
+            _warn(f"{path} has an option {listed(unknown)}, which is not known here and is ignored")
         return cls(
             path=folder,
             rank=rank,
@@ -153,6 +170,11 @@ class LoraConfig:
 def changes_base(folder: Path) -> bool:
     """Whether the initialization of the adapter in a folder changed the weights of its base."""
     return LoraConfig.load(folder).initialization != "none"
+
+
+@cache  # once per adapter, whose configuration may be loaded several times
+def _warn(message: str) -> None:
+    log.warning(message)
 
 
 def _number(config: Mapping[str, Any], key: str) -> float:
