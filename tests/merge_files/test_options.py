@@ -62,6 +62,7 @@ def test_numbers_are_names_of_tasks():
         ("layers.'*mlp*'.alpha=2", "give all rules as one value"),
         ("layers={'*': {rank: 3}}", "give form=lora too"),
         ("out=~nobody-at-all/x", "out=~nobody-at-all/x"),
+        ("out=a\udcff", "not valid UTF-8; rename"),
     ],
 )
 def test_what_does_not_fit_is_one_line(word, message):

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tsv_exp.errors import UserError, did_you_mean
-from tsv_exp.merge_files.options.paths import named, paths, text
+from tsv_exp.merge_files.options.paths import is_text, named, paths, text
 from tsv_exp.merge_files.options.values import (
     ALL,
     CHOICES,
@@ -148,6 +148,8 @@ def _read(arguments: Sequence[str]) -> dict[str, Any]:
     config = OmegaConf.create()
     texts: dict[str, Any] = {}
     for word in arguments:
+        if not is_text(word):
+            raise UserError(f"{word!r}: it is not valid UTF-8; rename the file or folder")
         name, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"{word!r}: give options as name=value; tsv-merge --help lists them")

@@ -18,6 +18,11 @@ def text(value: str) -> str | None:
     return None if value in ("", "null") else value
 
 
+def is_text(word: str) -> bool:
+    """Whether a word is valid Unicode: names of files may be any bytes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in word)
+
+
 def paths(value: str) -> list[str] | dict[str, str]:
     """One path, a list [a, b] or a mapping {task: a, task: b} of paths; quotes protect commas and colons.
 
