@@ -28,6 +28,7 @@ def folder(tmp_path):
         "lora/adapter_model.safetensors": "weights",
         "lora/tokenizer_config.json": "{}",
         "model.safetensors": "weights",
+        "LICENSE": "",
         "notes.pdf": "",
     }
     for name, content in files.items():
@@ -38,7 +39,7 @@ def folder(tmp_path):
 
 COPIED = {
     *("config.json", "modules.json", "1_Pooling/config.json", "chat_template.jinja", "modeling_x.py"),
-    "additional_chat_templates/tool_use.jinja",
+    *("additional_chat_templates/tool_use.jinja", "LICENSE"),
 }
 
 

@@ -22,7 +22,7 @@ from tsv_exp.storage.json_files import read_object, values_of
 
 log = logging.getLogger(__name__)
 
-_COPIED = (*CONFIGURATION, "*.py")
+_COPIED = (*CONFIGURATION, "*.py", "LICENSE*", "NOTICE*")
 PROVENANCE = "tsv_merge.json"  # record of the origin of a merged model
 _OF_WEIGHTS = ("*.index.json", "adapter_config.json", "merged.json", "trainer_state.json", PROVENANCE)
 _OTHER_FOLDERS = (
