@@ -57,6 +57,17 @@ def test_a_merge_that_ended_before_its_measures_were_stored(tmp_path, monkeypatc
     assert capsys.readouterr().err == said
 
 
+def test_many_equal_models_are_one_line(tmp_path, monkeypatch, capsys):
+    write(tmp_path, monkeypatch, lambda a, b: (a, b))
+    names = dict.fromkeys(("c", "d", "e", "f"), "a.safetensors") | {"g": "b.safetensors", "h": "base.safetensors"}
+    run(options_of(["base=base.safetensors", f"models={names}".replace("'", ""), "out=out"]))
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert said == [
+        "warning: model 'h' is equal to the base",
+        "warning: models 'c', 'd', 'e', ... (4) are equal to each other",
+    ]
+
+
 def test_layers_are_counted(tmp_path, monkeypatch, capsys):
     write(tmp_path, monkeypatch, lambda a, b: (a, b))
     run(options_of(WORDS))

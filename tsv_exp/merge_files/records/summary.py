@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 
 from rich.table import Table
 from rich.text import Text
@@ -48,9 +47,16 @@ def warnings(tasks: Sequence[str], layers: Mapping[str, Measured], weights: Mapp
     if not any(own):
         reason = "all models are equal to the base" if all(weights.values()) else "; ".join(found)
         return [f"{reason}; so the merged model is the base; check the paths, weights and keep"]
-    for first, second in combinations(range(len(tasks)), 2):
-        if own[first] and all(_equal(layer, first, second) for layer in layers.values()):
-            found.append(f"models {tasks[first]!r} and {tasks[second]!r} are equal to each other")
+    equal: dict[tuple[tuple[float, float], ...], list[str]] = {}
+    for index, (task, norm) in enumerate(zip(tasks, own, strict=True)):
+        if norm:
+            marks = tuple((layer.squares[index], layer.marks[index]) for layer in layers.values())
+            equal.setdefault(marks, []).append(repr(task))
+    for names in equal.values():
+        if len(names) > 1:
+            count = f" ({len(names)})" if len(names) > 3 else ""
+            shown = f"{names[0]} and {names[1]}" if len(names) == 2 else some(names)
+            found.append(f"models {shown}{count} are equal to each other")
     if kept := sum(layer.kept_entries for layer in layers.values()):
         found.append(variance_warning(kept))
     unrelated = math.sqrt(sum(norm**2 for norm in own)) / len(tasks)
@@ -60,10 +66,6 @@ def warnings(tasks: Sequence[str], layers: Mapping[str, Measured], weights: Mapp
             f"{min(own):.3g} to {max(own):.3g}; the merged model is close to the base"
         )
     return found
-
-
-def _equal(layer: Measured, first: int, second: int) -> bool:
-    return layer.squares[first] == layer.squares[second] and layer.marks[first] == layer.marks[second]
 
 
 def _tasks(tasks: Sequence[str], layers: Mapping[str, Measured]) -> Table:
