@@ -8,6 +8,7 @@ import torch
 from adapters import adapter, agree, llama, logits, plain_adapter
 from safetensors.torch import load_file, save_file
 
+import tsv_exp
 from tsv_exp import UserError
 from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options.options import parse
@@ -257,3 +258,20 @@ def test_a_base_of_the_hub_is_named_and_not_downloaded(folder, tmp_path, monkeyp
     run(parse(["base=owner/name", models(folder), f"out={tmp_path / 'out'}", "form=lora"]))
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "owner/name"
+
+
+def test_a_rank_above_the_sum_of_the_adapters(tmp_path):
+    """TIES of factors of rank 1 has full rank, which no smaller adapter holds."""
+    g, models = torch.Generator().manual_seed(0), {}
+    for name in "ab":
+        plain_adapter(tmp_path / name, "fc")
+        b, a = torch.randn(8, 1, generator=g), torch.randn(1, 8, generator=g)
+        factors = {"base_model.model.fc.lora_A.weight": a, "base_model.model.fc.lora_B.weight": b}
+        save_file(factors, tmp_path / name / "adapter_model.safetensors")
+        models[name] = {"fc.weight": b @ a}
+    words = [f"models=[{tmp_path / 'a'},{tmp_path / 'b'}]", f"out={tmp_path / 'out'}", "form=lora"]
+    run(parse([*words, "method=ties", "rank=8", "alpha=1"]))
+    found = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    wanted = tsv_exp.merge({"fc.weight": torch.zeros(8, 8)}, models, "ties").vector()["fc.weight"]
+    b, a = (found[f"base_model.model.fc.lora_{side}.weight"] for side in "BA")
+    torch.testing.assert_close(b @ a, wanted)

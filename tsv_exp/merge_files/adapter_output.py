@@ -72,12 +72,13 @@ class LoraAdapter:
         return own | {name: f"{module}.weight" for name, module in attention.items() if module is not None}
 
     def _rank(self, name: str) -> int:
-        module = name.removesuffix(".weight")
-        adapters = self.work.inputs.adapters.values()
-        own = sum(adapter.rank(module) for adapter in adapters)
-        wanted = self.work.plan.rule(name).rank
-        full = min(self.work.stream.base[name].shape)
-        return min(full, *(rank for rank in (own if adapters else None, wanted) if rank is not None))
+        rule, bounds = self.work.plan.rule(name), [min(self.work.stream.base[name].shape)]
+        if rule.rank is not None:
+            bounds.append(rule.rank)
+        if self.work.inputs.adapters and rule.method.merges_products:
+            module = name.removesuffix(".weight")
+            bounds.append(sum(adapter.rank(module) for adapter in self.work.inputs.adapters.values()))
+        return min(bounds)
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype of a module's factors: as configured, else that of the adapters."""
