@@ -143,6 +143,10 @@ def agreeing_mean(delta):
         (kit("task_arithmetic", (1, 2, 1), shared={"lambda": 0.5}), lambda d: 0.5 * (d[0] + 2 * d[1] + d[2])),
         (kit("task_arithmetic", (1, 2, 1), shared={"normalize": True}), lambda d: (d[0] + 2 * d[1] + d[2]) / 4),
         (kit("ties", (2, 2, 2), shared={"int8_mask": True}), agreeing_mean),
+        (
+            kit("task_arithmetic") | {"name": "mine", "tokenizer": {"source": "base"}, "chat_template": None},
+            lambda d: d.sum(0),
+        ),
     ],
 )
 def test_mergekits_files_mean_the_same(files, config, tau):
@@ -180,6 +184,7 @@ def test_mergekits_dare_drops_the_same_share(files):
         (kit("task_arithmetic", ([0, 1], 1, 1)), r"weight: \[0, 1\]"),
         (kit("task_arithmetic") | {"slices": []}, "slices"),
         (kit("task_arithmetic") | {"tokenizer_source": "union"}, "tokenizer_source: union"),
+        (kit("task_arithmetic") | {"tokenizer": {"source": "union"}}, "tokenizer: {'source': 'union'}"),
         (kit("task_arithmetic", epsilon=0.1), "epsilon"),
         (kit("task_arithmetic", base=None), "base_model is missing"),
         (OURS | {"layers": {"*": {"method": "tsv"}}}, "unknown method 'tsv'"),

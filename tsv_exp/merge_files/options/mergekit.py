@@ -10,7 +10,8 @@ from typing import Any
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.options.paths import named
 
-_KEYS = {"merge_method", "models", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source"}
+_KEYS = {"merge_method", "models", "base_model", "parameters", "dtype", "out_dtype", "name"}
+_KEYS |= {"tokenizer_source", "tokenizer"}
 _SHARED = {"normalize", "int8_mask", "rescale", "lambda"}  # keys of the whole merge; int8_mask does not affect results
 
 
@@ -19,10 +20,11 @@ class _Merge:
 
     def __init__(self, given: Mapping[str, Any], texts: Mapping[str, Any], where: str) -> None:
         self.where, self.method = where, str(given["merge_method"])
-        if odd := sorted(set(given) - _KEYS):
+        if odd := sorted(key for key in set(given) - _KEYS if given[key] is not None):
             raise self.refused(odd[0])
-        if given.get("tokenizer_source", "base") not in (None, "base"):
-            raise self.refused(f"tokenizer_source: {given['tokenizer_source']}")
+        for key, base in (("tokenizer_source", "base"), ("tokenizer", {"source": "base"})):
+            if given.get(key) not in (None, base):
+                raise self.refused(f"{key}: {given[key]}")
         self.shared = self._parameters(given)
         self.dtype = given.get("out_dtype") or given.get("dtype")
         self.base = None if given.get("base_model") is None else self._path(texts["base_model"])
