@@ -75,3 +75,10 @@ def test_keys_that_are_deep_in_the_configuration(tmp_path, tied):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"changes the embedding 'embed\.weight'") if tied else nullcontext():
         check_head(tmp_path, open_weights(tmp_path), ["embed.weight"])
+
+
+@pytest.mark.parametrize("kinds", [None, True, [], {"a": 1}, "XForCausalLM", [3]])
+def test_architectures_of_another_kind(tmp_path, kinds):
+    save_file({"embed.weight": torch.ones(9, 2)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": kinds, "vocab_size": 9}))
+    check_head(tmp_path, open_weights(tmp_path), ["embed.weight"])

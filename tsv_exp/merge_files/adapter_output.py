@@ -174,7 +174,8 @@ def _targets(configs: Sequence[dict[str, Any]], merged: Iterable[str], all_modul
     """The adapters' lists of module names if these name only what is merged, else the full name of every module."""
     lists = [config.get("target_modules") for config in configs]
     narrowed = any(config.get(key) for config in configs for key in _NARROWING)
-    if lists and all(isinstance(names, list) for names in lists) and not narrowed and all_modules == set(merged):
+    listed = all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
+    if lists and listed and not narrowed and all_modules == set(merged):
         return sorted({name for names in lists for name in names or ()})
     return sorted(merged)
 

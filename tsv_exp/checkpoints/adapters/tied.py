@@ -39,8 +39,9 @@ def _tied(base: Mapping[str, Tensor]) -> str | None:
         config = read_object(Path(getattr(base, "path", None) or "").parent / "config.json")
     except (OSError, ValueError):
         return None
-    kinds = config.get("architectures") or [""]
-    if not _WITH_HEAD.fullmatch(str(kinds[0])) or False in values_of(config, "tie_word_embeddings"):
+    kinds = config.get("architectures")
+    kind = str(kinds[0]) if isinstance(kinds, list) and kinds else ""
+    if not _WITH_HEAD.fullmatch(kind) or False in values_of(config, "tie_word_embeddings"):
         return None
     sizes = values_of(config, "vocab_size")
     found = [name for name, weight in base.items() if weight.dim() == 2 and len(weight) in sizes]
