@@ -89,6 +89,7 @@ def test_modules_that_may_have_two_names(tmp_path, first, second, refused):
 def test_target_modules_that_are_no_names(tmp_path):
     plain_adapter(tmp_path / "a", "fc")
     config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["fc", None]}
+    config["base_model_name_or_path"] = ["x"]
     (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
     run(parse([f"models={tmp_path / 'a'}", f"out={tmp_path / 'out'}", "form=lora"]))
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["target_modules"] == ["fc"]

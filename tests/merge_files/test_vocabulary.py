@@ -143,6 +143,15 @@ def test_a_token_of_an_adapter_in_the_padding_of_the_base(folder):
         torch.testing.assert_close(found[tensor], read(folder / "base")[tensor])
 
 
+@pytest.mark.parametrize(("name", "size"), [("base", 30), ("base", -1), ("base", 10**30), ("a", 30)])
+def test_a_configured_size_that_no_tensor_has(folder, name, size):
+    file = folder / name / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"vocab_size": size}))
+    with pytest.raises(UserError, match=r"vocabulary: no tensor has as many rows as the vocab_size in config\.json"):
+        merged(folder, "vocabulary=union")
+    assert not (folder / "out").exists()
+
+
 def test_what_does_not_fit_is_said_before_anything_is_written(folder):
     with pytest.raises(UserError, match=r"weight' and 1 more has shape .*vocabulary=base or union"):
         merged(folder)

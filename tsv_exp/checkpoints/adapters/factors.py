@@ -164,15 +164,16 @@ def stand_in(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
             of their base.
     """
     base: dict[str, Tensor] = {}
-    named: set[object] = set()
+    named: set[str] = set()
     for task, adapter in adapters.items():
         shared = any(f"{module}.weight" in base for module in adapter.modules)
-        if base and not shared and adapter.config.get(_BASE) not in named:
+        named_base = str(adapter.config.get(_BASE) or "")
+        if base and not shared and named_base not in named:
             raise UserError(
                 f"model {task!r} ({adapter.path}) changes no module that the adapters before it change "
                 f"({next(iter(adapter.modules), 'none')}, ...), and names another base; they belong to different models"
             )
-        named |= {adapter.config.get(_BASE)} - {None, ""}
+        named |= {named_base} - {""}
         for module, (b, a, _) in adapter.modules.items():
             shape, name = torch.Size((b.shape[0], a.shape[1])), f"{module}.weight"
             if base.setdefault(name, torch.zeros(()).expand(shape)).shape != shape:

@@ -126,6 +126,11 @@ def plan(
     carried = tokens[tokenizer]
     size = _size(base, models, folders[None])
     names = _names(base, models, folders, size)
+    if not names:
+        raise UserError(
+            f"vocabulary: no tensor has as many rows as the vocab_size in config.json, {size} in the base; correct it, "
+            "in the base or in a model"
+        )
     for task, model in models.items():
         if isinstance(model, ExplicitDeltas) and any(model.delta(name, torch.float32) is not None for name in names):
             raise UserError(f"{_what(task)} is an adapter that changes the vocabulary; merge it into its model first")
