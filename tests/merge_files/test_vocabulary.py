@@ -205,6 +205,16 @@ def test_vocabularies_of_several_languages_are_not_read(folder, caplog):
             Tokens.read(folder / "a", "model 'a'")
 
 
+@pytest.mark.parametrize(
+    "content",
+    ['{"model": {"vocab": [[]]}}', '{"model": {"vocab": {}}, "added_tokens": [{"content": "x", "id": 1e400}]}'],
+)
+def test_damaged_tokenizers(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match=r"the tokenizer of .* cannot be read"):
+        Tokens.read(tmp_path, "model 'a'")
+
+
 def test_a_model_without_the_base_s_head_is_named(folder):
     weights = dict(read(folder / "a").items())
     del weights["lm_head.weight"]

@@ -40,7 +40,7 @@ class Tokens:
             found = _fast(folder) or _slow(folder)
             if found and not all(isinstance(row, int) and 0 <= row < _MOST for row in found[0].values()):
                 raise ValueError("its vocabulary is not a table of tokens and rows")  # one for each language
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
             raise UserError(f"the tokenizer of {folder} cannot be read ({error}); save it with transformers") from error
         if not found:
             raise UserError(
@@ -55,7 +55,7 @@ class Tokens:
         files: dict[str, bytes] = {}
         if (path := self.folder / "tokenizer.json").is_file():
             content = read_object(path)
-            content["added_tokens"] = [*content.get("added_tokens", []), *entries]
+            content["added_tokens"] = [*(content.get("added_tokens") or []), *entries]
             files[path.name] = _text(content)
         if (path := self.folder / "added_tokens.json").is_file() or not files:
             known = read_object(path) if path.is_file() else {}
