@@ -284,3 +284,24 @@ def test_options_of_other_versions_programs_and_bases(tmp_path, caplog):
     file.rename(tmp_path / "lora" / "adapters.safetensors")
     with pytest.raises(UserError, match=r"lora is an adapter of MLX; .*mlx_lm\.fuse"):
         open_weights(tmp_path / "lora", base)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda key, part: {key: part.int()}, "needs two matrices, lora_A and lora_B"),
+        (lambda key, part: {key: part.to(torch.complex64)}, "needs two matrices, lora_A and lora_B"),
+        (
+            lambda key, part: {key.replace(".weight", f".{name}.weight"): part + 1 for name in ("default", "other")},
+            "holds several adapters of 'fc'; save each one alone",
+        ),
+    ],
+)
+def test_factors_that_are_none(tmp_path, change, message):
+    plain_adapter(tmp_path / "lora", "fc")
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    save_file({key: part for old, factor in load_file(file).items() for key, part in change(old, factor).items()}, file)
+    with pytest.raises(UserError, match=message):
+        open_weights(tmp_path / "lora", {"fc.weight": torch.ones(8, 8)})
+    with pytest.raises(UserError, match=message):
+        factors.Adapter.open(file)

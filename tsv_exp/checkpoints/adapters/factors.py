@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.lora import Adapter as OnBase
+from tsv_exp.checkpoints.adapters.lora import add_factor, usable
 from tsv_exp.checkpoints.adapters.lora_config import FILE, LoraConfig
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.errors import UserError
@@ -67,7 +68,7 @@ class Adapter:
             if matches(own, ignore):
                 continue
             if match:
-                sides.setdefault(match["module"], {})[match["side"]] = tensors[key]
+                add_factor(sides, match, tensors[key], path)
             else:
                 odd[own] = key
         if odd:
@@ -83,7 +84,7 @@ class Adapter:
             raise UserError(f"{path}: {listed(kernels)} is a convolution; form=lora takes linear layers; {remedy}")
         modules = {}
         for module, pair in sides.items():
-            if set(pair) != {"A", "B"} or any(factor.dim() != 2 for factor in pair.values()):
+            if not usable(pair):
                 raise UserError(f"{path}: {module!r} needs two matrices, lora_A and lora_B; leave this adapter out")
             lora.check_rank(module, pair["B"], pair["A"])
             modules[module] = pair["B"], pair["A"], lora.scale(module)

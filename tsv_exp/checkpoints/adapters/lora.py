@@ -57,7 +57,7 @@ class Adapter(ChangedModel):
         embeddings, whole = set(), {}
         for key in tensors:
             if match := _KEY.fullmatch(key):
-                modules.setdefault(match["module"], {})[match["side"]] = tensors[key]
+                add_factor(modules, match, tensors[key], path)
                 if match["embedding"]:
                     embeddings.add(match["module"])
             elif ".original_module." in key:  # the base's, which PEFT saves with embeddings that were resized
@@ -115,8 +115,7 @@ class Adapter(ChangedModel):
     def _checked(self, module: str, pair: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, float]:
         if any(part.dim() > 2 for part in pair.values()):
             raise UserError(f"{self.path}: {module!r} is a convolution; merge the adapter into its model first")
-        usable = all(part.dim() == 2 and part.is_floating_point() and part.numel() for part in pair.values())
-        if set(pair) != {"A", "B"} or not usable:
+        if not usable(pair):
             raise UserError(f"{self.path}: {module!r} needs two matrices, lora_A and lora_B; merge the adapter first")
         self._config.check_rank(module, pair["B"], pair["A"])
         return pair["B"], pair["A"], self._config.scale(module)
@@ -197,6 +196,24 @@ class Adapter(ChangedModel):
         weight = self._base[name]
         delta = self.delta(name, torch.promote_types(weight.dtype, torch.float32))
         return weight if delta is None else weight.to(delta.dtype) + delta
+
+
+def add_factor(modules: dict[str, dict[str, Tensor]], key: re.Match[str], factor: Tensor, path: Path) -> None:
+    """Add a factor, by the parts `module` and `side` of its key.
+
+    Raises:
+        UserError: there is one with another adapter's name.
+    """
+    pair = modules.setdefault(key["module"], {})
+    if key["side"] in pair:
+        raise UserError(f"{path} holds several adapters of {key['module']!r}; save each one alone, with PEFT")
+    pair[key["side"]] = factor
+
+
+def usable(pair: Mapping[str, Tensor]) -> bool:
+    """Whether the factors of a module are two matrices A and B of floating-point numbers."""
+    matrices = all(factor.dim() == 2 and factor.is_floating_point() and factor.numel() for factor in pair.values())
+    return set(pair) == {"A", "B"} and matrices
 
 
 def _twins(whole: Mapping[str, Tensor], names: Container[str], factored: Container[str]) -> set[str]:
