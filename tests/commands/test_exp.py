@@ -57,8 +57,8 @@ def test_a_sweep_end_to_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-m", "method=tsv_m,nope"], ["method/nope", "tsv_m"]),
-        (["model=nope"], ["model/nope", "tiny"]),
+        (["-m", "method=tsv_m,nope"], ["method=nope", "tsv_m"]),
+        (["model=nope"], ["model=nope", "tiny"]),
         (["tasks=99"], ["tasks=99", "20"]),
         (["tasks=[]"], ["empty"]),
         (["tasks=[digits,digits]"], ["more than once"]),
@@ -147,6 +147,31 @@ def test_a_folder_of_the_user_that_hides_tasks_is_named(tmp_path: Path) -> None:
     ):
         compose("config", overrides=[f"hydra.searchpath=['file://{tmp_path}']", "tasks=my_set"])
     assert error_message(raised.value).startswith("tasks: a folder of this name in --config-dir")
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("method=tsvm", "method=tsvm: there is no such option; did you mean tsv_m? choose from: ace, "),
+        ("task=digits", "task: this command has no such option; choose tasks as in tasks='[digits,clock]'"),
+        ("hydra/output=x", "hydra/output=x: there is no such option; choose from: default"),
+        ("task_set=clip", "task_set: this command has no such option; --help lists its options"),
+    ],
+)
+def test_unknown_options_are_named(typed: str, line: str) -> None:
+    with (
+        initialize_config_dir(str(conf_dir()), version_base="1.3"),
+        pytest.raises(ConfigCompositionException) as raised,
+    ):
+        compose("config", overrides=[typed])
+    assert error_message(raised.value).startswith(line)
+
+
+def test_an_unknown_option_in_a_defaults_list_is_named_with_its_file() -> None:
+    said = "In 'method/mine': Could not find 'method/tsv'\n\nAvailable options in 'method':\n\tties\n\ttsv_m\n"
+    assert error_message(RuntimeError(said)) == (
+        "method/mine.yaml: method=tsv: there is no such option; did you mean tsv_m? choose from: ties, tsv_m"
+    )
 
 
 @pytest.mark.parametrize(

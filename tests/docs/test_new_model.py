@@ -97,7 +97,10 @@ def test_checkpoints_with_classifiers_in_one_yaml(place: Path) -> None:
     assert set(results(place)["test"]["accuracy"]) == {"mood", "topic"}
 
 
-def test_another_encoder_in_one_file_and_one_yaml(place: Path) -> None:
+def test_another_encoder_in_one_file_and_one_yaml(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = re.findall(r"```python\n(.*?)```", PAGE.partition("\n## ")[0], re.DOTALL)[0]
+    monkeypatch.chdir(place)
+    exec(script, {})  # replaces the two tasks by those of the page
     (place / "mine/letters.py").write_text(blocks("3", "python")[0], encoding="utf-8")
     (place / "mine/conf/model/letters.yaml").write_text(blocks("3", "yaml")[0], encoding="utf-8")
     run(blocks("3", "bash")[0], place)

@@ -235,6 +235,6 @@ def test_labels_show_no_more_digits_than_people_typed() -> None:
 
 def test_near_ties_are_told_in_the_table_of_a_run() -> None:
     tied = results(near_ties=[{"alpha": alpha, "mean_normalized": 0.8} for alpha in (0.5, 1.0)])
-    line = "- 2 values of α from 0.5 to 1 were within one validation example, and were compared in float32"
+    line = "- 2 values of α from 0.5 to 1 were within one validation example of the best, and were compared in float32"
     assert line in run_table(tied)
     assert "float32" not in run_table(results())

@@ -149,7 +149,7 @@ def test_the_progress_of_killed_runs_does_not_stay(tmp_path: Path, command: Comm
         (["-m", "method=tsv_m,ties", "+method.sparsity=0.5"], "tsv-exp: method tsv_m: its keys do not fit"),
         (["-m", "alpha=0.3,-1"], "tsv-exp: alpha.value=-1: α must be"),
         (["device=cuda:99"], "tsv-exp: device=cuda:99: no such device on this machine"),
-        (["-m", "method=ties,nope"], "tsv-exp: In 'config': Could not find 'method/nope'"),
+        (["-m", "method=ties,nope"], "tsv-exp: method=nope: there is no such option; choose from: ace, "),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(

@@ -44,21 +44,21 @@ def folder_of(source: str) -> Path:
 
 
 def explained(files: Sequence[Path]) -> str:
-    """The keys of configuration files that have a comment, one per line, with their default values and comments."""
-    found = [entry for file in files for entry in _commented(file)]
-    width = max((len(key) for key, _ in found), default=0)
-    return "\n".join(f"  {key:<{width}}  {comment}" for key, comment in found)
+    """The commented keys of configuration files, one per line, with their defaults; a later file's key counts."""
+    found = {key: (f"{key}{value}", comment) for file in files for key, value, comment in _commented(file)}
+    width = max((len(shown) for shown, _ in found.values()), default=0)
+    return "\n".join(f"  {shown:<{width}}  {comment}" for shown, comment in found.values())
 
 
-def _commented(file: Path) -> Iterator[tuple[str, str]]:
-    """key=value of each commented line with its comment; the section `hydra` is left out."""
+def _commented(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Key, =value and comment of each commented line; the section `hydra` is left out."""
     parents: list[str] = []
     for line in file.read_text(encoding="utf-8").partition("\nhydra:")[0].splitlines():
         if match := re.fullmatch(r"((?:  )*)(\w+):(?: ([^#]+?))?(?: # (.*))?", line):
             indent, key, value, comment = match.groups()
             parents[len(indent) // 2 :] = [key]
             if comment:
-                yield ".".join(parents) + (f"={value}" if value else ""), comment
+                yield ".".join(parents), f"={value}" if value else "", comment
 
 
 def _comment(file: Path) -> str:

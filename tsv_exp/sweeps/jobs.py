@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tsv_exp.runtime.console import INTERVAL, LOGGED, PROGRESS_FILE, console
+from tsv_exp.runtime.messages.counts import counted
 from tsv_exp.runtime.ownership import remove_abandoned
 
 
@@ -90,9 +91,10 @@ def ending(results: dict[str, Any]) -> str:
     """How a run ended, in one line."""
     if results.get("status") != "ok":
         return f"failed: {results.get('error')}"
+    run = f"{results['method']}, {counted(len(results['tasks']), 'task')}"
     if "reused_from" in results:
-        return f"{results['method']}, {len(results['tasks'])} tasks: reused from {results['reused_from']}"
-    return f"{results['method']}, {len(results['tasks'])} tasks: done in {sum(results['seconds'].values()):.1f} s"
+        return f"{run}: reused from {results['reused_from']}"
+    return f"{run}: done in {sum(results['seconds'].values()):.1f} s"
 
 
 def _read(path: Path) -> str:

@@ -40,7 +40,7 @@ def settle(
     ]
     chosen = best(exact).alpha
     log.info(
-        "%d values of α from %.3g to %.3g are within one validation example; %.3g is the best in float32",
+        "%d values of α from %.3g to %.3g are within one validation example of the best; %.3g is the best in float32",
         len(close),
         close[0],
         close[-1],

@@ -10,6 +10,7 @@ from tsv_exp.report.results.runs import described
 from tsv_exp.report.tables import sheets
 from tsv_exp.report.tables.assemble import single
 from tsv_exp.report.tables.groups import Estimate
+from tsv_exp.runtime.messages.counts import counted
 
 
 def run_table(results: Mapping[str, Any]) -> str:
@@ -20,7 +21,7 @@ def run_table(results: Mapping[str, Any]) -> str:
     """
     cell = from_results(results, Path())
     called = described(cell.words)
-    title = f"# {cell.method}, {cell.model}, {cell.count} tasks\n\n" + (f"{called}\n\n" if called else "")
+    title = f"# {cell.method}, {cell.model}, {counted(cell.count, 'task')}\n\n" + (f"{called}\n\n" if called else "")
     if cell.error is not None:
         return f"{title}Failed: {cell.error}\n"
     (row,) = single(cell).rows
@@ -39,7 +40,7 @@ def run_table(results: Mapping[str, Any]) -> str:
     ]
     if ties := cell.near_ties:
         span = f"{len(ties)} values of α from {min(ties):.3g} to {max(ties):.3g}"
-        facts.append(f"- {span} were within one validation example, and were compared in float32")
+        facts.append(f"- {span} were within one validation example of the best, and were compared in float32")
     if row.routed:
         found, own, told = (sheets.percent(row.routing(part)) for part in ("routed", "own_head", "told"))
         facts.append(

@@ -12,6 +12,8 @@ EXTRAS = ("joblib", "submitit", "ray", "optuna")  # of pyproject.toml
 
 # Hydra's messages for a missing plugin, with its class or its group's option
 MISSING = re.compile(r"(?:Unknown plugin class : 'hydra_plugins\.hydra_|Could not find 'hydra/sweeper/)([a-z]+)")
+NO_OPTION = re.compile(r"In '([^']*)': Could not find '([^']*)'\s+Available options in '([^']*)':\s+(.*)", re.DOTALL)
+NO_GROUP = re.compile(r"Could not override '([^']*)'\. No match in the defaults list")
 UNKNOWN = re.compile(r"Could not override '([^']*)'")  # Hydra's message
 # Hydra's message for a key that is also the name of a folder on the search path: a natural one for a user's tasks
 HIDDEN = "Could not override 'tasks'. No match in the defaults list"
@@ -39,11 +41,16 @@ def error_message(error: BaseException) -> str:
     text = str(error).split("\nConfig search path")[0].split("\n    full_key")[0]
     if (missing := MISSING.search(text)) and missing[1] in EXTRAS:
         return f"the Hydra plugin for {missing[1]} is not installed; pip install 'tsv_exp[{missing[1]}]'"
+    if absent := NO_OPTION.fullmatch(text):
+        return _no_such_option(*absent.groups())
     if text.startswith(HIDDEN):
         return (
             "tasks: a folder of this name in --config-dir or hydra.searchpath hides the key tasks; rename it: "
             "a task is task/NAME.yaml, a set of tasks is task_set/NAME.yaml"
         )
+    if group := NO_GROUP.match(text):
+        hint = "choose tasks as in tasks='[digits,clock]'" if group[1] == "task" else "--help lists its options"
+        return f"{group[1]}: this command has no such option; {hint}"
     if not _of_configuration(error) and (system := cause(error)):
         where = f"{system.filename}: " if system.filename else ""
         return f"{where}{explain(system)}"
@@ -55,6 +62,14 @@ def error_message(error: BaseException) -> str:
     ):
         text = _no_such_key(unknown[1], error.__cause__)
     return " ".join(text.split()) or type(error).__name__
+
+
+def _no_such_option(origin: str, path: str, group: str, options: str) -> str:
+    """Hydra's error about an unknown option of a group; `origin` is the file whose defaults list has it."""
+    name, known = path.removeprefix(f"{group}/"), [option for option in options.split() if option[0] != "_"]
+    where = f"{origin}.yaml: " if "/" in origin and not origin.startswith("hydra/") else ""
+    hint = did_you_mean(name, known)
+    return f"{where}{group}={name}: there is no such option; {hint}choose from: {', '.join(known)}"
 
 
 def _no_such_key(typed: str, cause: Any) -> str:
