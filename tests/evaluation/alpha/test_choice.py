@@ -7,6 +7,7 @@ import pytest
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.alpha import Choice, Fixed, Grid, Point, Search, mean, normalized, protocol
 from tsv_exp.evaluation.alpha.data_free import DataFree
+from tsv_exp.evaluation.alpha.race import Race
 from tsv_exp.methods.specification.method import Alpha
 
 FINETUNED = {"a": 0.8, "b": 0.5}
@@ -133,6 +134,11 @@ class Vertical:
         (Search(2.0, 30), 1.2, ("search", {"stop": 2.0, "steps": 30}, {"stop": 2.0})),
         (Fixed(1.0), 1.0, ("fixed", {"value": 1.0, "validate": False}, {})),
         (Fixed(0.3), 0.3, ("fixed", {"value": 0.3, "validate": False}, {"value": 0.3})),
+        (
+            Race(3.0, 30, error=0.2),
+            0.3,
+            ("race", {"stop": 3.0, "steps": 30, "error": 0.2, "passes": 3.0}, {"error": 0.2}),
+        ),
         (DataFree(), 0.8, ("data_free", {}, {})),
         (Vertical(), 0.8, ("vertical", {"passes": 7}, {})),
     ],

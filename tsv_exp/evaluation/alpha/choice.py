@@ -189,7 +189,9 @@ class Search(Grid):
 
 
 def protocol(policy: Policy, own: "MethodAlpha", alpha: float) -> dict[str, Any]:
-    """How α was chosen, as stored in results.json: the policy's name, its parameters, and the method's defaults.
+    """How α was chosen, as stored in results.json: the policy's name, its parameters, and those that are no defaults.
+
+    The defaults are the method's, and for the other parameters those of the policy's class.
 
     If the method's own grid has a single value and α equals it, there was no choice: the policy is `none`.
     """
@@ -197,7 +199,8 @@ def protocol(policy: Policy, own: "MethodAlpha", alpha: float) -> dict[str, Any]
         return {"policy": "none", "parameters": {}, "changed": {}}
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(policy).__name__).lower()
     parameters = {key: value for key, value in vars(policy).items() if not key.startswith("_")}
-    theirs = {"value": own.default, "stop": own.stop, "steps": own.steps}
+    theirs = {key: getattr(type(policy), key) for key in parameters if hasattr(type(policy), key)}
+    theirs |= {"value": own.default, "stop": own.stop, "steps": own.steps}
     changed = {key: parameters[key] for key, value in theirs.items() if parameters.get(key, value) != value}
     return {"policy": name, "parameters": parameters, "changed": changed}
 

@@ -83,7 +83,7 @@ class Cell:
         if policy == "none":
             return {}
         if policy == "fixed":
-            return {"α": changed["value"]} if changed else {"α by": "default"}
+            return {"α": changed["value"]} if "value" in changed else {"α by": "default"}
         return {"α by": policy, **{f"α {name}": value for name, value in changed.items()}}
 
     @property
@@ -201,7 +201,7 @@ def _protocol(values: Any) -> dict[str, Any]:
     if not values:
         return {}
     policy, changed = name_of("alpha_protocol.policy", values["policy"]), values_of("alpha_protocol", values["changed"])
-    if policy == "fixed" and changed:
+    if policy == "fixed" and "value" in changed:
         number("alpha_protocol.value", changed["value"])
     found: dict[str, Any] = {"policy": policy, "changed": changed}
     chosen_from = values_of("alpha_protocol.parameters", values.get("parameters") or {})
