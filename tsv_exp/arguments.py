@@ -39,7 +39,8 @@ def check_nodes(where: str, node: Any) -> None:
     try:
         target = resolve_name(node["_target_"])
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise UserError(f"{where}._target_={node['_target_']}: it cannot be imported ({error})") from error
+        remedy = "give package.module.Class, in a folder on PYTHONPATH"
+        raise UserError(f"{where}._target_={node['_target_']}: it cannot be imported ({error}); {remedy}") from error
     check_arguments(f"{where}.", target, {key: value for key, value in node.items() if key not in _OF_HYDRA})
 
 

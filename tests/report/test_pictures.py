@@ -100,6 +100,24 @@ def test_curves_are_means_over_seeds_with_the_chosen_alpha_marked(tmp_path: Path
     assert star.get_xydata() == approx([[2.0, 85]])
 
 
+def test_values_that_a_race_dropped_early_have_open_markers(tmp_path: Path) -> None:
+    raced = results(curve={1.0: 0.9, 2.0: 0.8, 3.0: 0.6})
+    for point, examples in zip(raced["validation"], (40, 80, 80), strict=True):
+        point["examples"] = examples
+    line, rough, _, *legend = drawn(groups_of(tmp_path, raced))["alpha-tiny-4-tasks"].axes[0].lines
+    assert line.get_markevery() == [1, 2]
+    assert (rough.get_markerfacecolor(), rough.get_linestyle()) == ("none", "None")
+    assert rough.get_xydata() == approx([[1.0, 90]])
+    assert legend[-1].get_label() == "on part of the examples"
+
+
+def test_a_long_legend_fits_beside_its_panel(tmp_path: Path) -> None:
+    rows = [results(params={"density": i / 100}, curve={1.0: 0.5, 2.0: 0.7}) for i in range(40)]
+    figure = drawn(groups_of(tmp_path, *rows))["alpha-tiny-4-tasks"]
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_legend().get_window_extent().height <= figure.bbox.height
+
+
 def test_a_rank_sweep_gives_a_line_and_a_map(tmp_path: Path) -> None:
     groups = groups_of(tmp_path, *rank_sweep())
     assert {key: [row.params["rank_fraction"] for row in rows] for key, rows in ranks(groups[0].rows).items()} == {

@@ -31,6 +31,15 @@ def curve(row: Row) -> dict[float, float]:
     return {alpha: fmean(points[alpha]) for alpha in sorted(points)}
 
 
+def partial(row: Row) -> set[float]:
+    """The values of α that were measured on fewer examples than others of their run, as a race drops them early."""
+    found: set[float] = set()
+    for cell in row.cells:
+        most = max((point.get("examples", 0) for point in cell.validation), default=0)
+        found |= {point["alpha"] for point in cell.validation if point.get("examples", most) < most}
+    return found
+
+
 def ranks(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows that differ only in the rank fraction, grouped by their common name and sorted by rank fraction."""
     families: dict[str, list[Row]] = {}
@@ -62,9 +71,10 @@ def against_alpha(group: Group, rows: Sequence[Row], looks: Looks, narrow: bool 
     panels: dict[str, list[Row]] = {}
     for row in rows:
         panels.setdefault(row.method if crowded else "", []).append(row)
-    height = 3.8 * len(panels) + (0.19 * (len(rows) + 2) if narrow else 0)
-    fig = figure(NARROW if narrow else 9, 0.6 + height)
-    for (method, members), axes in zip(panels.items(), fig.subplots(len(panels), 1, squeeze=False).flat, strict=True):
+    heights = [3.8 + 0.19 * (len(m) + 3) if narrow else max(3.8, 0.22 * (len(m) + 3)) for m in panels.values()]
+    fig = figure(NARROW if narrow else 9, 0.6 + sum(heights))
+    grid = fig.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
+    for (method, members), axes in zip(panels.items(), grid.flat, strict=True):
         styles = line_styles([row.label for row in members], ordered=True) if method else looks
         for row in members:
             _alpha_line(axes, row, styles[row.label])
@@ -72,6 +82,8 @@ def against_alpha(group: Group, rows: Sequence[Row], looks: Looks, narrow: bool 
         axes.plot([], [], color=INK, label="chosen α", **star)
         if any(row.at_edge for row in members):
             axes.plot([], [], color="none", label="chosen α at the end of its grid", **star)
+        if any(map(partial, members)):
+            axes.plot([], [], "o", color="none", markeredgecolor=INK, markersize=4.5, label="on part of the examples")
         _finish(axes, "α, scaling of the merged task vector", ON_VALIDATION, narrow=narrow)
         axes.set_title(method)
     entitle(fig, f"Choosing α: {group.title}")
@@ -79,9 +91,16 @@ def against_alpha(group: Group, rows: Sequence[Row], looks: Looks, narrow: bool 
 
 
 def _alpha_line(axes: Axes, row: Row, look: Mapping[str, Any]) -> None:
-    """The curve of a row, the deviation over seeds as a band, chosen values as stars (open at the grid's end)."""
+    """The curve of a row, the deviation over seeds as a band, chosen values as stars (open at the grid's end).
+
+    Values that were measured on part of the examples have open markers.
+    """
     points = {alpha: 100 * value for alpha, value in curve(row).items()}
-    axes.plot(list(points), list(points.values()), label=row.label, **look)
+    rough = {alpha: points[alpha] for alpha in sorted(partial(row))}
+    whole = [at for at, alpha in enumerate(points) if alpha not in rough]
+    axes.plot(list(points), list(points.values()), label=row.label, markevery=whole, **look)
+    if rough:
+        axes.plot(list(rough), list(rough.values()), **{**look, "linestyle": "", "markerfacecolor": "none"})
     band = {alpha: 100 * value for alpha, value in spread(row).items()}
     if band:
         low, high = ([points[alpha] + sign * band[alpha] for alpha in sorted(band)] for sign in (-1, 1))
