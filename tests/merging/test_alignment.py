@@ -91,7 +91,8 @@ def test_keep_and_ignore():
     with pytest.raises(UserError, match=r"'score' that the base lacks; \"ignore=\['score'\]\" leaves it out"):
         merge(base, heads)
     with pytest.raises(
-        UserError, match=r"'norm.bias' has shape \(3,\) in model 'task0'.*\"keep=\['norm.bias'\]\" takes the base's$"
+        UserError,
+        match=r"'norm.bias' has shape \(3,\) in model 'task0'.*\"keep=\['norm.bias'\]\" takes the base's values$",
     ):
         merge(base, heads, engine=Engine(ignore=["sco*"]))
     found = apply(base, merge(base, heads, "ties", engine=Engine(ignore=["sco*"], keep=["norm.*"])))

@@ -52,13 +52,13 @@ def check(cfg: DictConfig, here: bool = True) -> None:
 
 
 def run_in_processes(cfg: DictConfig) -> Path | None:
-    """As `run`, under torchrun with its other processes; returns the checkpoint in the process that wrote it."""
+    """As `run`, under torchrun with its other processes; the process that wrote the checkpoint returns it."""
     with _processes() as (rank, in_turn):
         path = run(cfg, rank, in_turn)
     return path if rank == 0 else None
 
 
-def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
+def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path | None:
     """Train the configured model on a task; resumes an interrupted run.
 
     Args:
@@ -67,7 +67,8 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
         in_turn: barrier, called after the preparations of rank 0, for which the other ranks wait.
 
     Returns:
-        The checkpoint: safetensors with the keys of the model's base, or of an adapter in PEFT's format.
+        The checkpoint: safetensors with the keys of the model's base, or of an adapter in PEFT's format; None if it
+        was there before.
 
     Raises:
         UserError: the configuration or the data are invalid, or memory runs out.
@@ -83,9 +84,9 @@ def run(cfg: DictConfig, rank: int, in_turn: Callable[[], object]) -> Path:
     path = folder / task.name / WEIGHTS if cfg.adapter else folder / f"{task.name}.safetensors"
     state = folder / f"{task.name}.training"
     if path.exists():
-        log.info("%s already exists", path)
+        log.info("%s already exists, so nothing was trained; delete it to train again", path)
         _clear(state)
-        return path
+        return None
     if rank > 0:
         in_turn()
     else:

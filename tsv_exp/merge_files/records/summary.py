@@ -71,7 +71,7 @@ def warnings(tasks: Sequence[str], layers: Mapping[str, Measured], weights: Mapp
 def _tasks(tasks: Sequence[str], layers: Mapping[str, Measured]) -> Table:
     own, merged, scaled = norms(tasks, layers)
     table = Table(box=None, pad_edge=False, header_style="")
-    for title in ("model", "norm of its task vector", "α · merge / it"):
+    for title in ("model", "norm of its task vector", "norm of α · merge / task vector"):
         table.add_column(title, justify="left" if title == "model" else "right", overflow="fold")
     for task, norm in zip(tasks, own, strict=True):
         table.add_row(Text(task), f"{norm:.4g}", f"{scaled / norm:.3f}" if norm and merged else "–")

@@ -34,7 +34,7 @@ def check_models(base: Weights, finetuned: Mapping[str, Weights], names: Sequenc
         if missing := [name for name in names if name not in model]:
             remedy = "it is another architecture"
             if 2 * len(missing) <= len(names):
-                remedy = option("keep", missing, [name for name in names if name in model], "takes the base's")
+                remedy = option("keep", missing, [name for name in names if name in model], "takes the base's values")
             raise UserError(
                 f"{what}{file_of(model, missing[0])} lacks the tensor {listed(missing)} of the base; {remedy}"
             )
@@ -76,13 +76,13 @@ def _check_tensors(base: Weights, model: Weights, names: Sequence[str], keep: Se
         if codes.dim() > 1 and not _number(codes) and name in model and not matches(name, keep):
             other = model[name]
             if not _number(other) and codes.dtype != torch.bool and not torch.equal(codes, other.to(codes.device)):
-                remedy = option("keep", [name], [], "takes the base's")
+                remedy = option("keep", [name], [], "takes the base's values")
                 raise UserError(
                     f"the integers of tensor {name!r} of {what}{file_of(model, name)} are not the base's; "
                     f"where the model is quantized, dequantize it first; {remedy}"
                 )
     if odd:
-        remedy = option("keep", odd, [name for name in names if name not in odd], "takes the base's")
+        remedy = option("keep", odd, [name for name in names if name not in odd], "takes the base's values")
         if any(base[name].dim() > 1 and base[name].shape[1:] == model[name].shape[1:] for name in odd):
             remedy += "; rows of a vocabulary are matched by token with vocabulary=base or union"
         found = f"{tuple(model[odd[0]].shape)} in {what}{file_of(model, odd[0])}"
@@ -99,7 +99,7 @@ def _number(tensor: Tensor) -> bool:
 def check_kind(tensor: Tensor, name: str, where: str) -> None:
     """Raise a UserError for a tensor of a kind that cannot be merged."""
     if tensor.is_complex():
-        kind, remedy = "complex", option("keep", [name], [], "takes the base's")
+        kind, remedy = "complex", option("keep", [name], [], "takes the base's values")
     elif tensor.is_nested:
         kind, remedy = "nested", "convert it with to_padded_tensor()"
     elif tensor.layout is not torch.strided:

@@ -17,7 +17,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def option(name: str, tensors: Sequence[str], others: Sequence[str], effect: str) -> str:
-    """An option for some tensors as text, such as `"keep=['head.*']" takes the base's`.
+    """An option for some tensors as text, such as `"keep=['head.*']" takes the base's values`.
 
     Args:
         name: keep or ignore.
