@@ -181,6 +181,7 @@ def test_how_a_run_ended_is_one_line() -> None:
     done = {"status": "ok", "method": "ties", "tasks": ["a", "b"], "seconds": {"load": 1.0, "test": 2.0}}
     assert ending(done) == "ties, 2 tasks: done in 3.0 s"
     assert ending(done | {"reused_from": "there"}) == "ties, 2 tasks: reused from there"
+    assert ending(done | {"router": "mass", "tasks": ["cars"]}) == "ties + mass, 1 task: done in 3.0 s"
     assert ending({"status": "failed", "error": "no room"}) == "failed: no room"
 
 

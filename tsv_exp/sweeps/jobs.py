@@ -9,6 +9,7 @@ from typing import Any
 from rich.live import Live
 from rich.text import Text
 
+from tsv_exp.report.results.routing import NO_ROUTER, routed_name
 from tsv_exp.runtime.console import INTERVAL, LOGGED, PROGRESS_FILE, console
 from tsv_exp.runtime.messages.counts import counted
 from tsv_exp.runtime.ownership import remove_abandoned
@@ -91,7 +92,8 @@ def ending(results: dict[str, Any]) -> str:
     """How a run ended, in one line."""
     if results.get("status") != "ok":
         return f"failed: {results.get('error')}"
-    run = f"{results['method']}, {counted(len(results['tasks']), 'task')}"
+    method = routed_name(results["method"], results.get("router") or NO_ROUTER)
+    run = f"{method}, {counted(len(results['tasks']), 'task')}"
     if "reused_from" in results:
         return f"{run}: reused from {results['reused_from']}"
     return f"{run}: done in {sum(results['seconds'].values()):.1f} s"
