@@ -18,6 +18,7 @@ from tsv_exp.decompositions.fast import FastAlgebra
 from tsv_exp.evaluation.alpha import propose
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.finetuning.training import Recipe
+from tsv_exp.methods.regression.white_reg import white_reg
 from tsv_exp.models.images import preprocess
 from tsv_exp.models.tiny.data import Data
 from tsv_exp.models.tiny.model import TinyModel
@@ -52,7 +53,8 @@ def methods() -> dict[str, float]:
     for path in sorted((conf_dir() / "method").glob("[!_]*.yaml")):
         merged = merge(base, finetuned, path.stem, moments=moments(base, 3))
         found[path.stem] = projections(merged.vector("task1" if merged.per_task else None))
-    return found
+    adapters = torch.stack([matrix(24, 20, torch.Generator().manual_seed(i), rank=2) for i in range(3)])
+    return {**found, "white_reg of low rank": projection(white_reg(adapters))}
 
 
 def tiny() -> TinyModel:

@@ -34,6 +34,18 @@ def white_reg(deltas, ridge=0.1):
     taus = [delta.double() for delta in deltas if delta.any()]
     if not taus:
         return torch.zeros_like(deltas[0]).double()
+    if all(_rest(tau) < 1e-4 for tau in taus):
+        return whitened([tau.T for tau in taus], ridge, 0.25).T
+    return whitened(taus, ridge, 0.5)
+
+
+def _rest(tau):
+    energies = torch.linalg.svdvals(tau).square()
+    return float(energies[len(energies) // 4 :].sum() / energies.sum())
+
+
+def whitened(taus, ridge, power):
+    """Regression on the rows, and whitening of the columns by F^(−power)."""
     m, n = taus[0].shape
     on_inputs, on_outputs = (ridge * len(taus) / size * torch.eye(size).double() for size in (n, m))
     weights = [1 / float(tau.square().sum()) for tau in taus]
@@ -44,7 +56,7 @@ def white_reg(deltas, ridge=0.1):
     u, s, _ = svd(k, full_matrices=False)
     p = u[:, s > 1e-9 * s[0]] @ u[:, s > 1e-9 * s[0]].T
     u, s, _ = svd(p @ f @ p + on_outputs)
-    white = u @ (s.rsqrt()[:, None] * u.T) @ k
+    white = u @ (s[:, None] ** -power * u.T) @ k
     return white * k.norm() / white.norm()
 
 

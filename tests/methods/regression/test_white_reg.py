@@ -27,13 +27,22 @@ def test_models(tasks, dtype):
 
 
 @pytest.mark.parametrize("shape", [(64, 48), (48, 64)])
-@pytest.mark.parametrize("rank", [1, 4])
+@pytest.mark.parametrize("rank", [1, 4, 12, 13])
 def test_low_rank(rank, shape):
     deltas = sample(6, *shape, rank=rank)
     wanted = regressions.white_reg(deltas)
     assert error(white_reg(deltas), wanted) < 1e-9
     assert error(white_reg(deltas.float()), wanted) < 3e-4  # rounding of up to κ(F + λI) · eps
-    assert int((torch.linalg.svdvals(white_reg(deltas)) > 1e-9).sum()) == 6 * rank
+    assert int((torch.linalg.svdvals(white_reg(deltas)) > 1e-9).sum()) == min(6 * rank, 48)
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (48, 64)])
+def test_the_sides_change_places_where_all_tasks_have_low_rank(shape):
+    low, full = sample(4, *shape, rank=12), sample(1, *shape)
+    swapped = regressions.whitened([tau.mT for tau in low], 0.1, 0.25).mT
+    assert error(white_reg(low), swapped) < 1e-9
+    for deltas in (torch.cat([low, full]), sample(4, *shape, rank=13)):
+        assert error(white_reg(deltas), regressions.whitened(list(deltas), 0.1, 0.5)) < 1e-9
 
 
 def test_one_task_keeps_its_directions_and_has_a_spectrum_that_is_nearly_flat():

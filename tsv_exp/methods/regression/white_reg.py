@@ -1,10 +1,12 @@
-"""white_reg, a method of this project: regression on the inputs of every task matrix, whitened on the output side."""
+"""white_reg, a method of this project: regression on one side of every task matrix, whitened on the other side."""
 
 import torch
 from torch import Tensor
 
 from tsv_exp.decompositions.numerics import gram
 from tsv_exp.methods.regression.iso_reg import solve, unit_deltas
+
+_REST = 1e-4  # share of the squared norm of a low-rank task matrix that a quarter of its components may leave out
 
 
 def white_reg(deltas: Tensor, ridge: float = 0.1) -> Tensor:
@@ -19,14 +21,31 @@ def white_reg(deltas: Tensor, ridge: float = 0.1) -> Tensor:
     T/n and T/m are the mean eigenvalues of G and F. If m ≤ n and K has full rank, W is (F + λ/m · I)^(−½) K.
     A task with Δ_i = 0 is ignored.
 
+    Low-rank task matrices Δ_i = B_i A_i are those of adapters. Their rows lie in the span of A_i, which is random at
+    the start of the training, so they say little of the inputs. Where all task matrices of a layer have low rank (a
+    quarter of their singular components holds 99.99 % of the squared norm), the sides change places: the result is the
+    transpose of the above for the Δ_iᵀ, with the power −¼ of the whitening, because flat spectra cost accuracy there.
+
     Args:
         deltas: (T, m, n).
         ridge: what is added to each Gram matrix, as a share of its mean eigenvalue; positive.
     """
-    _, m, n = deltas.shape
     units, weights, scale = unit_deltas(deltas, ridge)
     if not len(units):
         return torch.zeros_like(deltas[0])
+    if all(_has_low_rank(unit) for unit in units):
+        return _whitened(units.mT, weights, ridge, 0.25).mT * scale
+    return _whitened(units, weights, ridge, 0.5) * scale
+
+
+def _has_low_rank(unit: Tensor) -> bool:
+    values = torch.linalg.eigvalsh(gram(unit if unit.shape[0] > unit.shape[1] else unit.mT))
+    return bool(values[: len(values) - len(values) // 4].sum() < _REST)
+
+
+def _whitened(units: Tensor, weights: list[float], ridge: float, power: float) -> Tensor:
+    """The merged matrix (m, n) for D_i (T, m, n) and Δ_i = weights_i D_i; the whitening has the power −`power`."""
+    _, m, n = units.shape
     shift = ridge * len(units)
     outputs, moment = (units.new_zeros(shape) for shape in ((min(m, n),) * 2, (m, n)))
     inputs = units.new_zeros(n, n) if m > n else gram(units.flatten(0, 1))
@@ -45,6 +64,6 @@ def white_reg(deltas: Tensor, ridge: float = 0.1) -> Tensor:
         for unit in units:
             outputs += gram(unit.mT @ basis)
     values, vectors = torch.linalg.eigh(outputs)
-    white = vectors @ ((vectors.mT @ fitted) / (values.clamp_min(0) + shift / m).sqrt()[:, None])
-    white *= fitted.norm() / white.norm() * scale
+    white = vectors @ ((vectors.mT @ fitted) * (values.clamp_min(0) + shift / m).pow(-power)[:, None])
+    white *= fitted.norm() / white.norm()
     return basis @ white if m > n else white
