@@ -33,37 +33,54 @@ def white_reg(deltas: Tensor, ridge: float = 0.1) -> Tensor:
     units, weights, scale = unit_deltas(deltas, ridge)
     if not len(units):
         return torch.zeros_like(deltas[0])
-    if all(_has_low_rank(unit) for unit in units):
-        return _whitened(units.mT, weights, ridge, 0.25).mT * scale
-    return _whitened(units, weights, ridge, 0.5) * scale
-
-
-def _has_low_rank(unit: Tensor) -> bool:
-    values = torch.linalg.eigvalsh(gram(unit if unit.shape[0] > unit.shape[1] else unit.mT))
-    return bool(values[: len(values) - len(values) // 4].sum() < _REST)
-
-
-def _whitened(units: Tensor, weights: list[float], ridge: float, power: float) -> Tensor:
-    """The merged matrix (m, n) for D_i (T, m, n) and Δ_i = weights_i D_i; the whitening has the power −`power`."""
-    _, m, n = units.shape
+    wide = deltas.shape[1] < deltas.shape[2]
+    units = units.mT if wide else units
     shift = ridge * len(units)
-    outputs, moment = (units.new_zeros(shape) for shape in ((min(m, n),) * 2, (m, n)))
-    inputs = units.new_zeros(n, n) if m > n else gram(units.flatten(0, 1))
+    moment, total = units.new_zeros(2, *units.shape[1:])
+    short = units.new_zeros((units.shape[2],) * 2)
+    low_rank = True
     for unit, weight in zip(units, weights, strict=True):
-        own = gram(unit if m > n else unit.mT)
-        if m > n:
-            inputs += own
-            moment.addmm_(unit, own, alpha=weight)
-        else:
-            outputs += own
-            moment.addmm_(own, unit, alpha=weight)
-        moment.add_(unit, alpha=weight * shift / n)
-    fitted = solve(inputs, shift / n, moment.mT).mT
-    if m > n:
-        basis, fitted = torch.linalg.qr(fitted)
-        for unit in units:
-            outputs += gram(unit.mT @ basis)
-    values, vectors = torch.linalg.eigh(outputs)
-    white = vectors @ ((vectors.mT @ fitted) * (values.clamp_min(0) + shift / m).pow(-power)[:, None])
-    white *= fitted.norm() / white.norm()
-    return basis @ white if m > n else white
+        own = gram(unit)
+        short += own
+        moment.addmm_(unit, own, alpha=weight)
+        total.add_(unit, alpha=weight)
+        low_rank = low_rank and _has_low_rank(own)
+    # inputs are the short side of tall matrices, outputs that of wide ones
+    fit = _fit_on_short_side if wide == low_rank else _fit_on_long_side
+    merged = fit(units, short, moment, total, shift, -0.25 if low_rank else -0.5) * scale
+    return merged.mT if wide else merged
+
+
+def _has_low_rank(own: Tensor) -> bool:
+    """Whether a quarter of the components of a matrix of norm 1 is nearly all of it; `own` is its Gram matrix."""
+    return bool(torch.linalg.eigvalsh(own)[: len(own) - len(own) // 4].sum() < _REST)
+
+
+def _fit_on_short_side(
+    units: Tensor, short: Tensor, moment: Tensor, total: Tensor, shift: float, power: float
+) -> Tensor:
+    """W ‖K‖ / ‖W‖ (m, n), m ≥ n, for D_i (T, m, n), G = Σ D_iᵀ D_i, R and Σ Δ_i; F to `power` in the columns of K."""
+    _, m, n = units.shape
+    fitted = solve(short, shift / n, moment.add_(total, alpha=shift / n).mT).mT
+    basis, triangle = torch.linalg.qr(fitted)
+    long = torch.zeros_like(short)
+    for unit in units:
+        long += gram(unit.mT @ basis)
+    white = _power(long, shift / m, power) @ triangle
+    return basis @ (white * (triangle.norm() / white.norm()))
+
+
+def _fit_on_long_side(
+    units: Tensor, short: Tensor, moment: Tensor, total: Tensor, shift: float, power: float
+) -> Tensor:
+    """The same for the transposes of all matrices: K = (F + shift/m · I)⁻¹ (R + shift/m · Σ Δ_i), and G to `power`."""
+    _, m, n = units.shape
+    fitted = solve(gram(units.mT.flatten(0, 1)), shift / m, moment.add_(total, alpha=shift / m))
+    white = fitted @ _power(short, shift / n, power)
+    return white * (fitted.norm() / white.norm())
+
+
+def _power(matrix: Tensor, shift: float, exponent: float) -> Tensor:
+    """(A + shift · I)^exponent of a positive semi-definite A (n, n)."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * (values.clamp_min(0) + shift).pow(exponent)) @ vectors.mT
