@@ -60,7 +60,8 @@ def unit_deltas(deltas: Tensor, ridge: float) -> tuple[Tensor, list[float], Tens
     """
     if not ridge > 0:
         raise UserError(f"ridge={ridge}: it keeps the Gram matrices invertible; give a positive number, such as 0.1")
-    norms = torch.linalg.vector_norm(deltas, dim=(1, 2), dtype=torch.float64).to(deltas.dtype)
+    # one by one: torch copies what it reduces along dimensions in another dtype
+    norms = torch.stack([torch.linalg.vector_norm(delta, dtype=torch.float64) for delta in deltas]).to(deltas.dtype)
     changed, scale = norms > 0, norms.max()
     return deltas[changed].div_(norms[changed, None, None]), (norms[changed] / scale).tolist(), scale
 

@@ -33,17 +33,17 @@ def white_reg(deltas: Tensor, ridge: float = 0.1) -> Tensor:
     units, weights, scale = unit_deltas(deltas, ridge)
     if not len(units):
         return torch.zeros_like(deltas[0])
+    total = (units.new_tensor(weights) @ units.flatten(1)).view(units.shape[1:])
     wide = deltas.shape[1] < deltas.shape[2]
-    units = units.mT if wide else units
+    units, total = (units.mT, total.mT) if wide else (units, total)
     shift = ridge * len(units)
-    moment, total = units.new_zeros(2, *units.shape[1:])
+    moment = torch.zeros_like(total)
     short = units.new_zeros((units.shape[2],) * 2)
     low_rank = True
     for unit, weight in zip(units, weights, strict=True):
         own = gram(unit)
         short += own
         moment.addmm_(unit, own, alpha=weight)
-        total.add_(unit, alpha=weight)
         low_rank = low_rank and _has_low_rank(own)
     # inputs are the short side of tall matrices, outputs that of wide ones
     fit = _fit_on_short_side if wide == low_rank else _fit_on_long_side
