@@ -53,7 +53,9 @@ def white_reg(deltas: Tensor, ridge: float = 0.1) -> Tensor:
 
 def _has_low_rank(own: Tensor) -> bool:
     """Whether a quarter of the components of a matrix of norm 1 is nearly all of it; `own` is its Gram matrix."""
-    return bool(torch.linalg.eigvalsh(own)[: len(own) - len(own) // 4].sum() < _REST)
+    kept = len(own) // 4
+    # the eigenvalues of a part are at most those of the whole (interlacing), and take an eighth of the time
+    return all(torch.linalg.eigvalsh(part)[: len(part) - kept].sum() < _REST for part in (own[::2, ::2], own))
 
 
 def _fit_on_short_side(
