@@ -96,6 +96,16 @@ def test_keys_of_tasks_are_typed_below_tasks() -> None:
     assert [text_paths(task_key(argument)) for argument in typed] == wanted
 
 
+def composition_error(typed: list[str]) -> str:
+    """What is said of overrides that the configuration refuses."""
+    with (
+        initialize_config_dir(str(conf_dir()), version_base="1.3"),
+        pytest.raises(ConfigCompositionException) as raised,
+    ):
+        compose("config", typed)
+    return error_message(raised.value)
+
+
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
@@ -111,12 +121,7 @@ def test_keys_of_tasks_are_typed_below_tasks() -> None:
     ],
 )
 def test_an_unknown_key_is_told_those_that_are_there(typed: str, line: str) -> None:
-    with (
-        initialize_config_dir(str(conf_dir()), version_base="1.3"),
-        pytest.raises(ConfigCompositionException) as raised,
-    ):
-        compose("config", [typed])
-    assert error_message(raised.value).startswith(line)
+    assert composition_error([typed]).startswith(line)
 
 
 def test_our_own_error_is_what_is_said() -> None:
@@ -141,12 +146,8 @@ def test_memory_that_runs_out_is_no_bug(tmp_path: Path) -> None:
 def test_a_folder_of_the_user_that_hides_tasks_is_named(tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "mine.yaml").write_text("data: pictures")
-    with (
-        initialize_config_dir(str(conf_dir()), version_base="1.3"),
-        pytest.raises(ConfigCompositionException) as raised,
-    ):
-        compose("config", overrides=[f"hydra.searchpath=['file://{tmp_path}']", "tasks=my_set"])
-    assert error_message(raised.value).startswith("tasks: a folder of this name in --config-dir")
+    told = composition_error([f"hydra.searchpath=['file://{tmp_path}']", "tasks=my_set"])
+    assert told.startswith("tasks: a folder of this name in --config-dir")
 
 
 @pytest.mark.parametrize(
@@ -159,12 +160,7 @@ def test_a_folder_of_the_user_that_hides_tasks_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_unknown_options_are_named(typed: str, line: str) -> None:
-    with (
-        initialize_config_dir(str(conf_dir()), version_base="1.3"),
-        pytest.raises(ConfigCompositionException) as raised,
-    ):
-        compose("config", overrides=[typed])
-    assert error_message(raised.value).startswith(line)
+    assert composition_error([typed]).startswith(line)
 
 
 def test_an_unknown_option_in_a_defaults_list_is_named_with_its_file() -> None:

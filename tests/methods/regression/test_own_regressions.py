@@ -2,16 +2,46 @@
 
 import pytest
 import regressions
+import textbook
 import torch
-from regressions import error, sample
+from models import close, zoo
+from regressions import TOLERANCE, error, sample
+from textbook import is_matrix, task_vectors
 
-from tsv_exp import UserError
+from tsv_exp import UserError, merge
+from tsv_exp.config import Engine
 from tsv_exp.methods.regression.iso_reg import iso_reg
 from tsv_exp.methods.regression.white_reg import white_reg
 
 METHODS = {iso_reg: regressions.iso_reg, white_reg: regressions.white_reg}
 both = pytest.mark.parametrize(("method", "expected"), METHODS.items(), ids=["iso_reg", "white_reg"])
 each = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.mark.parametrize(("method", "svd_"), [(iso_reg, "auto"), (iso_reg, "exact"), (white_reg, "auto")])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tasks", [2, 4, 12])
+def test_models(tasks, dtype, method, svd_):
+    base, finetuned = zoo(tasks, dtype)
+    taus = task_vectors(base, finetuned)
+    wanted = textbook.weight_average(taus)
+    for name, first in taus[0].items():
+        if is_matrix(name, first):
+            wanted[name] = METHODS[method]([tau[name] for tau in taus])
+    merged = merge(base, finetuned, method.__name__, engine=Engine(svd=svd_))
+    assert not merged.per_task
+    close(merged.vector(), wanted, TOLERANCE[dtype])
+
+
+@both
+@pytest.mark.parametrize("shape", [(64, 48), (48, 64)])
+@pytest.mark.parametrize("rank", [1, 4, 12, 13])
+def test_low_rank(rank, shape, method, expected):
+    deltas = sample(6, *shape, rank=rank)
+    wanted = expected(deltas)
+    assert error(method(deltas), wanted) < 1e-9
+    assert error(method(deltas.float()), wanted) < 3e-4  # rounding of up to the condition number of F + λI or G + λI
+    assert int((torch.linalg.svdvals(method(deltas)) > 1e-9).sum()) == min(6 * rank, 48)
 
 
 @both

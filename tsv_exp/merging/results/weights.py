@@ -13,7 +13,7 @@ _VARIANCE = "running_var"  # of batch normalization, which takes its square root
 def check_alpha(alpha: float) -> None:
     """Raise a UserError if α is no number, or if float32 cannot represent it."""
     try:
-        fits = abs(float(alpha + 0)) <= torch.finfo(torch.float32).max
+        fits = abs(float(alpha + 0)) <= torch.finfo(torch.float32).max  # + 0: float() takes texts too
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"alpha={alpha!r}: it must be a finite number") from error
     if not fits:
