@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from tsv_exp.runtime.console import ConsoleHandler
 
@@ -12,6 +13,15 @@ from tsv_exp.runtime.console import ConsoleHandler
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked `gpu` on a machine without one."""
+    if torch.cuda.device_count():  # which does not open the device: programs that tests fork could not use it then
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="this machine has no CUDA device"))
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import SMALL, results, tsv_exp
+from commands import SMALL, results, tsv_exp, tsv_exp_in_an_interpreter
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
@@ -52,6 +52,21 @@ def test_a_sweep_end_to_end(tmp_path: Path) -> None:
     assert len(list(sweep.glob("*/test_correct.npz"))) == len(found)
     assert all((sweep / name).is_file() for name in ("table.md", "table.csv", "table.tex"))
     assert list(sweep.glob("plots/*.png"))
+
+
+@pytest.mark.gpu
+def test_a_sweep_on_a_gpu_and_in_two_processes_that_share_it(tmp_path: Path) -> None:
+    cells = ["-m", "method=tsv_m,tsv_c+likelihood,ties", *SMALL, "alpha=fixed", "evaluate.precision=auto"]
+    (tmp_path / "two").mkdir()
+    for folder, words in ((tmp_path, []), (tmp_path / "two", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"])):
+        done = tsv_exp_in_an_interpreter(*cells, "device=cuda", *words, folder=folder)
+        assert done.returncode == 0, done.stderr
+    found = [results(folder) for folder in (tmp_path, tmp_path / "two")]
+    for entry in [*found[0], *found[1]]:
+        assert entry["provenance"]["device_name"] == torch.cuda.get_device_name()
+    alone, shared = ({entry["method"]: entry["test"]["accuracy"] for entry in entries} for entries in found)
+    for method, accuracy in alone.items():
+        assert shared[method] == pytest.approx(accuracy, abs=0.1)  # 20 examples: two of them
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,25 @@ def test_as_accurate_as_float32_allows(spectrum, shape):
     assert exact <= 1e-4
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [SHAPE, (128, 200), (128, 128)])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_as_accurate_on_a_gpu(spectrum, shape):
+    certified, exact, single = errors(deltas(SPECTRA[spectrum], shape=shape).cuda(), fast.FastAlgebra())
+    assert certified <= max(1e-4, single)
+    assert exact <= 1e-4
+
+
+@pytest.mark.gpu
+def test_a_gpu_decomposes_matrices_of_all_spectra_in_one_batch():
+    x = torch.cat([deltas(make) for make in SPECTRA.values()])
+    expected = linalg.truncated_svd(x.double(), 32).dense()
+    found = fast.FastAlgebra().truncated_svd(x.cuda(), 32)
+    assert found.u.is_cuda
+    norms = torch.linalg.matrix_norm(expected)
+    assert (torch.linalg.matrix_norm(found.dense().cpu() - expected) <= 1e-5 * norms).all()
+
+
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("algebra", [fast.FastAlgebra, linalg.ExactAlgebra])
 @pytest.mark.parametrize("spectrum", [*SPECTRA, "outlier", "zero"])

@@ -124,6 +124,49 @@ def test_out_of_memory_goes_on_with_smaller_batches(
     assert caplog.messages == [f"out of memory on cpu: continuing with batches of {size}" for size in halved]
 
 
+class Hungry(Linear):
+    """Takes 64 MiB of the GPU for every example of a batch."""
+
+    def encoder(self) -> nn.Module:
+        module = super().encoder()
+        module.register_forward_pre_hook(lambda _, inputs: self._take(inputs[0]))
+        return module
+
+    def _take(self, inputs: Tensor) -> None:
+        torch.empty(len(inputs) << 26, dtype=torch.uint8, device=inputs.device)
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_is_really_full(caplog: pytest.LogCaptureFixture) -> None:
+    gpu, model = torch.device("cuda"), Hungry()
+    merged = merge(model.base(), model.finetuned(TASKS), "task_arithmetic")
+    weights = apply(model.base(), merged, 0.7)
+    torch.cuda.empty_cache()
+    limit = torch.cuda.memory_reserved(gpu) + 6 * (1 << 26)
+    torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(gpu).total_memory, gpu)
+    try:
+        found = Evaluator(model, TASKS, gpu, "float32", batch_size=16).accuracies(merged, 0.7, "test")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, gpu)
+    assert found == pytest.approx({task.name: direct(model, weights, task.name) for task in TASKS})
+    assert caplog.messages == [f"out of memory on cuda: continuing with batches of {size}" for size in (8, 4)]
+
+
+@pytest.mark.gpu
+def test_a_gpu_predicts_as_the_cpu() -> None:
+    model = TinyModel(Data(seed=2412, test=100), Recipe(lr=1e-3, steps=0))
+    task = model.catalogue()["shapes"]
+    merged = merge(model.base(), {"shapes": model.base()}, "weight_average")
+    found = {}
+    for device in (CPU, torch.device("cuda")):
+        evaluator = Evaluator(model, [task], device, "float32")
+        found[device.type] = evaluator.by_base(lambda encoder, batch: encoder(batch), "shapes", "test")
+        accuracy = evaluator.accuracy(merged, 1.0, "shapes", "test")
+        assert accuracy > 0.5
+    torch.testing.assert_close(found["cuda"], found["cpu"], atol=1e-3, rtol=1e-3)
+    assert Evaluator(model, [task], torch.device("cuda")).dtype in (torch.bfloat16, torch.float16)
+
+
 def test_thirty_alphas_cost_thirty_passes() -> None:
     model = Crowded(lambda *_: False)
     evaluator = Evaluator(model, TASKS, CPU, "float32", batch_size=40)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from adapters import adapter, agree, llama, logits, plain_adapter
+from models import close
 from safetensors.torch import load_file, save_file
 
 import tsv_exp
@@ -51,6 +52,26 @@ def test_the_adapter_answers_as_the_dense_merge(folder, tmp_path, words):
     error = (logits(opened(folder, tmp_path / "lora")) - dense).norm() / (dense - base).norm()
     assert error < 1e-4
     assert (dense - base).norm() > 1e-2 * base.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", ["lora", "dense"])
+def test_the_same_adapter_on_a_gpu(folder, tmp_path, form):
+    words = [models(folder), "form=lora"] if form == "lora" else [f"base={folder / 'base'}", models(folder)]
+    name = "adapter_model.safetensors" if form == "lora" else "model.safetensors"
+    made = {}
+    for device in ("cpu", "cuda"):
+        run(parse([*words, f"out={tmp_path / device}", f"device={device}"]))
+        made[device] = load_file(tmp_path / device / name)
+    assert made["cuda"].keys() == made["cpu"].keys()
+    if form == "dense":
+        close(made["cuda"], made["cpu"], 1e-5)
+        return
+    products = [
+        {key: tensors[key.replace("lora_A", "lora_B")] @ tensor for key, tensor in tensors.items() if "lora_A" in key}
+        for tensors in made.values()
+    ]
+    close(products[1], products[0], 1e-4)
 
 
 def test_ranks_add_up_and_the_base_is_that_of_the_adapters(folder, tmp_path):

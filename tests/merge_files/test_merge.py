@@ -27,6 +27,16 @@ def test_the_same_as_in_memory(files, tmp_path, method):
     assert (tmp_path / "out" / "config.json").is_file()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["tsv_m", "tsv_c", "ties", "consensus_ta", "iso_reg"])
+def test_the_same_on_a_gpu(files, tmp_path, method):
+    given = ["task=task1"] if method in (*PER_TASK, "consensus_ta") else []
+    for device in ("cpu", "cuda"):
+        out = [word.replace("/out", f"/{device}") for word in files[2]]
+        run(parse([*out, f"method={method}", f"device={device}", *given]))
+    close(load_file(tmp_path / "cuda/model.safetensors"), load_file(tmp_path / "cpu/model.safetensors"), 1e-5)
+
+
 def test_steps_are_taken_layer_by_layer(files, tmp_path):
     base, finetuned, words = files
     run(parse([*words, "before=[drop]", "after=[{svc: {floor: 0.5}}, flatten]"]))

@@ -10,9 +10,10 @@ from unittest.mock import patch
 
 import forked
 import pytest
-from models import same
+from models import close, same
 
 from tsv_exp import apply, merge
+from tsv_exp.checkpoints.readers import read
 from tsv_exp.decompositions import fast
 from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options.options import parse
@@ -69,3 +70,13 @@ def test_ranks_share_the_work_and_change_nothing(files, tmp_path, ranks, shard_m
     alone = {file.name: file.read_bytes() for file in (tmp_path / "out").glob("*.safetensors")}
     assert alone == {file.name: file.read_bytes() for file in (tmp_path / "shared").glob("*.safetensors")}
     assert not list((tmp_path / "shared" / ".tsv-merge").glob("*.safetensors")), "pieces are cleared away"
+
+
+@pytest.mark.gpu
+def test_ranks_may_share_a_gpu(files, tmp_path):
+    words = [*files[2], "device=cuda:0"]
+    run(parse(words))
+    shared = [word.replace("/out", "/shared") for word in words]
+    ends = forked.ranks(forked.entry("merge"), *shared, count=2, cwd=tmp_path, env=os.environ)
+    assert [end.returncode for end in ends] == [0, 0], ends
+    close(read(tmp_path / "shared"), read(tmp_path / "out"), 1e-6)

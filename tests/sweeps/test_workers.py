@@ -43,6 +43,17 @@ def test_jobs_take_different_gpus_and_share_when_there_are_no_more(monkeypatch: 
     assert len(workers._held) == 1
 
 
+@pytest.mark.gpu
+def test_gpus_are_known_by_names_that_torch_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = workers.gpus()
+    code = "import torch; print(torch.cuda.device_count(), torch.ones(2, device='cuda').sum().item())"
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": found[-1]}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "2.0"], done.stderr
+    assert workers.jobs_at_once() == len(found)
+
+
 @pytest.mark.parametrize("given", ["", "GPU-aa"])
 def test_one_gpu_or_none_is_left_as_it_is(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)

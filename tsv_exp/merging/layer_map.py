@@ -6,6 +6,7 @@ from functools import partial
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.wrappers.batched import BatchedAlgebra
@@ -47,17 +48,25 @@ def _groups(stream: TaskVectors, names: Sequence[str]) -> Iterator[list[Layer]]:
     if stream.compute_device.type != "cuda":
         yield from stream.groups(names, BUDGET)
         return
+    copying = torch.cuda.Stream(stream.compute_device)  # one: memory is kept for the stream that it was taken in
     groups = stream.groups(names, torch.cuda.mem_get_info(stream.compute_device)[0] // _SHARE)
-    while (layers := _next(groups, stream.compute_device)) is not None:
+    while (layers := _next(groups, copying)) is not None:
         yield layers
 
 
-def _next(groups: Iterator[list[Layer]], gpu: torch.device) -> list[Layer] | None:
-    copying = torch.cuda.Stream(gpu)
+def _next(groups: Iterator[list[Layer]], copying: torch.cuda.Stream) -> list[Layer] | None:
     with torch.cuda.stream(copying):
         layers = next(groups, None)
     copying.synchronize()
-    for layer in layers or ():
-        if layer.factors is None:  # its memory must not be reused before the computations on it end
-            layer.deltas.record_stream(torch.cuda.default_stream(gpu))
+    for tensor in (tensor for layer in layers or () for tensor in _loaded(layer)):
+        # its memory must not be reused before the computations on it end
+        tensor.record_stream(torch.cuda.default_stream(copying.device))
     return layers
+
+
+def _loaded(layer: Layer) -> Iterator[Tensor]:
+    """The tensors of a layer that `TaskVectors.groups` has computed."""
+    if layer.factors is not None:
+        yield from (part for factors in layer.factors for part in factors)
+    elif layer.slices is None:
+        yield layer.deltas

@@ -139,6 +139,22 @@ def test_a_killed_command_goes_on_under_torchrun(settings: list[str], tmp_path: 
     assert (alone - shared).norm() < 1e-3 * (alone - before).norm()
 
 
+@pytest.mark.gpu
+def test_two_processes_that_share_a_gpu_train_as_one_on_the_cpu(settings: list[str], tmp_path: Path) -> None:
+    overrides = [*settings, "epochs=8", "finetune.lr=1e-4", "finetune.warmup_steps=5"]
+    base = tmp_path / "still.safetensors"
+    save_file(ClipModel("toy", worlds.ARCHITECTURE, str(tmp_path / "base.safetensors"), {}).base(), base)
+    made = [base, run(composed([*overrides, f"output={tmp_path}/cpu"]), 0, lambda: None)]
+    made.append(run(composed([*overrides, f"output={tmp_path}/gpu", "device=cuda"]), 0, lambda: None))
+    words = [*overrides, f"output={tmp_path}/both", "device=cuda:0"]
+    ends = forked.ranks(forked.entry("finetune"), *words, count=2, cwd=tmp_path, env=os.environ)
+    assert [end.returncode for end in ends] == [0, 0], ends
+    made.append(tmp_path / "both/vit_b_32/EuroSAT.safetensors")
+    before, alone, on_gpu, shared = (features(file, settings) for file in made)
+    for found in (on_gpu, shared):
+        assert (found - alone).norm() < 1e-2 * (alone - before).norm()
+
+
 def test_bad_settings(settings: list[str]) -> None:
     with pytest.raises(UserError, match="epochs=0"):
         run(composed([*settings, "epochs=0"]), 0, lambda: None)
