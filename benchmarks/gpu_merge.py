@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ import torch
 from merge_memory import llama, vit
 from merge_speed import reference, show, spectrum
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 import tsv_exp
 from tsv_exp.config import Engine
@@ -113,31 +115,50 @@ def errors(base: Weights, finetuned: dict[str, Weights], merged: Merged) -> dict
     return {name: float((tau - exact).norm() / exact.norm()) for name, tau in found.items()}
 
 
-def timeline(work: Callable[[], object]) -> dict[str, object]:
-    """When the GPU copied from the machine's memory and when it ran kernels, in seconds from the first of both."""
-    from torch.autograd import DeviceType
-    from torch.profiler import ProfilerActivity, profile
+def timeline(work: Callable[[], object]) -> dict[str, Any]:
+    """When the GPU copied from the machine's memory and when it ran kernels, in seconds from the first of both.
 
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+    Also the seconds of the kernels that took longest.
+    """
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         work()
         torch.cuda.synchronize()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
     found: dict[str, list[Interval]] = {"copied": [], "computed": []}
-    for event in profiler.events():
-        if event.device_type == DeviceType.CUDA and "Memset" not in event.name and "DtoH" not in event.name:
-            kind = "copied" if "HtoD" in event.name else "computed"
-            found[kind].append((event.time_range.start / 1e6, event.time_range.end / 1e6))
+    kernels: Counter[str] = Counter()
+    for event in events:
+        kind = "computed" if event.get("cat") == "kernel" else "copied" if "HtoD" in event.get("name", "") else None
+        if kind:
+            found[kind].append((event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6))
+        if kind == "computed":
+            kernels[event["name"][:80]] += event["dur"] / 1e6
     joined = {kind: union(intervals) for kind, intervals in found.items()}
     start = min(intervals[0][0] for intervals in joined.values())
-    both = [(max(a, c), min(b, d)) for a, b in joined["copied"] for c, d in joined["computed"] if a < d and c < b]
     return {
-        "copied": shortened(joined["copied"], start),
-        "computed": shortened(joined["computed"], start),
         "seconds_copied": length(joined["copied"]),
         "seconds_computed": length(joined["computed"]),
-        "seconds_both": length(both),
-        "top": profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=25, max_name_column_width=60),
-        "top_cpu": profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60),
+        "seconds_both": length(both(*joined.values())),
+        "kernels": len(found["computed"]),
+        "longest_kernels": dict(kernels.most_common(12)),
+        **{kind: shortened(intervals, start) for kind, intervals in joined.items()},
     }
+
+
+def both(first: Sequence[Interval], second: Sequence[Interval]) -> list[Interval]:
+    """What lies in two unions."""
+    found, i, j = [], 0, 0
+    while i < len(first) and j < len(second):
+        start, end = max(first[i][0], second[j][0]), min(first[i][1], second[j][1])
+        if start < end:
+            found.append((start, end))
+        if first[i][1] < second[j][1]:
+            i += 1
+        else:
+            j += 1
+    return found
 
 
 def union(intervals: Sequence[Interval]) -> list[Interval]:

@@ -1,6 +1,7 @@
 """Fixtures of all tests."""
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 
@@ -8,6 +9,9 @@ import pytest
 import torch
 
 from tsv_exp.runtime.console import ConsoleHandler
+
+# A look for GPUs that opens none: programs that are forks of a process that has opened one cannot use it.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 # A shell ignores SIGINT for what it starts in the background, and nohup SIGHUP; commands under test would inherit that.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -17,7 +21,7 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests marked `gpu` on a machine without one."""
-    if torch.cuda.device_count():  # which does not open the device: programs that tests fork could not use it then
+    if torch.cuda.is_available():
         return
     for item in items:
         if item.get_closest_marker("gpu"):

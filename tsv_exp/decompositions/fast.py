@@ -26,8 +26,10 @@ from tsv_exp.decompositions.numerics import (
     ROWS,
     Matrices,
     Rows,
+    eigh,
     gram,
     magnitude,
+    qr,
     rounding,
     times,
     transposed_times,
@@ -139,14 +141,14 @@ def leading(matrices: Matrices, k: int) -> tuple[LowRank, Tensor]:
     used = min(width, k + (1 + steep) * BLOCK)  # the steeper the spectrum, the wider float32 must reach
     dimension = 2 * k + BLOCK * math.log2(most) + 44  # the slower it falls, the larger a space it takes: power laws
     if n >= _LARGE and least > 0.4 * n:
-        basis = torch.linalg.eigh(gram_matrix).eigenvectors.flip(-1)[..., :width]
+        basis = eigh(gram_matrix)[1].flip(-1)[..., :width]
         ritz = _ritz(x, basis[..., :used], k)
     elif dimension <= 3 * n // 4:
         basis = krylov.top_vectors(gram_matrix, k, used, width, dimension)
         ritz = _ritz(x, basis[..., :used], k)
     if ritz is not None and _ANGLE <= float(ritz.angles.max()) < _IMPROVABLE:
         # the extra width of the basis speeds the step up
-        ritz = _ritz(x, torch.linalg.qr(transposed_times(x, times(x, basis))).Q, k)
+        ritz = _ritz(x, qr(transposed_times(x, times(x, basis)))[0], k)
     if ritz is None or not bool((ritz.angles < _ANGLE).all()):
         ritz = _ritz(x, torch.linalg.eigh(gram(x, torch.float64)).eigenvectors.flip(-1)[..., :width], k)
     keep = ritz.keep.unsqueeze(-2)
@@ -216,7 +218,7 @@ def _nothing_hidden(x: Matrices, factors: LowRank) -> Tensor:
         image = transposed_times(x, y) - v @ (s * (u.mT @ y))
         return image - v @ (v.mT @ image)
 
-    basis = torch.linalg.qr(transposed_rest(rest(random_block(x)))).Q
+    basis, _ = qr(transposed_rest(rest(random_block(x))))
     left, values, right = torch.linalg.svd(rest(basis), full_matrices=False)
     largest = LowRank(left, values, right @ basis.mT)
     return (values <= rounding(largest, x, EPS)).all(-1)

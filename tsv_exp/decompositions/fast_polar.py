@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions import exact as linalg
 from tsv_exp.decompositions.krylov import random_block
-from tsv_exp.decompositions.numerics import ORTHOGONAL, Matrices, gram, magnitude, whole
+from tsv_exp.decompositions.numerics import ORTHOGONAL, Matrices, eigh, gram, magnitude, whole
 from tsv_exp.layers import LowRank
 
 _WELL_CONDITIONED = 1e-2  # ratio of the eigenvalues of a Gram matrix above which float32 keeps its inverse root
@@ -21,7 +21,7 @@ def gram_polar(x: Tensor) -> tuple[LowRank, Tensor]:
     """
     x = whole(scaled(x)[0])
     doubt = x.new_full((len(x),), torch.inf)
-    values, vectors = torch.linalg.eigh(gram(x))
+    values, vectors = eigh(gram(x))
     first, middle, last = values[:, 0], values[:, values.shape[1] // 8], values[:, -1]
     if bool((first > _WELL_CONDITIONED * last).all()):
         root = gram((vectors * values.pow(-0.25).unsqueeze(1)).mT)

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import Matrices, gram
+from tsv_exp.decompositions.numerics import Matrices, eigh, gram, qr
 
 EPS = torch.finfo(torch.float32).eps
 BLOCK = 16  # columns per step: small blocks reach higher powers of the Gram matrix at equal dimension
@@ -31,11 +31,11 @@ def top_vectors(g: Tensor, k: int, used: int, width: int, dimension: float) -> T
     size, error, end, vectors = g.new_zeros(batch), g.new_full((batch,), math.inf), 0, basis
     while end < limit:
         start, end = end, end + BLOCK
-        q, r = torch.linalg.qr(block)
+        q, r = qr(block)
         if bool((r.diagonal(dim1=-2, dim2=-1).abs().amin(-1) < _CANCELLED * size).any()):
             q, parts = _without(q, basis[..., :start])
             projected[..., :start, start - BLOCK : start].add_(parts @ r)
-            q = torch.linalg.qr(q).Q
+            q, _ = qr(q)
         basis[..., start:end] = q
         block = g @ q
         size = torch.linalg.matrix_norm(block) / BLOCK**0.5
@@ -69,7 +69,7 @@ def _projected_eigenvectors(projected: Tensor, k: int, used: int) -> tuple[Tenso
     A gap is infinite where more of the Krylov space is of no use: the component is lost in the rounding of the Gram
     matrix.
     """
-    values, vectors = torch.linalg.eigh(projected, UPLO="U")
+    values, vectors = eigh(projected, "U")
     real = values[..., -k:] > _rounding(values)
     matrix = (projected.triu() + projected.triu(1).mT).double()
     vectors, good = _corrected_eigenvectors(matrix, values, vectors, k, used)

@@ -12,6 +12,7 @@ from tsv_exp.layers import LowRank
 from tsv_exp.runtime.parallel.threads import check_stopped
 
 ROWS = 2048  # rows that are converted to a wider dtype, or computed, at a time
+_CONDITION = 1e-4  # ratio of the sizes of columns, each without its part in those before, that Cholesky's QR needs
 ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes, that is certified
 
 
@@ -112,6 +113,35 @@ def gram(x: Matrices, dtype: torch.dtype | None = None) -> Tensor:
         return x.mT @ x
     array = x.detach().numpy()
     return torch.from_numpy(array.swapaxes(-1, -2) @ array)  # numpy sees that it is symmetric, which halves the work
+
+
+def eigh(x: Tensor, triangle: str = "L") -> tuple[Tensor, Tensor]:
+    """Ascending eigenvalues (b, n) and eigenvectors (b, n, n) of symmetric matrices, of which one triangle is read.
+
+    On a GPU in float64: cuSOLVER then takes less than half of float32's time up to 512 columns, and the same beyond.
+    """
+    wide = x if x.device.type == "cpu" else x.double()
+    values, vectors = torch.linalg.eigh(wide, UPLO=triangle)
+    return values.to(x), vectors.to(x)
+
+
+def qr(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The thin QR decomposition of matrices (b, m, n), m ≥ n; on a GPU by Cholesky, whose products run side by side."""
+    found = None if x.device.type == "cpu" else cholesky_qr(x)
+    return tuple(torch.linalg.qr(x)) if found is None else found
+
+
+def cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Q (b, m, n) and R (b, n, n) with x = Q R, from the Gram matrix in float64; None if its condition forbids that.
+
+    Q deviates from orthonormality by about eps · κ², κ the condition number of x and eps that of float64.
+    """
+    wide = x.double()
+    triangle, info = torch.linalg.cholesky_ex(gram(wide), upper=True)
+    sizes = triangle.diagonal(dim1=-2, dim2=-1)
+    if bool(info.any()) or not bool((sizes.amin(-1) > _CONDITION * sizes.amax(-1)).all()):
+        return None
+    return torch.linalg.solve_triangular(triangle, wide, upper=True, left=False).to(x), triangle.to(x)
 
 
 def times(x: Matrices, y: Tensor) -> Tensor:
