@@ -125,7 +125,6 @@ def test_modules_arrays_and_values_that_are_no_tensors():
     ("model", "message"),
     [
         ({"w": torch.ones(2, 2).to_sparse()}, "'w' of model 'a' is sparse; convert it"),
-        ({"w": torch.nested.nested_tensor([torch.ones(2), torch.ones(2)], layout=torch.jagged)}, "is nested; convert"),
         ({"w": torch.ones(2, 2, device="meta")}, "'w' of model 'a' is without data"),
         ({"w": torch.ones(2, 2, dtype=torch.complex64)}, "'w' of model 'a' is complex; .*keep"),
         ({"w": torch.ones(2, 2, dtype=torch.int8)}, "'w' of model 'a' holds integers"),
@@ -139,6 +138,12 @@ def test_modules_arrays_and_values_that_are_no_tensors():
 def test_what_cannot_be_merged_is_named(model, message):
     with pytest.raises(UserError, match=message):
         merge({"w": torch.zeros(2, 2)}, {"a": model})
+
+
+def test_a_nested_tensor_is_named():
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(2)], layout=torch.jagged)  # loads for a second
+    with pytest.raises(UserError, match="is nested; convert"):
+        merge({"w": torch.zeros(2, 2)}, {"a": {"w": nested}})
 
 
 def test_arrays_of_other_byte_orders_and_strides():

@@ -9,8 +9,8 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.defaults_list import create_defaults_list
 from hydra.core.plugins import Plugins
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 
@@ -81,10 +81,13 @@ def composed(group: str, names: Sequence[str], sources: Sequence[str]) -> list[d
     """
     Plugins.instance()  # registers the kinds of addresses
     path = ConfigSearchPathImpl()
-    for source in ("pkg://hydra.conf", *sources):
+    for source in sources:
         path.append("tsv_exp", source)
     path.append("schema", "structured://")
     chosen = [f"+{group}@t{number}={name}" for number, name in enumerate(names)]
-    loaded = ConfigLoaderImpl(path).load_configuration(None, chosen, RunMode.RUN, from_shell=False)
+    loader = ConfigLoaderImpl(path)
+    overrides, repository = loader._parse_overrides_and_create_caching_repo(None, chosen)
+    defaults = create_defaults_list(repository, None, overrides, prepend_hydra=False, skip_missing=False).defaults
+    loaded = loader._compose_config_from_defaults_list(defaults, repository)
     found: Any = [OmegaConf.to_container(loaded[f"t{number}"], resolve=True) or {} for number in range(len(names))]
     return list(found)
