@@ -30,7 +30,7 @@ def test_the_same_as_in_memory(files, tmp_path, method):
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", ["tsv_m", "tsv_c", "ties", "consensus_ta", "iso_reg"])
 def test_the_same_on_a_gpu(files, tmp_path, method):
-    given = ["task=task1"] if method in (*PER_TASK, "consensus_ta") else []
+    given = ["task=task1"] if method in PER_TASK else []
     for device in ("cpu", "cuda"):
         out = [word.replace("/out", f"/{device}") for word in files[2]]
         run(parse([*out, f"method={method}", f"device={device}", *given]))

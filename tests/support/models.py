@@ -54,8 +54,9 @@ def close(got, expected, tolerance):
     """Relative Frobenius error of every tensor, with the names as they are."""
     assert got.keys() == expected.keys()
     for name, tensor in expected.items():
-        error = float((got[name].double() - tensor).norm())
-        assert error <= tolerance * max(float(tensor.norm()), 1e-30), f"{name}: {error / float(tensor.norm())}"
+        wanted = tensor.double()
+        error = float((got[name].double() - wanted).norm())
+        assert error <= tolerance * max(float(wanted.norm()), 1e-30), f"{name}: {error / float(wanted.norm())}"
 
 
 def same(got, expected, dtype=None):

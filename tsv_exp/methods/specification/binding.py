@@ -55,7 +55,8 @@ def bind(method: "Method", stream: TaskVectors, algebra: Algebra, moments: Momen
         if function is method.function and method.takes_moments and moments is not None:
             found = moments(layer.name)
             missing = found is None and method.needs_moments
-            function, given = (uncaptured, {}) if missing else (function, {**arguments, "moments": found})
+            there = None if found is None else found.to(stream.compute_device)
+            function, given = (uncaptured, {}) if missing else (function, {**arguments, "moments": there})
 
         def checked(deltas: Tensor, **more: Any) -> Representation:
             return check_result(function(deltas, **given, **more), deltas.shape, devices, method.name, layer.name)
