@@ -1,6 +1,8 @@
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from torch import Tensor, nn
@@ -145,20 +147,21 @@ def test_a_killed_training_goes_on_with_the_same_result(tmp_path: Path) -> None:
         train(0)
 
 
-def _process(rank: int, world: int, folder: str) -> None:
+def process() -> None:
+    """One of two processes that train together."""
     from torch import distributed
 
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
-    torch.save(_trained(), f"{folder}/{rank}.pt")
+    distributed.init_process_group("gloo")
+    torch.save(_trained(), f"{distributed.get_rank()}.pt")
     with pytest.raises(UserError, match="batch_size=15: it cannot be divided evenly among 2 processes"):
         _trained(Recipe(lr=0.02, steps=1, batch_size=15, precision="float32"))
     distributed.destroy_process_group()
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    from torch.multiprocessing.spawn import spawn
-
-    spawn(_process, (2, str(tmp_path)), nprocs=2)
+    code = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); from test_training import process; process()"
+    ends = forked.ranks(code, count=2, cwd=tmp_path, env=os.environ)
+    assert [end.returncode for end in ends] == [0, 0], ends
     first, second, alone = torch.load(tmp_path / "0.pt"), torch.load(tmp_path / "1.pt"), _trained()
     for name in alone:
         assert torch.equal(first[name], second[name])

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,8 +19,6 @@ from tsv_exp.checkpoints.store import load_merged
 from tsv_exp.merge_files.merge import run
 from tsv_exp.merge_files.options.options import parse
 from tsv_exp.storage import files
-
-COMMAND = [sys.executable, "-m", "tsv_exp.merge_files"]
 
 
 @pytest.fixture
@@ -69,25 +65,30 @@ def test_a_folder_taken_away_meanwhile_is_not_written_on(tmp_path: Path) -> None
 
 def test_the_second_of_two_different_merges_waits_and_is_refused(words: list[str], tmp_path: Path) -> None:
     """The first is suspended before it has written anything but its recipe."""
-    code = (
-        "import sys, time; from tsv_exp.checkpoints import writer\n"
-        "writer.Output.finished = lambda *_: print(flush=True) or sys.stdin.readline() and False\n"
-        "from tsv_exp.commands.merge import main; main()"
+    suspended = (
+        "import time; from pathlib import Path; from tsv_exp.checkpoints import writer\n"
+        "def finished(*_):\n"
+        "    Path('begun').touch()\n"
+        "    while not Path('go').exists(): time.sleep(0.01)\n"
+        "writer.Output.finished = finished\n"
     )
-    command = [sys.executable, "-c", code, *words]
-    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True) as first:
-        assert first.stdout is not None
-        assert first.stdin is not None
-        first.stdout.readline()
-        with subprocess.Popen([*COMMAND, *words, "alpha=0.5"], stderr=-1, text=True) as second:
-            time.sleep(0.1)
-            first.stdin.write("\n" * 50)
-            first.stdin.close()
-            assert first.wait() == 0
-            assert second.stderr is not None
-            told = second.stderr.read().strip().splitlines()
-        assert second.returncode == 1
-        assert "already contains something else" in told[-1]
+    first = forked.Program(suspended + forked.entry("merge"), *words, cwd=tmp_path, env=os.environ)
+    while first.process.is_alive() and not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    waiting = (
+        "from pathlib import Path; from tsv_exp.storage import files\n"
+        "files.NOTICE = 0\n"
+        "files.holder = lambda lock: Path('waits').touch() or 'another'\n"
+    )
+    second = forked.Program(waiting + forked.entry("merge"), *words, "alpha=0.5", cwd=tmp_path, env=os.environ)
+    while second.process.is_alive() and not (tmp_path / "waits").exists():
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    assert first.result().returncode == 0
+    refused = second.result()
+    assert refused.returncode == 1
+    assert "held by another" in refused.stderr
+    assert "already contains something else" in refused.stderr.strip().splitlines()[-1]
     base, finetuned = zoo(2, torch.float32)
     weights = read(tmp_path / "out")
     for name, tensor in apply(base, merge(base, finetuned)).items():

@@ -1,9 +1,9 @@
-import multiprocessing
+import os
 import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -91,23 +91,18 @@ def test_a_failed_training_leaves_nothing(cache: Path) -> None:
     assert not list(cache.rglob("*.safetensors*")) or {path.suffix for path in cache.rglob("digits*")} == {".lock"}
 
 
-def _slow(log: Path) -> dict[str, Tensor]:
-    with log.open("a") as file:
-        file.write("trained\n")
+def test_two_processes_train_once(tmp_path: Path) -> None:
+    code = """
+import time, torch
+from pathlib import Path
+from tsv_exp.storage.weight_cache import cached_weights
+def slow():
+    with Path("log").open("a") as file:
+        file.write("trained\\n")
     time.sleep(0.5)
     return {"weight": torch.ones(2)}
-
-
-def _process(log: Path) -> None:
-    cached("digits", "a" * 64, lambda: _slow(log))
-
-
-def test_two_processes_train_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_process, args=(tmp_path / "log",)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
+cached_weights(Path("digits.safetensors"), "a" * 64, slow)
+"""
+    both = [forked.Program(code, cwd=tmp_path, env=os.environ) for _ in range(2)]
+    assert [program.result(60).returncode for program in both] == [0, 0]
     assert (tmp_path / "log").read_text() == "trained\n"

@@ -2,9 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,25 +45,18 @@ print(json.dumps(told))
 """
 
 
-def started(hub: Hub, home: Path, body: str, **environment: str) -> "subprocess.Popen[str]":
-    """A fresh process with caches in `home`, which a test may kill."""
-    script, settings = _prepared(hub, home, body, environment)
-    command = [sys.executable, "-c", script]
-    return subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def _prepared(hub: Hub, home: Path, body: str, environment: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+def started(hub: Hub, home: Path, body: str, **environment: str) -> forked.Program:
+    """A process with caches in `home`, which a test may kill."""
     script = STEPS.format(path=[str(Path(__file__).parent)], body=body)
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"), "TSV_EXP_CACHE": str(home / "cache")}
     settings |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
     hub.requests.clear()
-    return script, {**os.environ, **settings, **environment}
+    return forked.Program(script, cwd=Path.cwd(), env={**os.environ, **settings, **environment})
 
 
 def told(hub: Hub, home: Path, body: str, **environment: str) -> dict[str, object]:
     """What a process with caches in `home` found out."""
-    script, settings = _prepared(hub, home, body, environment)
-    done = forked.run(script, cwd=Path.cwd(), env=settings)
+    done = started(hub, home, body, **environment).result()
     assert done.returncode == 0, done.stderr[-3000:]
     return {**json.loads(done.stdout.splitlines()[-1]), "stderr": done.stderr}
 

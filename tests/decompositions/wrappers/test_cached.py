@@ -1,8 +1,7 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from models import close, matrix, zoo
@@ -161,7 +160,7 @@ def die(path, *_):
 tsv_exp.storage.weight_cache.save = die
 FactorCache(pathlib.Path({str(folder)!r})).put("key", LowRank(torch.ones(2, 1), torch.ones(1), torch.ones(1, 2)))
 """
-    return subprocess.run([sys.executable, "-c", code]).returncode
+    return forked.run(code, cwd=folder, env=os.environ).returncode
 
 
 def test_what_killed_writers_leave_is_cleared_by_the_next(deltas, tmp_path):
@@ -192,11 +191,9 @@ found = CachedAlgebra(slow, "slow", FactorCache(folder / "factors")).truncated_s
 torch.save((slow.components, tuple(found)), folder / f"found{me}.pt")
 """
     torch.save(deltas, tmp_path / "deltas.pt")
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    here, support = Path(__file__).parent, Path(__file__).parents[2] / "support"
-    path = os.pathsep.join([str(support), os.environ.get("PYTHONPATH", "")])
-    both = [subprocess.Popen([*command, me], cwd=here, env=os.environ | {"PYTHONPATH": path}) for me in "ab"]
-    assert [process.wait(60) for process in both] == [0, 0]
+    here = Path(__file__).parent
+    both = [forked.Program(code, str(tmp_path), me, cwd=here, env=os.environ) for me in "ab"]
+    assert [program.result(60).returncode for program in both] == [0, 0]
     made, found = zip(*(torch.load(tmp_path / f"found{me}.pt") for me in "ab"), strict=True)
     assert sorted(made) == [[], [12, 12, 12]]
     for got in (*found, CachedAlgebra(Counting(), "slow", FactorCache(tmp_path / "factors")).truncated_svd(deltas, 5)):

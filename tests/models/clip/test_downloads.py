@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,12 +38,13 @@ def parts(home: Path) -> list[Path]:
 def killed(hub: Hub, home: Path, ending: str) -> int:
     """Bytes that a process had fetched of a file when it was killed."""
     hub.faults = {ending: "hang"}
-    with started(hub, home, FETCH) as process:
-        until = time.monotonic() + 120
-        while not (downloads(hub, ending) and any(part.stat().st_size for part in parts(home))):
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        process.kill()
+    program = started(hub, home, FETCH)
+    until = time.monotonic() + 120
+    while not (downloads(hub, ending) and any(part.stat().st_size for part in parts(home))):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    program.process.kill()
+    assert program.result().returncode == -signal.SIGKILL
     (part,) = parts(home)
     assert part.stat().st_size > 0
     return part.stat().st_size
