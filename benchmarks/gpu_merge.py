@@ -1,31 +1,38 @@
 """Merges on a GPU, beside the textbook procedure (full SVDs) on the same card, and when it copies and computes.
 
-    python benchmarks/gpu_merge.py --models vit_b_32:8 vit_l_14:20 llama:4 --out benchmarks/results/gpu_merge.json
-    python benchmarks/gpu_merge.py --draw benchmarks/results/gpu_merge.json --picture docs/pictures/gpu_timeline.png
+    python benchmarks/gpu_merge.py --models vit_b_32:8 --turns 2 --more textbook error timeline files resident --out FILE
+    python benchmarks/gpu_merge.py --draw FILE --picture docs/pictures/gpu_timeline.png
 
-The models have the layer shapes of the real ones, and task matrices with the spectrum of merge_speed.py and random
-singular vectors. They lie in the memory of the machine, as a user's would, and so does the result; `resident` has
-models and result on the GPU. The textbook procedure has its matrices on the GPU, and is measured on one layer of every
-shape: a task's SVD and both SVDs of the concatenations, multiplied by how often they occur. `error` compares both with
-the textbook procedure in float64, on one layer. `copied` and `computed` are the intervals in which the GPU copied from
-the machine's memory and ran kernels, in one more merge under the profiler.
+The models have the layer shapes of the real ones, or of their first BLOCKS, and task matrices with the spectrum of
+merge_speed.py and random singular vectors; every fourth block has the same. They lie in the memory of the machine, as a
+user's would, and so does the result. `--more` measures:
+
+textbook: the textbook procedure with its matrices on the GPU, of one layer of every shape: a task's SVD and both SVDs
+    of the concatenations, times how often they occur.
+error: of both against the textbook procedure in float64, on one layer.
+timeline: the intervals in which the GPU copied from the machine's memory (`copied`) and ran kernels (`computed`), in
+    one more merge under the profiler.
+files: the command tsv-merge, from files to a file.
+resident: merges of models that lie on the GPU, where the result stays.
 """
 
 import argparse
 import json
+import re
 import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from merge_memory import llama, vit
+from merge_memory import llama, llama_8b, vit
+from merge_memory import measured as command_cost
 from merge_speed import reference, show, spectrum
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -33,20 +40,28 @@ from torch.profiler import ProfilerActivity, profile
 import tsv_exp
 from tsv_exp.config import Engine
 from tsv_exp.merging.engine import Merged
+from tsv_exp.storage.tensor_files import save
 
 GPU = torch.device("cuda")
-SHAPES = {"vit_b_32": vit(768, 12, 32, 50, 512), "vit_l_14": vit(1024, 24, 14, 257, 768), "llama": llama(24)}
-DTYPES = {"llama": torch.bfloat16}
-EXCLUDED = ["proj", "positional_embedding", "*embed_tokens*"]  # averaged, by both procedures
+SHAPES = {
+    "vit_b_32": vit(768, 12, 32, 50, 512),
+    "vit_l_14": vit(1024, 24, 14, 257, 768),
+    "llama": llama(24),
+    "llama_8b": llama_8b(32),
+}
+DTYPES = {"llama": torch.bfloat16, "llama_8b": torch.bfloat16}
+EXCLUDED = ["proj", "positional_embedding", "*embed_tokens*", "lm_head*"]  # averaged, by both procedures
 ENGINE = Engine(exclude=EXCLUDED)
+MORE = ("textbook", "error", "timeline", "files", "resident")
 Interval = tuple[float, float]
 Weights = dict[str, Tensor]
 
 
-def drawn(name: str, tasks: int) -> tuple[Weights, dict[str, Weights]]:
+def drawn(name: str, tasks: int, blocks: int) -> tuple[Weights, dict[str, Weights]]:
     """A base of zeros and fine-tuned models in the memory of the machine; computed on the GPU."""
     g = torch.Generator(GPU).manual_seed(0)
-    shapes, dtype = SHAPES[name], DTYPES.get(name, torch.float32)
+    dtype = DTYPES.get(name, torch.float32)
+    shapes = {key: shape for key, shape in SHAPES[name].items() if block(key) < blocks}
     orthonormal: dict[tuple[int, int], Tensor] = {}
 
     def vectors(rows: int, columns: int) -> Tensor:
@@ -66,8 +81,24 @@ def drawn(name: str, tasks: int) -> tuple[Weights, dict[str, Weights]]:
             found = (vectors(shape[0], r) * spectrum("zoo", r).to(GPU)) @ vectors(shape[1], r).mT
         return found.to("cpu", dtype)
 
+    def model() -> Weights:
+        """Blocks beyond the fourth share the memory of earlier ones: to draw them all would take longest."""
+        made = {key: weight(shape) for key, shape in shapes.items() if repeated(key) == key}
+        return {key: made[repeated(key)] for key in shapes}
+
     base = {key: torch.zeros(shape, dtype=dtype) for key, shape in shapes.items()}
-    return base, {f"task{t}": {key: weight(shape) for key, shape in shapes.items()} for t in range(tasks)}
+    return base, {f"task{t}": model() for t in range(tasks)}
+
+
+def block(name: str) -> int:
+    """The number of a parameter's block; 0 outside of the blocks."""
+    found = re.search(r"\.(\d+)\.", name)
+    return int(found[1]) if found else 0
+
+
+def repeated(name: str) -> str:
+    """The name of the same parameter in one of the first four blocks."""
+    return re.sub(r"\.(\d+)\.", lambda found: f".{int(found[1]) % 4}.", name, count=1)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -79,12 +110,12 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def svd_seconds(x: Tensor, repeat: int = 2) -> float:
-    """Seconds of a full SVD: the best, after one that warms up."""
-    return min(timed(lambda: torch.linalg.svd(x, full_matrices=False)) for _ in range(1 + repeat))
+def svd_seconds(x: Tensor) -> float:
+    """Seconds of a full SVD: the second."""
+    return [timed(lambda: torch.linalg.svd(x, full_matrices=False)) for _ in range(2)][1]
 
 
-def textbook_seconds(base: Weights, finetuned: dict[str, Weights]) -> dict[str, float]:
+def textbook_seconds(base: Weights, finetuned: dict[str, Weights], share: float) -> dict[str, float]:
     """Seconds of the textbook procedure's SVDs of all layers, by what they decompose, from one layer of every shape."""
     tasks, seconds = len(finetuned), {"task matrices": 0.0, "concatenations": 0.0}
     layers = Counter(weight.shape for name, weight in base.items() if weight.dim() == 2 and not excluded(name))
@@ -93,10 +124,10 @@ def textbook_seconds(base: Weights, finetuned: dict[str, Weights]) -> dict[str, 
         name = next(key for key, weight in base.items() if weight.shape == shape and not excluded(key))
         first = finetuned["task0"][name].to(GPU).float()
         seconds["task matrices"] += count * tasks * svd_seconds(first)
-        width = min(shape) // tasks * tasks
+        width = int(share * min(shape)) * tasks
         for rows in shape:
             columns = torch.randn(rows, width, generator=g, device=GPU) / rows**0.5
-            seconds["concatenations"] += count * svd_seconds(columns, 1)
+            seconds["concatenations"] += count * svd_seconds(columns)
     return seconds
 
 
@@ -183,32 +214,60 @@ def shortened(intervals: Sequence[Interval], start: float) -> list[Interval]:
     return [(round(a, 4), round(b - 1e-3, 4)) for a, b in closed]
 
 
-def measured(name: str, tasks: int, methods: Sequence[str], turns: int, textbook: bool) -> dict[str, Any]:
-    """The figures of one set of models."""
-    base, finetuned = drawn(name, tasks)
-    result: dict[str, Any] = {"tasks": tasks, "gigabytes": sum(map(size, [base, *finetuned.values()])) / 1e9}
-    merge = partial(tsv_exp.merge, base, finetuned, engine=ENGINE, device=GPU)
+def from_files(base: Weights, finetuned: dict[str, Weights]) -> dict[str, float]:
+    """Seconds and memory of the command tsv-merge from files to a file, with the start of Python."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for name, weights in {"base": base, **finetuned}.items():
+            save(folder / f"{name}.safetensors", weights)
+        left_out = [pattern for pattern in EXCLUDED if any(fnmatchcase(name, pattern) for name in base)]
+        models = ",".join(f"{folder}/{task}.safetensors" for task in finetuned)
+        command = [sys.executable, "-m", "tsv_exp.merge_files", f"base={folder}/base.safetensors", f"models=[{models}]"]
+        command += [f"out={folder}/out", "device=cuda", f"exclude=[{','.join(map(repr, left_out))}]"]
+        return command_cost(command)
+
+
+def measured(
+    word: str, methods: Sequence[str], turns: int, more: Collection[str], share: float | None
+) -> dict[str, Any]:
+    """The figures of one set of models; `share`: the rank fraction of TSV-M, None for its default."""
+    name, tasks, *blocks = word.split(":")
+    base, finetuned = drawn(name, int(tasks), int(blocks[0]) if blocks else 1000)
+    result: dict[str, Any] = {"blocks": 1 + max(map(block, base))}
+    result["gigabytes"] = sum(map(size, [base, *finetuned.values()])) / 1e9
     first = {key: weight for key, weight in base.items() if ".0." in key}
     for method in methods:  # loads the libraries and their kernels
-        tsv_exp.merge(first, {task: {key: model[key] for key in first} for task, model in finetuned.items()}, method)
+        models = {task: {key: model[key] for key in first} for task, model in finetuned.items()}
+        tsv_exp.merge(first, models, method, device=GPU)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    merged = merge(methods[0])
-    result |= {"peak_gigabytes": torch.cuda.max_memory_allocated() / 1e9, "fallbacks": merged.fallbacks}
-    result["error"] = errors(base, finetuned, merged) if textbook else {}
+    merge = partial(tsv_exp.merge, base, finetuned, engine=ENGINE, device=GPU)
+    kept: list[Merged] = []
+
+    def take(method: str) -> None:
+        kept[1:] = [merge(method, **({"rank_fraction": share} if share else {}))]
+
     seconds: dict[str, list[float]] = {method: [] for method in methods}
     for _ in range(turns):
         for method in methods:
-            seconds[method].append(timed(partial(merge, method)))
+            seconds[method].append(timed(partial(take, method)))
+            if len(kept) == 1:
+                result["peak_gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
     result["seconds"] = {method: statistics.median(values) for method, values in seconds.items()}
-    result["all_seconds"] = seconds
-    result["timeline"] = timeline(partial(merge, methods[0]))
-    if textbook:
-        result["textbook_seconds"] = textbook_seconds(base, finetuned)
-    base = {key: weight.to(GPU) for key, weight in base.items()}
-    finetuned = {task: {key: weight.to(GPU) for key, weight in model.items()} for task, model in finetuned.items()}
-    merge = partial(tsv_exp.merge, base, finetuned, engine=ENGINE)
-    result["resident"] = {method: min(timed(partial(merge, method)) for _ in range(2)) for method in methods}
+    result |= {"all_seconds": seconds, "fallbacks": kept[0].fallbacks}
+    if "textbook" in more:
+        result["textbook_seconds"] = textbook_seconds(base, finetuned, share or 1 / len(finetuned))
+    if "error" in more:
+        result["error"] = errors(base, finetuned, kept[0])
+    if "timeline" in more:
+        result["timeline"] = timeline(partial(merge, methods[0]))
+    if "files" in more:
+        result["from_files"] = from_files(base, finetuned)
+    if "resident" in more:
+        base = {key: weight.to(GPU) for key, weight in base.items()}
+        finetuned = {task: {key: weight.to(GPU) for key, weight in model.items()} for task, model in finetuned.items()}
+        merge = partial(tsv_exp.merge, base, finetuned, engine=ENGINE)
+        result["resident_seconds"] = {method: timed(partial(merge, method)) for method in methods}
     return result
 
 
@@ -235,10 +294,13 @@ def draw(results: Path, picture: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["vit_b_32:8"], help=f"NAME:TASKS of {', '.join(SHAPES)}")
+    parser.add_argument(
+        "--models", nargs="+", default=["vit_b_32:8"], help=f"NAME:TASKS[:BLOCKS] of {', '.join(SHAPES)}"
+    )
     parser.add_argument("--methods", nargs="+", default=["tsv_m"])
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--no-textbook", action="store_true")
+    parser.add_argument("--rank-fraction", type=float, help="of the only method, tsv_m; default: 1 / tasks")
+    parser.add_argument("--more", nargs="*", default=["textbook"], choices=MORE, help="what else to measure")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--draw", type=Path, help="results to draw, instead of measuring")
     parser.add_argument("--picture", type=Path)
@@ -254,8 +316,7 @@ def main() -> None:
         "models": models,
     }
     for word in args.models:
-        name, _, tasks = word.partition(":")
-        models[word] = measured(name, int(tasks), args.methods, args.turns, not args.no_textbook)
+        models[word] = measured(word, args.methods, args.turns, args.more, args.rank_fraction)
         show(result, args.out)
 
 

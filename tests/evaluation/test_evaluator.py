@@ -138,7 +138,7 @@ class Hungry(Linear):
 
 @pytest.mark.gpu
 def test_a_gpu_that_is_really_full(caplog: pytest.LogCaptureFixture) -> None:
-    gpu, model = torch.device("cuda"), Hungry()
+    gpu, model = torch.device("cuda", 0), Hungry()
     merged = merge(model.base(), model.finetuned(TASKS), "task_arithmetic")
     weights = apply(model.base(), merged, 0.7)
     torch.cuda.empty_cache()
@@ -152,7 +152,7 @@ def test_a_gpu_that_is_really_full(caplog: pytest.LogCaptureFixture) -> None:
     assert found == pytest.approx({task.name: direct(model, weights, task.name) for task in TASKS})
     assert evaluator.batch_size < 8
     halved = [size for size in (8, 4, 2, 1) if size >= evaluator.batch_size]
-    assert caplog.messages == [f"out of memory on cuda: continuing with batches of {size}" for size in halved]
+    assert caplog.messages == [f"out of memory on cuda:0: continuing with batches of {size}" for size in halved]
 
 
 @pytest.mark.gpu

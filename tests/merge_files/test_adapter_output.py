@@ -65,7 +65,7 @@ def test_the_same_adapter_on_a_gpu(folder, tmp_path, form):
         made[device] = load_file(tmp_path / device / name)
     assert made["cuda"].keys() == made["cpu"].keys()
     if form == "dense":
-        close(made["cuda"], made["cpu"], 1e-5)
+        close(made["cuda"], made["cpu"], 1e-4)
         return
     products = [
         {key: tensors[key.replace("lora_A", "lora_B")] @ tensor for key, tensor in tensors.items() if "lora_A" in key}

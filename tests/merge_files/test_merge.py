@@ -34,7 +34,7 @@ def test_the_same_on_a_gpu(files, tmp_path, method):
     for device in ("cpu", "cuda"):
         out = [word.replace("/out", f"/{device}") for word in files[2]]
         run(parse([*out, f"method={method}", f"device={device}", *given]))
-    close(load_file(tmp_path / "cuda/model.safetensors"), load_file(tmp_path / "cpu/model.safetensors"), 1e-5)
+    close(load_file(tmp_path / "cuda/model.safetensors"), load_file(tmp_path / "cpu/model.safetensors"), 1e-4)
 
 
 def test_steps_are_taken_layer_by_layer(files, tmp_path):

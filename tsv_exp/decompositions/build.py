@@ -11,14 +11,11 @@ from tsv_exp.config import Engine
 from tsv_exp.decompositions import exact as linalg
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.fast import FastAlgebra
-from tsv_exp.decompositions.wrappers.batched import BatchedAlgebra
+from tsv_exp.decompositions.wrappers.batched import CPU, BatchedAlgebra
 from tsv_exp.decompositions.wrappers.cached import CachedAlgebra, FactorCache
 from tsv_exp.storage import files
 
 log = logging.getLogger(__name__)
-
-
-CPU = torch.device("cpu")
 
 
 ALGEBRAS: dict[str, type[Algebra]] = {"auto": FastAlgebra, "exact": linalg.ExactAlgebra}
@@ -28,7 +25,7 @@ def build_algebra(engine: Engine, place: torch.device = CPU) -> Algebra:
     """The decompositions that `engine.svd` names; on a GPU in batches over layers."""
     computed, store = ALGEBRAS[engine.svd](), CACHES[engine.cache]()
     kept = computed if store is None else CachedAlgebra(computed, engine.svd, store)
-    return BatchedAlgebra(kept) if place.type == "cuda" else kept
+    return BatchedAlgebra(kept, place) if place.type == "cuda" else kept
 
 
 def log_fallbacks(used: Algebra) -> dict[str, int]:

@@ -125,6 +125,12 @@ def eigh(x: Tensor, triangle: str = "L") -> tuple[Tensor, Tensor]:
     return values.to(x), vectors.to(x)
 
 
+def svd(x: Tensor) -> LowRank:
+    """The thin SVD of matrices (..., m, n); on a GPU in float64, because cuSOLVER's float32 is less accurate."""
+    wide = x if x.device.type == "cpu" else x.double()
+    return LowRank(*(part.to(x) for part in torch.linalg.svd(wide, full_matrices=False)))
+
+
 def qr(x: Tensor) -> tuple[Tensor, Tensor]:
     """The thin QR decomposition of matrices (b, m, n), m ≥ n; on a GPU by Cholesky, whose products run side by side."""
     found = None if x.device.type == "cpu" else cholesky_qr(x)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import significant
+from tsv_exp.decompositions.numerics import significant, svd
 from tsv_exp.merging.layer import Layer
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.sign_election import Majority, ties, ties_statistics
@@ -18,7 +18,7 @@ def aligned_basis(deltas: Tensor) -> Tensor:
     """U (m, r) of the thin SVD [Δ_1 … Δ_T] = U Σ [V_1 … V_T]ᵀ, without null directions."""
     tasks, m, n = deltas.shape
     triangle = torch.linalg.qr(deltas.transpose(0, 1).flatten(1).mT, mode="r").R
-    u, s, _ = torch.linalg.svd(triangle.mT, full_matrices=False)
+    u, s, _ = svd(triangle.mT)
     return u[:, significant(s, m, tasks * n)]
 
 

@@ -15,6 +15,8 @@ from tsv_exp.layers import LowRank
 
 Result = TypeVar("Result")
 
+CPU = torch.device("cpu")
+
 
 class BatchedAlgebra:
     """An algebra that collects the requests of all jobs of a `run` and computes them together.
@@ -22,8 +24,11 @@ class BatchedAlgebra:
     A job may send any number of requests. Requests of different shapes or kinds form different batches.
     """
 
-    def __init__(self, algebra: Algebra) -> None:
+    def __init__(self, algebra: Algebra, place: torch.device = CPU) -> None:
         self.algebra = algebra
+        self.place = place
+        # torch loads its linear algebra for GPUs at the first use, which must not be in several threads at once
+        torch.linalg.inv(torch.ones(1, 1, device=place))
         self._running = 0
         self._asked: dict[tuple[Any, ...], list[tuple[Tensor, Future[Any]]]] = defaultdict(list)
         self._lock = RLock()
@@ -31,8 +36,12 @@ class BatchedAlgebra:
     def run(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
         """Run every job in its own thread and return the results."""
         self._running = len(jobs)
-        with ThreadPoolExecutor(len(jobs)) as pool:
+        with ThreadPoolExecutor(len(jobs), initializer=self._open) as pool:
             return list(pool.map(self._finish, jobs))
+
+    def _open(self) -> None:
+        """Open the GPU in a thread: torch warns where a matrix product comes first."""
+        torch.zeros((), device=self.place)
 
     def truncated_svd(self, matrices: Matrices, k: int) -> LowRank:
         """The top k singular components, as `linalg.truncated_svd`."""
