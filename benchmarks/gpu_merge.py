@@ -1,11 +1,11 @@
 """Merges on a GPU, beside the textbook procedure (full SVDs) on the same card, and when it copies and computes.
 
-    python benchmarks/gpu_merge.py --models vit_b_32:8 --turns 2 --more textbook error timeline files resident --out FILE
+    python benchmarks/gpu_merge.py --models vit_b_32:8 --more textbook error timeline files resident --out FILE
     python benchmarks/gpu_merge.py --draw FILE --picture docs/pictures/gpu_timeline.png
 
-The models have the layer shapes of the real ones, or of their first BLOCKS, and task matrices with the spectrum of
-merge_speed.py and random singular vectors; every fourth block has the same. They lie in the memory of the machine, as a
-user's would, and so does the result. `--more` measures:
+The models have the layer shapes of the real ones, or of their first BLOCKS alone, and task matrices with the spectrum
+of merge_speed.py and random singular vectors; every fourth block has the same. They lie in the memory of the machine,
+as a user's would, and so does the result. `--more` measures:
 
 textbook: the textbook procedure with its matrices on the GPU, of one layer of every shape: a task's SVD and both SVDs
     of the concatenations, times how often they occur.
@@ -57,11 +57,11 @@ Interval = tuple[float, float]
 Weights = dict[str, Tensor]
 
 
-def drawn(name: str, tasks: int, blocks: int) -> tuple[Weights, dict[str, Weights]]:
+def drawn(name: str, tasks: int, blocks: int | None) -> tuple[Weights, dict[str, Weights]]:
     """A base of zeros and fine-tuned models in the memory of the machine; computed on the GPU."""
     g = torch.Generator(GPU).manual_seed(0)
     dtype = DTYPES.get(name, torch.float32)
-    shapes = {key: shape for key, shape in SHAPES[name].items() if block(key) < blocks}
+    shapes = {key: shape for key, shape in SHAPES[name].items() if blocks is None or 0 <= block(key) < blocks}
     orthonormal: dict[tuple[int, int], Tensor] = {}
 
     def vectors(rows: int, columns: int) -> Tensor:
@@ -91,9 +91,9 @@ def drawn(name: str, tasks: int, blocks: int) -> tuple[Weights, dict[str, Weight
 
 
 def block(name: str) -> int:
-    """The number of a parameter's block; 0 outside of the blocks."""
+    """The number of a parameter's block; -1 outside of the blocks."""
     found = re.search(r"\.(\d+)\.", name)
-    return int(found[1]) if found else 0
+    return int(found[1]) if found else -1
 
 
 def repeated(name: str) -> str:
@@ -232,7 +232,7 @@ def measured(
 ) -> dict[str, Any]:
     """The figures of one set of models; `share`: the rank fraction of TSV-M, None for its default."""
     name, tasks, *blocks = word.split(":")
-    base, finetuned = drawn(name, int(tasks), int(blocks[0]) if blocks else 1000)
+    base, finetuned = drawn(name, int(tasks), int(blocks[0]) if blocks else None)
     result: dict[str, Any] = {"blocks": 1 + max(map(block, base))}
     result["gigabytes"] = sum(map(size, [base, *finetuned.values()])) / 1e9
     first = {key: weight for key, weight in base.items() if ".0." in key}
@@ -245,7 +245,8 @@ def measured(
     kept: list[Merged] = []
 
     def take(method: str) -> None:
-        kept[1:] = [merge(method, **({"rank_fraction": share} if share else {}))]
+        params: dict[str, Any] = {"rank_fraction": share} if share else {}
+        kept[1:] = [merge(method, **params)]
 
     seconds: dict[str, list[float]] = {method: [] for method in methods}
     for _ in range(turns):
