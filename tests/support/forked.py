@@ -10,13 +10,14 @@ import socket
 import sys
 from collections.abc import Mapping
 from importlib import reload
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 _CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "open_clip", "transformers", "hydra", "matplotlib.pyplot", "sklearn.metrics"])
+_CONTEXT.set_forkserver_preload(["preloaded"])
 _OF_THE_HUB = ("huggingface_hub", "transformers", "open_clip", "timm")
 
 
@@ -29,6 +30,7 @@ class Program:
         self._files = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
         paths = [str(path) for path in self._files]
         self.process = _CONTEXT.Process(target=_fork, args=(code, words, str(cwd), dict(env), *paths))
+        _ensure_server()
         self.process.start()
 
     def result(self, timeout: float = 300) -> CompletedProcess[str]:
@@ -75,6 +77,12 @@ def entry(name: str) -> str:
 def command(name: str, *words: str, cwd: Path, env: Mapping[str, str], timeout: float = 300) -> CompletedProcess[str]:
     """Run one of the package's commands, `exp` for `tsv-exp`."""
     return run(entry(name), *words, cwd=cwd, env=env, timeout=timeout)
+
+
+def _ensure_server() -> None:
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(paths)):  # the server is not told sys.path
+        forkserver.ensure_running()
 
 
 def _fork(code: str, words: tuple[str, ...], cwd: str, env: dict[str, str], out: str, err: str) -> None:
