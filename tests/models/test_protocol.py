@@ -28,6 +28,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path))
 
 
+def test_heads_that_a_pass_puts_on_its_device_serve_gradients() -> None:
+    with torch.inference_mode():
+        head = Linear()._placed_head(Linear().catalogue()["a"], torch.device("meta"))
+    assert head.is_meta
+    assert not head.is_inference()
+
+
 class Bag(nn.Module):
     """Token numbers and a mask (B, L) -> the mean of embeddings (B, d)."""
 

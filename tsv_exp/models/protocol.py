@@ -164,6 +164,7 @@ class Model(ABC):
         """
         return dict(weights)
 
+    @torch.inference_mode(False)  # also in a pass in inference mode: a router's gradients need normal tensors
     def _placed_head(self, task: Task, device: torch.device) -> Tensor:
         key = (task.name, device)
         if key not in self._placed:

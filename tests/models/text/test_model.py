@@ -11,9 +11,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tsv_exp import merge
+from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
 from tsv_exp.evaluation.evaluator import Evaluator
+from tsv_exp.evaluation.routing import fitted_router, route
+from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.models.text.model import TextEncoder
+from tsv_exp.routing.likelihood import Likelihood
 from tsv_exp.tasks.task import Task
 
 CPU = torch.device("cpu")
@@ -88,6 +92,9 @@ def test_classifiers_of_checkpoints_are_transformers_own(kind: str, tmp_path: Pa
     individual = merge(made.base(), {"mood": found}, "individual")
     accuracy = (expected.argmax(1) == split.labels).double().mean().item()
     assert evaluator.accuracy(individual, 1.0, "mood", "test") == pytest.approx(accuracy)
+    stream = TaskVectors(made.base(), {"mood": found})
+    routed = route(fitted_router(Likelihood(), evaluator, stream, Engine()), evaluator, "mood", "test")
+    assert not routed.any()  # there is one task; that a pass made the head must not harm the router's gradients
 
 
 def test_labels_in_another_order_than_the_classes(tmp_path: Path) -> None:

@@ -180,6 +180,7 @@ class TextEncoder(TransformersModel):
             found.append(network.pooled(hidden, batch["attention_mask"], self.pooling).cpu())
         return torch.cat(found)
 
+    @torch.inference_mode(False)  # as for `_placed_head`
     def _trained_head(self, task: Task, device: torch.device) -> network.TrainedHead:
         if task.name not in self._trained_heads:
             source, where = self._checkpoint(task)
