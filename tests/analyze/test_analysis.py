@@ -31,6 +31,16 @@ def test_interference_is_that_of_the_package(rank_fraction):
     assert layer_of(analysis, "frozen.weight") not in analysis.changed
 
 
+@pytest.mark.gpu
+def test_an_analysis_on_a_gpu_is_that_of_the_cpu():
+    base, finetuned = zoo(4)
+    expected, found = analyze(base, finetuned), analyze(base, finetuned, device="cuda")
+    for one, other in zip(found.layers, expected.layers, strict=True):
+        assert one.interference == pytest.approx(other.interference, rel=1e-9)
+        for name in ("energy", "stable_rank", "left", "right"):
+            torch.testing.assert_close(getattr(one, name).cpu(), getattr(other, name), atol=1e-9, rtol=1e-9)
+
+
 def test_spectra_energy_and_stable_rank():
     base, finetuned = zoo(4)
     analysis, taus = analyze(base, finetuned), task_vectors(base, finetuned)

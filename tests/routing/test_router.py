@@ -7,6 +7,8 @@ import torch
 from blocks import WIDTH, Block
 from torch import Tensor
 
+from tsv_exp.config import Engine
+from tsv_exp.decompositions.build import build_algebra
 from tsv_exp.decompositions.exact import ExactAlgebra
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
@@ -41,6 +43,18 @@ def scores(fitted: FittedRouter, network: torch.nn.Module, x: Tensor) -> Tensor:
     with torch.inference_mode():
         fitted.prepare(network, lambda: network(x[:2]), None)
         return fitted.scores(network, lambda: network(x), None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("router", [Likelihood(narrowing=True), Mass(FIRST)])
+def test_scores_on_a_gpu_are_those_of_the_cpu(router: Router) -> None:
+    network, x = Block(True), torch.randn(5, 4, WIDTH, generator=torch.Generator().manual_seed(1))
+    base, gpu = dict(network.state_dict()), torch.device("cuda")
+    expected = scores(fit(router, stream(network), ExactAlgebra(), network), network, x)
+    vectors = TaskVectors(base, finetuned(network), device=gpu)
+    fitted = fit(router, vectors, build_algebra(Engine(svd="exact"), gpu), network).to(gpu)
+    found = scores(fitted, network.to(gpu), x.to(gpu))
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("standardize", [True, False])

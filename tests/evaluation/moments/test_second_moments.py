@@ -102,6 +102,15 @@ def test_they_are_those_of_the_tasks_own_examples(evaluator):
     assert evaluator.model.runs == runs + 3, "another number of examples is another statistic"
 
 
+@pytest.mark.gpu
+def test_a_gpu_finds_those_of_the_cpu(evaluator):
+    evaluator.device = torch.device("cuda")
+    moments = second_moments(Validation(), evaluator, MODELS)
+    for position, name in enumerate(TASKS):
+        inputs = evaluator.model.split(evaluator.tasks[name], "validation").inputs
+        check(lambda layer: None if (found := moments(layer)) is None else found.cpu(), position, MODELS[name], inputs)
+
+
 def test_other_tasks_are_all_but_ones_own(evaluator):
     moments = second_moments(OtherTasks(examples=100), evaluator, MODELS)
     others = [evaluator.model.split(evaluator.tasks[name], "validation").inputs for name in ("a", "c")]

@@ -81,6 +81,16 @@ def test_every_input_is_answered_by_its_tasks_model(folder: Path) -> None:
         assert torch.equal(module.state_dict()[name], weight), "the base is not changed"
 
 
+@pytest.mark.gpu
+def test_a_module_on_a_gpu_answers_as_on_the_cpu(folder: Path) -> None:
+    x, _ = inputs(20)
+    expected = tsv_exp.load(folder, Block(True)).predict(x)
+    found = tsv_exp.load(folder, Block(True).cuda()).predict(x.cuda())
+    assert found.tasks == expected.tasks
+    assert all(output.is_cuda for output in found.outputs)
+    torch.testing.assert_close(torch.stack(found.outputs).cpu(), torch.stack(expected.outputs), atol=1e-4, rtol=1e-4)
+
+
 def test_models_are_those_of_apply(folder: Path) -> None:
     from tsv_exp.checkpoints.store import load_merged
 
