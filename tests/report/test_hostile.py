@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import zoo
+import torch
+from models import model_of
 from synthetic import results, write_run
 
 from tsv_exp.analyze.analysis import analyze
@@ -24,9 +25,9 @@ Edit = Callable[[dict[str, Any]], object]
 
 @pytest.fixture(scope="module")
 def analysis(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base, finetuned = zoo(2)
+    one_layer = model_of(torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)), torch.float32)
     folder = tmp_path_factory.mktemp("analyses") / "first"
-    write_analysis(analyze(base, finetuned), [], folder, "toy")
+    write_analysis(analyze(*one_layer), [], folder, "toy")
     return folder
 
 
@@ -35,6 +36,12 @@ def foreign(analysis: Path, tmp_path: Path) -> Path:
     """A copy of an analysis, beside a good run."""
     write_run(tmp_path / "runs" / "good", results())
     return copied(analysis, tmp_path / "runs" / "foreign")
+
+
+@pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No plots of the good run, which take longest, where everything else is refused."""
+    monkeypatch.setattr("tsv_exp.report.plots.pictures.draw_pictures", lambda *_, **__: [])
 
 
 def copied(analysis: Path, folder: Path) -> Path:
@@ -70,6 +77,7 @@ def test_pictures_of_strangers_are_images(foreign: Path) -> None:
     assert policy.startswith("default-src &#39;none&#39;; script-src &#39;sha256-")
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_pictures_are_taken_from_their_folder_only(analysis: Path, tmp_path: Path) -> None:
     names = ["../../outside", "/etc/passwd", "", ".", "..", "a/b", "a.b", "x" * 300, 3, None, "a\n"]
     write_run(tmp_path / "good", results())
@@ -83,6 +91,7 @@ def test_pictures_are_taken_from_their_folder_only(analysis: Path, tmp_path: Pat
     assert "c2VjcmV0" not in page, "secret in base 64"
 
 
+@pytest.mark.usefixtures("without_plots")
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/etc/hostname"), Path.mkdir])
 def test_files_that_are_no_files_are_not_opened(foreign: Path, make: Callable[[Path], object]) -> None:
     picture = next((foreign / "plots").glob("*.svg"))
@@ -117,6 +126,7 @@ EDITS: list[Edit] = [
 ]
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_an_analysis_of_wrong_kinds_costs_one_line(analysis: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "good", results())
     for number, edit in enumerate(EDITS):
@@ -150,6 +160,7 @@ CONTENTS = [
 ]
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_results_that_cannot_be_cost_one_line(tmp_path: Path) -> None:
     write_run(tmp_path / "good", results())
     for number, content in enumerate(CONTENTS):
@@ -190,6 +201,7 @@ def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
     assert "caf\\udce9" in page
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_plans_that_do_not_end(tmp_path: Path) -> None:
     write_run(tmp_path / "good", results())
     sweep = {"params": {"seed": "range(0,1000000000000)"}, "_target_": "hydra._internal.BasicSweeper"}
