@@ -21,6 +21,16 @@ def test_preprocessing_is_open_clips(size: tuple[int, int], mode: str) -> None:
     assert torch.equal(preprocess(picture, 32), functional.pil_to_tensor(resized.convert("RGB")))
 
 
+@pytest.mark.gpu
+def test_batches_for_a_gpu_are_in_pinned_memory(tmp_path: Path) -> None:
+    torch.cuda.init()
+    pictures = images.Pictures(lambda i: Picture.new("L", (9, 9), i), 5, 8)
+    split = images.store(tmp_path / "some.images", pictures, torch.arange(5), 10**9, "x")
+    found = [batch for batch, _ in split.batches(2)]
+    assert all(batch.is_pinned() for batch in found)
+    assert torch.cat([batch.cuda(non_blocking=True) for batch in found])[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_the_image_cache_keeps_within_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = images.Pictures(lambda i: Picture.new("L", (9, 9), i), 5, 8)
     labels = torch.arange(5)
@@ -32,6 +42,10 @@ def test_the_image_cache_keeps_within_its_limit(tmp_path: Path, monkeypatch: pyt
         assert [len(batch) for batch, _ in batches] == [2, 2, 1]
         assert torch.cat([batch for batch, _ in batches])[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
         assert torch.cat([some for _, some in batches]).tolist() == [0, 1, 2, 3, 4]
+    with monkeypatch.context() as gpu:
+        gpu.setattr(torch.cuda, "is_initialized", lambda: True)
+        gpu.setattr(torch.Tensor, "pin_memory", lambda batch: batch + 1)
+        assert [int(batch[0, 0, 0, 0]) for batch, _ in split.batches(2)] == [1, 3, 5]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
     images.store(tmp_path / "full.images", pictures, labels, 10**9, "x")
     assert not (tmp_path / "full.images").exists()

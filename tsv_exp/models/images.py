@@ -76,8 +76,10 @@ class Prefetched(Split):
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Consecutive batches of at most `size` images and labels."""
-        # The copy makes this thread wait for the disk instead of the consumer of the batch.
-        return prefetch((images.clone(), labels) for images, labels in Split(self.inputs, self.labels).batches(size))
+        # The copy makes this thread wait for the disk instead of the consumer of the batch; a GPU reads pinned
+        # memory faster.
+        copied = Tensor.pin_memory if torch.cuda.is_initialized() else Tensor.clone
+        return prefetch((copied(images), labels) for images, labels in Split(self.inputs, self.labels).batches(size))
 
 
 def stored(path: Path, size: int) -> Split | None:
