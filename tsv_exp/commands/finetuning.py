@@ -173,7 +173,7 @@ def _processes(device: torch.device) -> Iterator[tuple[int, Callable[[], object]
     if world_size() < 2:
         yield 0, lambda: None
         return
-    if device == torch.device("cuda", int(os.environ["LOCAL_RANK"])):
+    if device.type == "cuda" and str(device.index) == os.environ.get("LOCAL_RANK"):
         distributed.init_process_group("nccl", device_id=device)
     else:  # NCCL refuses CPUs, and a GPU that processes share
         distributed.init_process_group("gloo")
