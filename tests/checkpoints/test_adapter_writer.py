@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,14 +16,19 @@ from tsv_exp.checkpoints.sources import open_weights
 from tsv_exp.commands.finetuning import run
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
+from tsv_exp.finetuning.lora import Lora, targets
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(is_gradient_checkpointing|tie|config file):")
 
 
-@pytest.fixture
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
     folder = saved(tmp_path / "base", network("bert"))
     tokenizer(folder, "token_type_ids")
     task = tmp_path / "conf" / "task" / "mood.yaml"
@@ -36,8 +40,12 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def finetuned(base: Path, *overrides: str) -> Path:
     given = [f"hydra.searchpath=[file://{base.parent}/conf]", f"model.pretrained={base}", f"output={base.parent}/out"]
     given += ["model=text_encoder", "task=mood", "device=cpu", "model.length=10", "finetune.precision=float32"]
+    return trained(*given, "epochs=1", "finetune.lr=1e-2", *overrides)
+
+
+def trained(*typed: str) -> Path:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("finetune", [*given, "epochs=1", "finetune.lr=1e-2", *overrides], return_hydra_config=True)
+        cfg = compose("finetune", list(typed), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     return run(cfg, 0, lambda: None)
 
@@ -75,10 +83,35 @@ def test_adapters_need_factors(base: Path) -> None:
         finetuned(base, "adapter=true")
 
 
-@pytest.mark.parametrize("name", ["attn.in_proj_weight", "attn.out_proj.weight", "proj"])
-def test_matrices_that_peft_cannot_adapt_are_named(name: str) -> None:
-    encoder: Any = nn.ModuleDict({"attn": nn.MultiheadAttention(4, 2), "fc": nn.Linear(4, 4)})
-    encoder.proj = nn.Parameter(torch.zeros(4, 4))
-    check_adaptable(encoder, ["fc.weight"])
-    with pytest.raises(UserError, match=f"adapter=true: {re.escape(name)} is not the weight of a plain linear layer"):
-        check_adaptable(encoder, ["fc.weight", name])
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn, self.fc = nn.MultiheadAttention(4, 2), nn.Linear(4, 4)
+        self.proj = nn.Parameter(torch.zeros(4, 4))
+
+
+def test_matrices_that_peft_cannot_adapt_are_all_named_with_targets_that_it_can() -> None:
+    encoder = nn.ModuleDict({"blocks": nn.ModuleList([Block(), Block()]), "head": nn.Linear(4, 3)})
+    names = [name for name, parameter in encoder.named_parameters() if parameter.dim() == 2]
+    said = (
+        "adapter=true: PEFT has factors for plain linear layers only, not for blocks.*.proj, "
+        "blocks.*.attn.in_proj_weight, blocks.*.attn.out_proj.weight; "
+        'give "finetune.lora.targets=[blocks.*.fc.weight, head.weight]", or leave adapter=true out'
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+        check_adaptable(encoder, names)
+    check_adaptable(encoder, targets(encoder, ["*"], Lora(targets=("blocks.*.fc.weight", "head.weight"))))
+
+
+def test_without_a_linear_layer_only_whole_weights_are_left() -> None:
+    with pytest.raises(UserError, match=r"not for attn\.in_proj_weight; leave adapter=true out$"):
+        check_adaptable(Block(), ["attn.in_proj_weight"])
+
+
+def test_the_targets_that_the_embedded_benchmark_is_told_can_be_trained(tmp_path: Path) -> None:
+    typed = ["model=tiny", "task=clock", "device=cpu", "model.data.train=8"]
+    typed += ["finetune=lora", "adapter=true", f"output={tmp_path}"]
+    with pytest.raises(UserError, match=r"not for proj, \S+\.in_proj_weight, \S+\.out_proj\.weight; give") as raised:
+        trained(*typed)
+    (told,) = re.findall(r'"(.*?)"', str(raised.value))
+    assert trained(*typed, told, "finetune.steps=1", "finetune.batch_size=4").is_file()

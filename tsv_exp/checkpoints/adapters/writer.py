@@ -1,7 +1,7 @@
 """Writes trained low-rank factors as an adapter in PEFT's format: a folder with configuration and factors."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -9,25 +9,32 @@ from torch import Tensor, nn
 from tsv_exp.checkpoints.adapters.factors import PREFIX
 from tsv_exp.checkpoints.adapters.lora_config import FILE
 from tsv_exp.errors import UserError
+from tsv_exp.merging.results.across import layer_kind
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.tensor_files import save
 
 WEIGHTS = "adapter_model.safetensors"
 
 
-def check_adaptable(encoder: nn.Module, names: list[str]) -> None:
+def check_adaptable(encoder: nn.Module, names: Sequence[str]) -> None:
     """Check that PEFT can apply factors of these parameters.
 
     Raises:
-        UserError: one of them is no weight of a plain linear layer.
+        UserError: some of them are no weights of plain linear layers.
     """
-    for name in names:
+
+    def adaptable(name: str) -> bool:
         module, _, leaf = name.rpartition(".")
-        if leaf != "weight" or type(encoder.get_submodule(module)) is not nn.Linear:
-            raise UserError(
-                f"adapter=true: {name} is not the weight of a plain linear layer, and PEFT has no factors for it; "
-                "exclude it by finetune.lora.targets, or leave adapter=true out"
-            )
+        return leaf == "weight" and type(encoder.get_submodule(module)) is nn.Linear
+
+    unfit, fit = (dict.fromkeys(layer_kind(n) for n in names if adaptable(n) == good) for good in (False, True))
+    if unfit:
+        rest = ", ".join(kind for kind in fit if kind not in unfit)
+        others = f'give "finetune.lora.targets=[{rest}]", or ' if rest else ""
+        raise UserError(
+            f"adapter=true: PEFT has factors for plain linear layers only, not for {', '.join(unfit)}; "
+            f"{others}leave adapter=true out"
+        )
 
 
 def write_adapter(
