@@ -53,7 +53,7 @@ def check(cfg: DictConfig, here: bool = True) -> None:
 
 def run_in_processes(cfg: DictConfig) -> Path | None:
     """As `run`, under torchrun with its other processes; the process that wrote the checkpoint returns it."""
-    with _processes(rank_device(cfg.device)) as (rank, in_turn):
+    with _processes(cfg.device) as (rank, in_turn):
         path = run(cfg, rank, in_turn)
     return path if rank == 0 else None
 
@@ -168,15 +168,16 @@ def _with_steps(cfg: DictConfig, recipe: Recipe, task: Task, examples: int) -> R
 
 
 @contextmanager
-def _processes(device: torch.device) -> Iterator[tuple[int, Callable[[], object]]]:
+def _processes(wanted: str) -> Iterator[tuple[int, Callable[[], object]]]:
     """Rank of this process and a barrier, under torchrun or in a single process."""
     if world_size() < 2:
         yield 0, lambda: None
         return
-    if device.type == "cuda" and str(device.index) == os.environ.get("LOCAL_RANK"):
+    device = rank_device(wanted)
+    if device.index is None or str(device) == wanted:
+        distributed.init_process_group("gloo")  # NCCL refuses CPUs, and a GPU that all processes name
+    else:
         distributed.init_process_group("nccl", device_id=device)
-    else:  # NCCL refuses CPUs, and a GPU that processes share
-        distributed.init_process_group("gloo")
     try:
         yield distributed.get_rank(), distributed.barrier
     finally:

@@ -15,8 +15,9 @@ from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, distributed
 
+from tsv_exp.commands import finetuning
 from tsv_exp.commands.finetuning import run
 from tsv_exp.config import conf_dir
 from tsv_exp.errors import UserError
@@ -137,6 +138,30 @@ def test_a_killed_command_goes_on_under_torchrun(settings: list[str], tmp_path: 
     before, alone, shared = (features(file, settings) for file in (base, whole, made))
     assert (alone - before).norm() > 0.1 * before.norm()
     assert (alone - shared).norm() < 1e-3 * (alone - before).norm()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "backend"),
+    [
+        ("auto", "cuda:1", "nccl"),
+        ("cuda", "cuda:0", "nccl"),
+        ("cuda:0", "cuda:0", "gloo"),  # all processes share it, which NCCL refuses
+        ("cuda", "cuda", "gloo"),
+        ("auto", "cpu", "gloo"),
+        ("cpu", "cpu", "gloo"),
+    ],
+)
+def test_all_processes_choose_the_same_backend(
+    wanted: str, device: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[str] = []
+    monkeypatch.setattr(finetuning, "world_size", lambda: 2)
+    monkeypatch.setattr(finetuning, "rank_device", lambda _: torch.device(device))
+    monkeypatch.setattr(distributed, "init_process_group", lambda name, **_: chosen.append(name))
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: None)
+    with finetuning._processes(wanted) as (rank, _):
+        assert (rank, chosen) == (1, [backend])
 
 
 @pytest.mark.gpu
