@@ -1,11 +1,13 @@
 """Examples from tables and folders of one's own: images and texts, in the layouts that a task's YAML can name."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image as Picture
+from rich.console import Console
 from sources import ROWS, csv, split, task, texts
 
 from tsv_exp.data.examples import Examples, Kind
@@ -36,6 +38,23 @@ def test_a_file_for_each_split(tmp_path: Path) -> None:
     given = task(data | {"validation": data["test"]})
     assert texts(split(given, "validation", tmp_path)) == texts(test)
     assert len(split(given, "train", tmp_path)) == 4
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("decided", [None, False])
+def test_the_library_shows_its_bars_where_we_do_or_the_user_wants_them(
+    terminal: bool, decided: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    import datasets
+
+    monkeypatch.setattr("tsv_exp.runtime.console.console", Console(file=io.StringIO(), force_terminal=terminal))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS", decided)
+    datasets.enable_progress_bars()
+    try:
+        split(task({"train": str(csv(tmp_path / "a.csv", ROWS))}, classes=["negative", "positive"]), "train", tmp_path)
+    finally:
+        datasets.disable_progress_bars()
+    assert ("Generating train split" in capsys.readouterr().err) == (terminal or decided is False)
 
 
 def test_jsonl_with_columns_that_the_yaml_names(tmp_path: Path) -> None:

@@ -51,6 +51,21 @@ def test_a_job_tells_its_line_in_its_folder(tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / progress.PROGRESS_FILE).exists()
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_on_a_terminal_and_only_where_it_goes_nowhere_else(
+    terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "console", Console(file=io.StringIO(), force_terminal=terminal))
+    assert progress.on_terminal() is terminal
+    with progress.bar("outer", 2):
+        assert progress.on_terminal() is terminal
+    with progress.progress_in_file(tmp_path, "method=ties"):
+        assert not progress.on_terminal()
+    with progress.silent():
+        assert not progress.on_terminal()
+    assert progress.on_terminal() is terminal
+
+
 def test_without_a_terminal_stages_are_plain_lines_of_the_log(
     monkeypatch: pytest.MonkeyPatch, narrow: io.StringIO, caplog: pytest.LogCaptureFixture
 ) -> None:

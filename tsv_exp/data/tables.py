@@ -12,6 +12,7 @@ from tsv_exp.data.columns import choose, content, names_of
 from tsv_exp.data.examples import EMPTY, Examples, Kind
 from tsv_exp.data.folders import files_identity
 from tsv_exp.errors import UserError
+from tsv_exp.runtime.console import on_terminal
 from tsv_exp.storage.digests import digest
 from tsv_exp.storage.files import atomic, cache_dir
 from tsv_exp.storage.json_files import read_object
@@ -92,8 +93,7 @@ class Tables:
 
         Those of the hub are recorded in the user's cache, and read from there if the hub cannot be reached.
         """
-        import datasets
-
+        datasets = _library()
         record = cache_dir() / "data" / f"{digest([str(self.place), self.config])[:20]}.json"
         try:
             with hub.failures(self._where("test")):
@@ -110,16 +110,14 @@ class Tables:
         return found.name, files
 
     def _table(self, split: SplitName, where: str) -> Any:
-        import datasets
-        from datasets.exceptions import DatasetBuildError
-
+        datasets = _library()
         try:
             with hub.failures(where):
                 builder, files, options = self._files(split, where)
                 name = split if split in self.files else self._name(split)
                 # Naming the files of one split keeps the other splits' files from being downloaded.
                 return datasets.load_dataset(builder, data_files={name: files}, split=name, **options)
-        except (FileNotFoundError, ValueError, DatasetBuildError) as error:
+        except (FileNotFoundError, ValueError, datasets.exceptions.DatasetBuildError) as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             if "corresponds to no data" in reason:
                 raise UserError(f"{where}: {EMPTY}") from error
@@ -145,6 +143,15 @@ class Tables:
         if name not in found:
             raise UserError(f"{where}: there is no such split; it has: {', '.join(found) or 'none'}")
         return builder, downloads.data(found[name]), {}
+
+
+def _library() -> Any:
+    """The library `datasets`, without its progress bars where this program shows none, unless the user decided."""
+    import datasets
+
+    if not on_terminal() and datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS is None:
+        datasets.disable_progress_bars()
+    return datasets
 
 
 def is_file(name: object) -> bool:

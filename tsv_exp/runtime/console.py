@@ -145,6 +145,11 @@ def bars() -> Iterator[ProgressLine]:
             _active.pop()
 
 
+def on_terminal() -> bool:
+    """Whether progress is shown on the terminal: there is one, and progress goes neither to a file nor nowhere."""
+    return not (_active[-1] if _active else ProgressLine(*_destination)).disable
+
+
 @contextmanager
 def bar(description: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
     """Show one stage, advanced with `progress.advance(task)` and removed at the end."""
