@@ -309,6 +309,8 @@ def main() -> None:
     if args.draw:
         draw(args.draw, args.picture)
         return
+    if not torch.cuda.is_available():
+        raise SystemExit("this machine has no CUDA device")
     models: dict[str, Any] = {}
     result = {
         "command": " ".join(["python", *sys.argv]),
