@@ -108,6 +108,16 @@ def test_experiments_name_what_exists(experiment: str) -> None:
             assert all(option in options(group) for group, _, option in parts)
 
 
+@pytest.mark.parametrize("experiment", ["all_methods", "alpha_sweep"])
+def test_sweeps_over_methods_have_all_that_need_no_inputs(experiment: str) -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("config", overrides=[f"experiment={experiment}"], return_hydra_config=True)
+    assert config.hydra.mode.name == "MULTIRUN"
+    (override,) = OverridesParser.create().parse_overrides([f"method={config.hydra.sweeper.params.method}"])
+    names = options("method")
+    assert override.value().filter(names) == [name for name in names if not Method.load(name).needs_moments]
+
+
 LAUNCHERS = {
     "joblib": ("hydra_joblib_launcher.config", "JobLibLauncherConf"),
     "submitit_local": ("hydra_submitit_launcher.config", "LocalQueueConf"),
