@@ -17,7 +17,7 @@ from tsv_exp.merging.task_vectors import TaskVectors
 log = logging.getLogger(__name__)
 
 LIMITS = (
-    "α %.3g was computed without data: on our benchmarks that lost 0 to 13 points of normalized accuracy against "
+    "α %.3g was computed without data: on our benchmarks that lost 0 to 23 points of normalized accuracy against "
     "validation, by method and network; prefer alpha=search if labelled examples exist (docs/data_free.md)"
 )
 
