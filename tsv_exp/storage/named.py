@@ -24,8 +24,12 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def module_digests(value: Any) -> list[str]:
-    """Digests of the sources of the modules and packages that a value's texts name, without this program's own."""
-    code = {text.split(".")[0] for text in texts(value) if DOTTED.fullmatch(text)} - {"tsv_exp"}
+    """Digests of the sources of the modules and packages that a value's texts name, without this program's own.
+
+    The name of a file that exists, as base.safetensors, names no module.
+    """
+    named = (text for text in texts(value) if DOTTED.fullmatch(text) and not Path(text).is_file())
+    code = {text.split(".")[0] for text in named} - {"tsv_exp"}
     return [_module(name) for name in sorted(code)]
 
 
