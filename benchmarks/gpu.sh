@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What needs a GPU: the tests, then the benchmarks, about eight minutes on an H100; results go to a folder of seven files.
+# What needs a GPU: the tests, then the benchmarks, some minutes on an H100; results go to a folder of seven files.
 #     bash benchmarks/gpu.sh FOLDER
 # DEVICE=cpu tries the sweeps without one.
 set -uo pipefail
