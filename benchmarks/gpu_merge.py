@@ -25,7 +25,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,13 +32,14 @@ from typing import Any
 import torch
 from merge_memory import llama, llama_8b, vit
 from merge_memory import measured as command_cost
-from merge_speed import reference, show, spectrum
+from merge_speed import drawing, reference, show
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import tsv_exp
 from tsv_exp.config import Engine
 from tsv_exp.merging.engine import Merged
+from tsv_exp.merging.inputs.alignment import matches
 from tsv_exp.storage.tensor_files import save
 
 GPU = torch.device("cuda")
@@ -59,31 +59,13 @@ Weights = dict[str, Tensor]
 
 def drawn(name: str, tasks: int, blocks: int | None) -> tuple[Weights, dict[str, Weights]]:
     """A base of zeros and fine-tuned models in the memory of the machine; computed on the GPU."""
-    g = torch.Generator(GPU).manual_seed(0)
+    draw = drawing("zoo", torch.Generator(GPU).manual_seed(0))
     dtype = DTYPES.get(name, torch.float32)
     shapes = {key: shape for key, shape in SHAPES[name].items() if blocks is None or 0 <= block(key) < blocks}
-    orthonormal: dict[tuple[int, int], Tensor] = {}
-
-    def vectors(rows: int, columns: int) -> Tensor:
-        """Random orthonormal columns, as in merge_speed.py."""
-        if (rows, columns) not in orthonormal:
-            orthonormal[rows, columns] = torch.linalg.qr(torch.randn(rows, columns, generator=g, device=GPU)).Q
-        q = orthonormal[rows, columns][:, torch.randperm(columns, generator=g, device=GPU)]
-        q = q * (torch.randint(0, 2, (rows, 1), generator=g, device=GPU) * 2 - 1)
-        w = torch.nn.functional.normalize(torch.randn(rows, 1, generator=g, device=GPU), dim=0)
-        return q - 2 * w @ (w.mT @ q)
-
-    def weight(shape: tuple[int, ...]) -> Tensor:
-        if len(shape) != 2 or max(shape) > 4 * 8192:
-            found = torch.randn(shape, generator=g, device=GPU) * 1e-3
-        else:
-            r = min(shape)
-            found = (vectors(shape[0], r) * spectrum("zoo", r).to(GPU)) @ vectors(shape[1], r).mT
-        return found.to("cpu", dtype)
 
     def model() -> Weights:
         """Blocks beyond the fourth share the memory of earlier ones: to draw them all would take longest."""
-        made = {key: weight(shape) for key, shape in shapes.items() if repeated(key) == key}
+        made = {key: draw(shape).to("cpu", dtype) for key, shape in shapes.items() if repeated(key) == key}
         return {key: made[repeated(key)] for key in shapes}
 
     base = {key: torch.zeros(shape, dtype=dtype) for key, shape in shapes.items()}
@@ -118,10 +100,10 @@ def svd_seconds(x: Tensor) -> float:
 def textbook_seconds(base: Weights, finetuned: dict[str, Weights], share: float) -> dict[str, float]:
     """Seconds of the textbook procedure's SVDs of all layers, by what they decompose, from one layer of every shape."""
     tasks, seconds = len(finetuned), {"task matrices": 0.0, "concatenations": 0.0}
-    layers = Counter(weight.shape for name, weight in base.items() if weight.dim() == 2 and not excluded(name))
+    layers = Counter(weight.shape for name, weight in base.items() if weight.dim() == 2 and not matches(name, EXCLUDED))
     g = torch.Generator(GPU).manual_seed(1)
     for shape, count in layers.items():
-        name = next(key for key, weight in base.items() if weight.shape == shape and not excluded(key))
+        name = next(key for key, weight in base.items() if weight.shape == shape and not matches(key, EXCLUDED))
         first = finetuned["task0"][name].to(GPU).float()
         seconds["task matrices"] += count * tasks * svd_seconds(first)
         width = int(share * min(shape)) * tasks
@@ -131,14 +113,9 @@ def textbook_seconds(base: Weights, finetuned: dict[str, Weights], share: float)
     return seconds
 
 
-def excluded(name: str) -> bool:
-    """Whether a 2-D parameter is averaged."""
-    return any(fnmatchcase(name, pattern) for pattern in EXCLUDED)
-
-
 def errors(base: Weights, finetuned: dict[str, Weights], merged: Merged) -> dict[str, float]:
     """Relative errors of our result and of the textbook procedure in float32 against it in float64, in one layer."""
-    square = next(n for n, w in base.items() if w.dim() == 2 and w.shape[0] == w.shape[1] and not excluded(n))
+    square = next(n for n, w in base.items() if w.dim() == 2 and w.shape[0] == w.shape[1] and not matches(n, EXCLUDED))
     layer = {square: base[square].to(GPU).float()}
     models = {task: {square: model[square].to(GPU).float()} for task, model in finetuned.items()}
     exact = reference(layer, models, torch.float64)[square]
@@ -220,7 +197,7 @@ def from_files(base: Weights, finetuned: dict[str, Weights]) -> dict[str, float]
         folder = Path(place)
         for name, weights in {"base": base, **finetuned}.items():
             save(folder / f"{name}.safetensors", weights)
-        left_out = [pattern for pattern in EXCLUDED if any(fnmatchcase(name, pattern) for name in base)]
+        left_out = [pattern for pattern in EXCLUDED if any(matches(name, [pattern]) for name in base)]
         models = ",".join(f"{folder}/{task}.safetensors" for task in finetuned)
         command = [sys.executable, "-m", "tsv_exp.merge_files", f"base={folder}/base.safetensors", f"models=[{models}]"]
         command += [f"out={folder}/out", "device=cuda", f"exclude=[{','.join(map(repr, left_out))}]"]

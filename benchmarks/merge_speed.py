@@ -46,27 +46,32 @@ def spectrum(kind: str, count: int) -> Tensor:
     return torch.lerp(values[right - 1], values[right], weight).exp()
 
 
-def models(tasks: int, blocks: int, kind: str) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """A base of zeros, and fine-tuned models whose matrices have this spectrum and random singular vectors."""
-    g = torch.Generator().manual_seed(0)
-    shapes = {f"blocks.{i}.{name}": shape for i in range(blocks) for name, shape in BLOCK.items()} | OTHERS
+def drawing(kind: str, g: torch.Generator) -> Callable[[tuple[int, ...]], Tensor]:
+    """A function that draws deltas of a shape: matrices with this spectrum and random singular vectors, else noise."""
     orthonormal: dict[tuple[int, int], Tensor] = {}
 
     def vectors(rows: int, columns: int) -> Tensor:
         """Random orthonormal columns: one decomposition per size, then signs, an order and a reflection of its own."""
         if (rows, columns) not in orthonormal:
-            orthonormal[rows, columns] = torch.linalg.qr(torch.randn(rows, columns, generator=g)).Q
-        q = orthonormal[rows, columns][:, torch.randperm(columns, generator=g)]
-        q = q * (torch.randint(0, 2, (rows, 1), generator=g) * 2 - 1)
-        w = torch.nn.functional.normalize(torch.randn(rows, 1, generator=g), dim=0)
+            orthonormal[rows, columns] = torch.linalg.qr(torch.randn(rows, columns, generator=g, device=g.device)).Q
+        q = orthonormal[rows, columns][:, torch.randperm(columns, generator=g, device=g.device)]
+        q = q * (torch.randint(0, 2, (rows, 1), generator=g, device=g.device) * 2 - 1)
+        w = torch.nn.functional.normalize(torch.randn(rows, 1, generator=g, device=g.device), dim=0)
         return q - 2 * w @ (w.mT @ q)
 
     def delta(shape: tuple[int, ...]) -> Tensor:
         if len(shape) != 2:
-            return torch.randn(shape, generator=g) * 1e-3
+            return torch.randn(shape, generator=g, device=g.device) * 1e-3
         r = min(shape)
-        return (vectors(shape[0], r) * spectrum(kind, r)) @ vectors(shape[1], r).mT
+        return (vectors(shape[0], r) * spectrum(kind, r).to(g.device)) @ vectors(shape[1], r).mT
 
+    return delta
+
+
+def models(tasks: int, blocks: int, kind: str) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """A base of zeros, and fine-tuned models whose matrices have this spectrum and random singular vectors."""
+    delta = drawing(kind, torch.Generator().manual_seed(0))
+    shapes = {f"blocks.{i}.{name}": shape for i in range(blocks) for name, shape in BLOCK.items()} | OTHERS
     base = {name: torch.zeros(shape) for name, shape in shapes.items()}
     return base, {f"task{t}": {name: delta(shape) for name, shape in shapes.items()} for t in range(tasks)}
 

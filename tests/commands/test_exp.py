@@ -133,9 +133,13 @@ def composition_error(typed: list[str]) -> str:
         ("data.train=5", "data.train: there is no such key; did you mean model.data.train?"),
         ("rank_fraction=0.1", "rank_fraction: there is no such key; did you mean method.rank_fraction?"),
         ("zzz.lr=5", "zzz: there is no such key; the configuration has: name, "),
+        ("method=tsvm", "method=tsvm: there is no such option; did you mean tsv_m? choose from: ace, "),
+        ("task=digits", "task: this command has no such option; choose tasks as in tasks='[digits,clock]'"),
+        ("hydra/output=x", "hydra/output=x: there is no such option; choose from: default"),
+        ("task_set=clip", "task_set: this command has no such option; --help lists its options"),
     ],
 )
-def test_an_unknown_key_is_told_those_that_are_there(typed: str, line: str) -> None:
+def test_an_unknown_key_or_option_is_told_those_that_are_there(typed: str, line: str) -> None:
     assert composition_error([typed]).startswith(line)
 
 
@@ -163,19 +167,6 @@ def test_a_folder_of_the_user_that_hides_tasks_is_named(tmp_path: Path) -> None:
     (tmp_path / "tasks" / "mine.yaml").write_text("data: pictures")
     told = composition_error([f"hydra.searchpath=['file://{tmp_path}']", "tasks=my_set"])
     assert told.startswith("tasks: a folder of this name in --config-dir")
-
-
-@pytest.mark.parametrize(
-    ("typed", "line"),
-    [
-        ("method=tsvm", "method=tsvm: there is no such option; did you mean tsv_m? choose from: ace, "),
-        ("task=digits", "task: this command has no such option; choose tasks as in tasks='[digits,clock]'"),
-        ("hydra/output=x", "hydra/output=x: there is no such option; choose from: default"),
-        ("task_set=clip", "task_set: this command has no such option; --help lists its options"),
-    ],
-)
-def test_unknown_options_are_named(typed: str, line: str) -> None:
-    assert composition_error([typed]).startswith(line)
 
 
 def test_an_unknown_option_in_a_defaults_list_is_named_with_its_file() -> None:

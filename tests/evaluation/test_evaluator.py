@@ -124,21 +124,15 @@ def test_out_of_memory_goes_on_with_smaller_batches(
     assert caplog.messages == [f"out of memory on cpu: continuing with batches of {size}" for size in halved]
 
 
-class Hungry(Linear):
-    """Takes 64 MiB of the GPU for every example of a batch."""
-
-    def encoder(self) -> nn.Module:
-        module = super().encoder()
-        module.register_forward_pre_hook(lambda _, inputs: self._take(inputs[0]))
-        return module
-
-    def _take(self, inputs: Tensor) -> None:
-        torch.empty(len(inputs) << 26, dtype=torch.uint8, device=inputs.device)
+def takes_memory(_: int, count: int) -> bool:
+    """64 MiB of the GPU for every example of a batch."""
+    torch.empty(count << 26, dtype=torch.uint8, device="cuda")
+    return False
 
 
 @pytest.mark.gpu
 def test_a_gpu_that_is_really_full(caplog: pytest.LogCaptureFixture) -> None:
-    gpu, model = torch.device("cuda", 0), Hungry()
+    gpu, model = torch.device("cuda", 0), Crowded(takes_memory)
     merged = merge(model.base(), model.finetuned(TASKS), "task_arithmetic")
     weights = apply(model.base(), merged, 0.7)
     torch.cuda.empty_cache()

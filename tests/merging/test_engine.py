@@ -3,13 +3,11 @@ import sys
 
 import pytest
 import torch
-from models import close, moments, zoo
+from models import METHODS, close, moments, zoo
 
 from tsv_exp import Method, UserError, apply, interference, merge
-from tsv_exp.config import Engine, conf_dir
+from tsv_exp.config import Engine
 from tsv_exp.decompositions import build
-
-METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("[!_]*.yaml"))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -4,15 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import SHAPES, close, matrix, moments, zoo
+from models import METHODS, SHAPES, close, matrix, moments, zoo
 
 from tsv_exp import Method, UserError, merge
-from tsv_exp.config import Engine, conf_dir
+from tsv_exp.config import Engine
 from tsv_exp.layers import LowRank
 from tsv_exp.merging import layer_map
 
 pytestmark = pytest.mark.gpu
-METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("[!_]*.yaml"))
 COPIES = 3
 OF_BITS = ("dare", "dare_ties")  # what these drop depends on the bits of the deltas, so not on float64's
 

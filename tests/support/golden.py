@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from models import matrix, moments, zoo
+from models import METHODS, matrix, moments, zoo
 from PIL import Image
 from torch import Tensor
 
 from tsv_exp import merge, versions
-from tsv_exp.config import conf_dir
 from tsv_exp.data.splits import Holdout
 from tsv_exp.decompositions.fast import FastAlgebra
 from tsv_exp.evaluation.alpha import propose
@@ -50,9 +49,9 @@ def decompositions() -> dict[str, float]:
 def methods() -> dict[str, float]:
     base, finetuned = zoo(3)
     found = {}
-    for path in sorted((conf_dir() / "method").glob("[!_]*.yaml")):
-        merged = merge(base, finetuned, path.stem, moments=moments(base, 3))
-        found[path.stem] = projections(merged.vector("task1" if merged.per_task else None))
+    for name in METHODS:
+        merged = merge(base, finetuned, name, moments=moments(base, 3))
+        found[name] = projections(merged.vector("task1" if merged.per_task else None))
     adapters = torch.stack([matrix(24, 20, torch.Generator().manual_seed(i), rank=2) for i in range(3)])
     return {**found, "white_reg of low rank": projection(white_reg(adapters))}
 

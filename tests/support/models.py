@@ -5,6 +5,9 @@ from pathlib import Path
 import torch
 
 from tsv_exp.checkpoints.readers import read
+from tsv_exp.config import conf_dir
+
+METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("[!_]*.yaml"))
 
 
 def matrix(m, n, generator, power=0.7, rank=None, dtype=torch.float64):

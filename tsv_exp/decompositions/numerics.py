@@ -120,15 +120,13 @@ def eigh(x: Tensor, triangle: str = "L") -> tuple[Tensor, Tensor]:
 
     On a GPU in float64: cuSOLVER then takes less than half of float32's time up to 512 columns, and the same beyond.
     """
-    wide = x if x.device.type == "cpu" else x.double()
-    values, vectors = torch.linalg.eigh(wide, UPLO=triangle)
+    values, vectors = torch.linalg.eigh(_widened(x), UPLO=triangle)
     return values.to(x), vectors.to(x)
 
 
 def svd(x: Tensor) -> LowRank:
     """The thin SVD of matrices (..., m, n); on a GPU in float64, because cuSOLVER's float32 is less accurate."""
-    wide = x if x.device.type == "cpu" else x.double()
-    return LowRank(*(part.to(x) for part in torch.linalg.svd(wide, full_matrices=False)))
+    return LowRank(*(part.to(x) for part in torch.linalg.svd(_widened(x), full_matrices=False)))
 
 
 def qr(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,6 +161,11 @@ def transposed_times(x: Matrices, y: Tensor) -> Tensor:
         return x.mT @ y
     pairs = zip(x.split(ROWS, -2), y.split(ROWS, -2), strict=True)
     return _sum(part.to(y.dtype).mT @ own for part, own in pairs)
+
+
+def _widened(x: Tensor) -> Tensor:
+    """Matrices in the dtype in which they are decomposed: float64 on a GPU."""
+    return x if x.device.type == "cpu" else x.double()
 
 
 def _sum(parts: Iterable[Tensor]) -> Tensor:

@@ -80,6 +80,12 @@ class Layer:
         """The deltas (T, *shape), computed on first use."""
         return self.form()
 
+    def tensors(self) -> list[Tensor]:
+        """What computations on the layer start from: its factors, or its deltas, computed now; nothing of a stack."""
+        if self.factors is not None:
+            return [part for factors in self.factors for part in factors]
+        return [] if self.slices is not None else [self.deltas]
+
     @property
     def transposed(self) -> "Layer":
         """The same matrices (T, m, n) as (T, n, m): those of a layer that stores its weight as (in, out)."""

@@ -6,7 +6,6 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.wrappers.batched import BatchedAlgebra
@@ -58,15 +57,7 @@ def _next(groups: Iterator[list[Layer]], copying: torch.cuda.Stream) -> list[Lay
     with torch.cuda.stream(copying):
         layers = next(groups, None)
     copying.synchronize()
-    for tensor in (tensor for layer in layers or () for tensor in _loaded(layer)):
-        # its memory must not be reused before the computations on it end
-        tensor.record_stream(torch.cuda.default_stream(copying.device))
+    for layer in layers or ():
+        for tensor in layer.tensors():  # its memory must not be reused before the computations on it end
+            tensor.record_stream(torch.cuda.default_stream(copying.device))
     return layers
-
-
-def _loaded(layer: Layer) -> Iterator[Tensor]:
-    """The tensors of a layer that `TaskVectors.groups` has computed."""
-    if layer.factors is not None:
-        yield from (part for factors in layer.factors for part in factors)
-    elif layer.slices is None:
-        yield layer.deltas

@@ -146,8 +146,7 @@ class TaskVectors:
 
     def _loaded(self, name: str) -> Layer:
         layer = self.layer(name)
-        if layer.factors is None and layer.slices is None:
-            _ = layer.deltas
+        layer.tensors()
         return layer
 
     def _bytes(self, name: str) -> int:
