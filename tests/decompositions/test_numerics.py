@@ -2,7 +2,7 @@ import pytest
 import torch
 from models import matrix
 
-from tsv_exp.decompositions.numerics import cholesky_qr, eigh, qr
+from tsv_exp.decompositions.numerics import cholesky_qr, eigh, gram, positive_definite, qr, times, transposed_times
 
 
 @pytest.mark.parametrize("power", [0, 0.5, 1.5])
@@ -22,6 +22,56 @@ def test_cholesky_declines_columns_that_are_nearly_dependent():
         assert cholesky_qr(y) is None
         assert (qr(y)[0].mT @ qr(y)[0] - torch.eye(4)).abs().max() < 1e-5
     assert cholesky_qr(torch.zeros(1, 5, 2)) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("terms", [0, 1, 191, 192, 193, 700])
+def test_products_of_any_layout(terms, dtype):
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((2, 30, terms), (2, terms, 7)))
+    wide = torch.zeros(2, 30, 2 * terms + 1, dtype=torch.float64)
+    wide[..., :terms] = x
+    for left in (x, x.mT.contiguous().mT, wide[..., :terms], x[:1]):
+        for right in (y, y.mT.contiguous().mT, y[0]):
+            expected = left @ right
+            for found in (times(left.to(dtype), right.to(dtype)), transposed_times(left.to(dtype).mT, right.to(dtype))):
+                assert found.dtype == dtype
+                torch.testing.assert_close(
+                    found.double(), expected, rtol=0, atol=8 * (terms + 1) * torch.finfo(dtype).eps
+                )
+
+
+def test_long_sums_are_as_accurate_as_those_of_torch():
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(300, 3072, generator=g), torch.randn(3072, 300, generator=g)
+    exact = x.double() @ y.double()
+    assert (times(x, y) - exact).norm() < 1.15 * (x @ y - exact).norm()
+
+
+def test_products_that_overflow_are_infinite_without_a_warning():
+    x = torch.full((3, 3), 1e30)
+    assert times(x, x).isinf().all()
+    assert gram(x).isinf().all()
+
+
+@pytest.mark.parametrize("size", [1, 7, 191, 192, 193, 400])
+def test_positive_definite_matrices(size):
+    g = torch.Generator().manual_seed(0)
+    q = torch.linalg.qr(torch.randn(4, size, size, generator=g, dtype=torch.float64)).Q
+    values = torch.rand(4, 1, size, generator=g, dtype=torch.float64) + 0.01
+    values[1, 0, 0], values[2, 0, -1] = -0.01, -1.0
+    values[3, 0, size // 2] = -1e-3
+    x = q * values @ q.mT
+    x = (x + x.mT).float() / 2
+    assert positive_definite(x).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("place", [0, 100, 191, 192, 399])
+def test_one_negative_pivot_is_found_wherever_it_is(place):
+    x = torch.eye(400).unsqueeze(0)
+    assert positive_definite(x.clone()).all()
+    x[0, place, place] = -1e-6
+    assert not positive_definite(x).any()
 
 
 @pytest.mark.gpu

@@ -29,6 +29,7 @@ from tsv_exp.decompositions.numerics import (
     eigh,
     gram,
     magnitude,
+    positive_definite,
     qr,
     rounding,
     times,
@@ -176,8 +177,8 @@ def _ritz(x: Matrices, basis: Tensor, k: int) -> _Ritz:
     values, rotation = torch.linalg.eigh(gram(image.double()))
     s, rotation = values.flip(-1).clamp(min=0).sqrt(), rotation.flip(-1)[..., :k]
     keep = s[:, :k] > max(x.shape[-2:]) * EPS * s[:, :1]
-    u = image @ (rotation / torch.where(keep, s[:, :k], 1).unsqueeze(-2)).to(basis)
-    v = basis @ rotation.to(basis)
+    u = times(image, (rotation / torch.where(keep, s[:, :k], 1).unsqueeze(-2)).to(basis))
+    v = times(basis, rotation.to(basis))
     relative = s / s[:, :1]
     gaps = (relative[:, :k].square() - relative[:, -1:].square()).clamp(min=EPS**2)
 
@@ -188,7 +189,7 @@ def _ritz(x: Matrices, basis: Tensor, k: int) -> _Ritz:
     # Random projections estimate the norms (Halko et al., arXiv 0909.4061, section 4.3) and leave out most of the work.
     right = v * s[:, :k].to(basis).unsqueeze(-2)
     probes = random_block(x).to(basis)
-    residuals, angles = judged((times(x, probes).mT @ u - probes.mT @ right).norm(dim=-2) / BLOCK**0.5)
+    residuals, angles = judged((transposed_times(times(x, probes), u) - probes.mT @ right).norm(dim=-2) / BLOCK**0.5)
     if not bool((angles < _ANGLE).all()):
         residuals, angles = judged((transposed_times(x, u) - right).norm(dim=-2))
     return _Ritz(u, s, v, keep, residuals, angles)
@@ -241,4 +242,4 @@ def _complete(x: Matrices, gram_matrix: Tensor, factors: LowRank) -> Tensor:
         noise = 16 * EPS
     shift = torch.maximum(_GAP * last + noise * first, 2 * noise * first).float()
     rest.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
-    return torch.linalg.cholesky_ex(rest).info == 0
+    return positive_definite(rest)

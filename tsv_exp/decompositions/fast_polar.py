@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions import exact as linalg
 from tsv_exp.decompositions.krylov import random_block
-from tsv_exp.decompositions.numerics import ORTHOGONAL, Matrices, eigh, gram, magnitude, whole
+from tsv_exp.decompositions.numerics import ORTHOGONAL, Matrices, eigh, gram, magnitude, times, transposed_times, whole
 from tsv_exp.layers import LowRank
 
 _WELL_CONDITIONED = 1e-2  # ratio of the eigenvalues of a Gram matrix above which float32 keeps its inverse root
@@ -31,9 +31,9 @@ def gram_polar(x: Tensor) -> tuple[LowRank, Tensor]:
     if not bool((doubt < _FIRST_ORDER).all()):
         factors, vectors, doubt = _corrected_polar(x, torch.linalg.eigh(gram(x.double())).eigenvectors.to(x))
     probes = random_block(x)
-    kept = vectors @ (factors.s.unsqueeze(-1) * (vectors.mT @ probes))
-    image = factors.u @ (factors.vh @ probes)
-    error = torch.linalg.matrix_norm(factors.vh.mT @ (factors.u.mT @ image) - kept) / probes.norm()
+    kept = times(vectors, factors.s.unsqueeze(-1) * transposed_times(vectors, probes))
+    image = transposed_times(factors.u, times(factors.u, times(factors.vh, probes)))
+    error = torch.linalg.matrix_norm(transposed_times(factors.vh, image) - kept) / probes.norm()
     return factors, (error < ORTHOGONAL) & (doubt < _FIRST_ORDER)
 
 
@@ -47,7 +47,7 @@ def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[LowRank, Tensor, Tenso
     Returns:
         the factors, with zeros for null directions, the eigenvectors, and ‖F‖ (b,): the error is of its square.
     """
-    y, vectors = x @ vectors, vectors.clone()
+    y, vectors = times(x, vectors), vectors.clone()
     small = slice(0, x.shape[-1] // 8 + 1)
     rotation = torch.linalg.eigh(gram(y[..., small].double())).eigenvectors.to(x)
     y[..., small], vectors[..., small] = y[..., small] @ rotation, vectors[..., small] @ rotation
@@ -59,7 +59,7 @@ def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[LowRank, Tensor, Tenso
     doubt = torch.linalg.matrix_norm(off)
     pairs = (sizes.unsqueeze(-1) + sizes.unsqueeze(-2)).clamp_(min=torch.finfo(y.dtype).tiny)
     weighted = off.mul_(sizes.unsqueeze(-1)).div_(pairs)
-    return LowRank(y, keep, torch.baddbmm(vectors.mT, weighted, vectors.mT, alpha=-1)), vectors, doubt
+    return LowRank(y, keep, vectors.mT - times(weighted, vectors.mT)), vectors, doubt
 
 
 def scaled(x: Matrices) -> tuple[Matrices, Tensor]:

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import Matrices, eigh, gram, qr
+from tsv_exp.decompositions.numerics import Matrices, eigh, gram, qr, times, transposed_times
 
 EPS = torch.finfo(torch.float32).eps
 BLOCK = 16  # columns per step: small blocks reach higher powers of the Gram matrix at equal dimension
@@ -27,7 +27,7 @@ def top_vectors(g: Tensor, k: int, used: int, width: int, dimension: float) -> T
     batch, n, _ = g.shape
     limit = int(min(3 * dimension, 4 * n // 5)) // BLOCK * BLOCK
     basis, projected = g.new_empty(batch, n, limit), g.new_empty(batch, limit, limit)
-    block = g @ random_block(g, seed=1)  # the random block itself would help no top vector
+    block = times(g, random_block(g, seed=1))  # the random block itself would help no top vector
     size, error, end, vectors = g.new_zeros(batch), g.new_full((batch,), math.inf), 0, basis
     while end < limit:
         start, end = end, end + BLOCK
@@ -37,7 +37,7 @@ def top_vectors(g: Tensor, k: int, used: int, width: int, dimension: float) -> T
             projected[..., :start, start - BLOCK : start].add_(parts @ r)
             q, _ = qr(q)
         basis[..., start:end] = q
-        block = g @ q
+        block = times(g, q)
         size = torch.linalg.matrix_norm(block) / BLOCK**0.5
         # But for rounding only the last two blocks matter; once is not enough for them, twice is (Kahan).
         first = max(0, start - BLOCK)
@@ -54,13 +54,13 @@ def top_vectors(g: Tensor, k: int, used: int, width: int, dimension: float) -> T
         if not growing.any():
             break
         dimension = end + BLOCK * math.log(float(error[growing].max()) / _CONVERGED, 4)  # a block gains that or more
-    return basis[..., :end] @ vectors[..., :width]
+    return times(basis[..., :end], vectors[..., :width])
 
 
 def _without(block: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """Columns (b, n, BLOCK) without their parts in an orthonormal basis (b, n, l), and those parts (b, l, BLOCK)."""
-    parts = basis.mT @ block
-    return torch.baddbmm(block, basis, parts, alpha=-1), parts
+    parts = transposed_times(basis, block)
+    return block - times(basis, parts), parts
 
 
 def _projected_eigenvectors(projected: Tensor, k: int, used: int) -> tuple[Tensor, Tensor]:
@@ -87,13 +87,13 @@ def _corrected_eigenvectors(matrix: Tensor, values: Tensor, vectors: Tensor, k: 
     a Rayleigh-Ritz step sees. Then the top `used` are made orthonormal.
     """
     rest, middle, top = vectors.double().tensor_split((vectors.shape[-1] - used, vectors.shape[-1] - k), -1)
-    image = matrix @ top
+    image = times(matrix, top)
     ritz = (top * image).sum(-2, keepdim=True)
     gaps = ritz - values[..., : rest.shape[-1], None].double()
     meant = (values > _rounding(values))[..., None, -k:]
-    turn = rest.mT @ (image - top * ritz) / torch.where(meant, gaps, torch.inf)
-    found = torch.cat([middle, top + rest @ turn], -1).to(vectors)
-    found = 1.5 * found - found @ gram(found) / 2
+    turn = transposed_times(rest, image - top * ritz) / torch.where(meant, gaps, torch.inf)
+    found = torch.cat([middle, top + times(rest, turn)], -1).to(vectors)
+    found = 1.5 * found - times(found, gram(found)) / 2
     return torch.cat([vectors[..., :-used], found], -1), bool((torch.linalg.matrix_norm(turn) < _TURN).all())
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from tsv_exp.runtime.parallel.threads import check_stopped
 
 ROWS = 2048  # rows that are converted to a wider dtype, or computed, at a time
 _CONDITION = 1e-4  # ratio of the sizes of columns, each without its part in those before, that Cholesky's QR needs
+_BLOCK = 192  # columns of a Cholesky factor that are computed at a time
+_TERMS = 192  # products that are summed at a time: numpy's BLAS adds 384 one by one, which costs accuracy
 ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes, that is certified
 
 
@@ -112,7 +115,9 @@ def gram(x: Matrices, dtype: torch.dtype | None = None) -> Tensor:
     if x.device.type != "cpu":
         return x.mT @ x
     array = x.detach().numpy()
-    return torch.from_numpy(array.swapaxes(-1, -2) @ array)  # numpy sees that it is symmetric, which halves the work
+    with np.errstate(all="ignore"):  # infinities are found elsewhere
+        # numpy sees that the product is symmetric, which halves the work
+        return torch.from_numpy(array.swapaxes(-1, -2) @ array)
 
 
 def eigh(x: Tensor, triangle: str = "L") -> tuple[Tensor, Tensor]:
@@ -148,19 +153,47 @@ def cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor] | None:
     return torch.linalg.solve_triangular(triangle, wide, upper=True, left=False).to(x), triangle.to(x)
 
 
+def positive_definite(x: Tensor) -> Tensor:
+    """Whether symmetric matrices (b, n, n), which are changed, have a Cholesky factor (b,).
+
+    On a CPU the factor is computed by blocks of columns: LAPACK's takes twice as long.
+    """
+    if x.device.type != "cpu":
+        return torch.linalg.cholesky_ex(x).info == 0
+    good, identity = torch.ones(len(x), dtype=torch.bool), torch.eye(_BLOCK, dtype=x.dtype)
+    for start in range(0, x.shape[-1], _BLOCK):
+        rows, rest = x[:, start : start + _BLOCK], slice(start + _BLOCK, None)
+        triangle, info = torch.linalg.cholesky_ex(rows[..., start : start + _BLOCK])
+        good &= info == 0
+        size = triangle.shape[-1]
+        inverse = torch.linalg.solve_triangular(triangle, identity[:size, :size].expand_as(triangle), upper=False)
+        x[:, rest, rest] -= gram(times(inverse, rows[..., rest]))
+    return good
+
+
 def times(x: Matrices, y: Tensor) -> Tensor:
-    """x y of matrices (..., m, n) and (..., n, k) in the dtype of y, which may be the wider one."""
-    if isinstance(x, Tensor) and x.dtype == y.dtype:
+    """x y of matrices (..., m, n) and (..., n, k) in the dtype of y, which may be the wider one.
+
+    On a CPU by numpy: its products use AVX-512 on all CPUs, torch's on Intel's only.
+    """
+    if not isinstance(x, Tensor) or x.dtype != y.dtype:
+        return torch.cat([times(part.to(y.dtype), y) for part in x.split(ROWS, -2)], -2)
+    if x.device.type != "cpu":
         return x @ y
-    return torch.cat([part.to(y.dtype) @ y for part in x.split(ROWS, -2)], -2)
+    left, right = x.detach().numpy(), y.detach().numpy()
+    with np.errstate(all="ignore"):  # infinities are found elsewhere
+        product = left[..., :_TERMS] @ right[..., :_TERMS, :]
+        for start in range(_TERMS, left.shape[-1], _TERMS):
+            product += left[..., start : start + _TERMS] @ right[..., start : start + _TERMS, :]
+    return torch.from_numpy(product)
 
 
 def transposed_times(x: Matrices, y: Tensor) -> Tensor:
     """xᵀ y of matrices (..., m, n) and (..., m, k) in the dtype of y, which may be the wider one."""
     if isinstance(x, Tensor) and x.dtype == y.dtype:
-        return x.mT @ y
+        return times(x.mT, y)
     pairs = zip(x.split(ROWS, -2), y.split(ROWS, -2), strict=True)
-    return _sum(part.to(y.dtype).mT @ own for part, own in pairs)
+    return _sum(times(part.to(y.dtype).mT, own) for part, own in pairs)
 
 
 def _widened(x: Tensor) -> Tensor:

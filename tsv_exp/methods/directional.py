@@ -5,6 +5,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra, factors_suffice
 from tsv_exp.decompositions.exact import ExactAlgebra
+from tsv_exp.decompositions.numerics import times, transposed_times
 from tsv_exp.errors import UserError
 from tsv_exp.methods.singular_vectors import concatenate_factors, tsv_c
 
@@ -35,8 +36,8 @@ def dc_merge(deltas: Tensor, density: float = 1e-3, *, algebra: Algebra = ExactA
     block = torch.repeat_interleave(torch.arange(len(factors.s)), (factors.s != 0).sum(1).cpu()).to(left.device)
     total, agreeing, count = (left.new_zeros(size, size) for _ in range(3))
     # block_i holds the columns of task i: M_i = (Uᵀ U_i Σ_i) (V_iᵀ V)
-    outer, inner = (left.mT @ side_by_side.u) * side_by_side.s, side_by_side.vh @ right.mT
-    aligned = [_largest(outer[:, block == i] @ inner[block == i], density) for i in block.unique().tolist()]
+    outer, inner = transposed_times(left, side_by_side.u) * side_by_side.s, times(side_by_side.vh, right.mT)
+    aligned = [_largest(times(outer[:, block == i], inner[block == i]), density) for i in block.unique().tolist()]
     for matrix in aligned:
         total += matrix
     for matrix in aligned:
@@ -44,7 +45,7 @@ def dc_merge(deltas: Tensor, density: float = 1e-3, *, algebra: Algebra = ExactA
         agreeing += matrix * same
         count += same
     merged = agreeing / count.clamp(min=1) * (block.unsqueeze(1) == block)
-    return left @ merged @ right
+    return times(times(left, merged), right)
 
 
 def _largest(matrix: Tensor, density: float) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra, merges_products, sum_svd
 from tsv_exp.decompositions.exact import ExactAlgebra
+from tsv_exp.decompositions.numerics import times, transposed_times
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 from tsv_exp.methods.singular_vectors import concatenate_factors, decorrelate
@@ -25,7 +26,7 @@ def iso_c(deltas: Tensor, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # no
     Null directions are excluded, also from the mean, so that the sum of the singular values is unchanged.
     """
     u, s, vh = _components(deltas.sum(0), min(deltas.shape[1:]), algebra)
-    return s.mean() * u @ vh
+    return times(s.mean() * u, vh)
 
 
 def iso_cts(deltas: Tensor, common_fraction: float = 0.8, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
@@ -45,7 +46,7 @@ def iso_cts(deltas: Tensor, common_fraction: float = 0.8, *, algebra: Algebra = 
     tasks, full = len(deltas), min(deltas.shape[1:])
     specific = min(round((full - math.floor(common_fraction * full + 1e-9)) / tasks), full // tasks)
     common = _components(deltas.sum(0), full - tasks * specific, algebra)
-    rest = algebra.truncated_svd(deltas - common.u @ (common.u.mT @ deltas), specific)
+    rest = algebra.truncated_svd(deltas - times(common.u, transposed_times(common.u, deltas)), specific)
     # the rest of a low-rank Δ_i outside the common part is rounding
     noise = max(deltas.shape[1:]) * torch.finfo(deltas.dtype).eps * deltas.flatten(1).norm(dim=1)
     parts = concatenate_factors(rest._replace(s=torch.where(rest.s > noise.unsqueeze(1), rest.s, 0))), common

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import significant, svd
+from tsv_exp.decompositions.numerics import significant, svd, times, transposed_times
 from tsv_exp.merging.layer import Layer
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.sign_election import Majority, ties, ties_statistics
@@ -38,7 +38,7 @@ class _Aligned(TaskVectors):
 
     def layer(self, name: str) -> Layer:
         layer = super().layer(name)
-        return layer.with_deltas(self.bases[name].mT @ layer.deltas)
+        return layer.with_deltas(transposed_times(self.bases[name], layer.deltas))
 
 
 def knots_ties_statistics(stream: TaskVectors, density: float) -> Mapping[str, Any]:
@@ -52,4 +52,4 @@ def knots_ties_statistics(stream: TaskVectors, density: float) -> Mapping[str, A
 def knots_ties(deltas: Tensor, thresholds: Tensor, majority: Majority) -> Tensor:
     """KnOTS with TIES-Merging (arXiv 2410.19735): U · TIES(Σ V_1ᵀ, …, Σ V_Tᵀ); [Δ_1 …] = U Σ [V_1 …]ᵀ."""
     u = aligned_basis(deltas)
-    return u @ ties(u.mT @ deltas, thresholds, majority)
+    return times(u, ties(transposed_times(u, deltas), thresholds, majority))

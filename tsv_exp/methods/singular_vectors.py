@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra, factors_suffice, merges_products
 from tsv_exp.decompositions.exact import ExactAlgebra
+from tsv_exp.decompositions.numerics import times
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 
@@ -73,8 +74,10 @@ def concatenate_factors(factors: LowRank) -> LowRank:
 def decorrelate(factors: LowRank, algebra: Algebra) -> Tensor:
     """polar(u) · diag(s) · polar(vh) (m, n) of the factors of all tasks side by side."""
     left, right = algebra.polar(factors.u), algebra.polar(factors.vh)
-    inner = left.s.unsqueeze(1) * left.vh * factors.s, right.u * right.s
-    return torch.linalg.multi_dot([left.u, *inner, right.vh])  # in the order that takes the least work
+    inner = times(left.s.unsqueeze(1) * left.vh * factors.s, right.u * right.s)
+    if len(left.u) < right.vh.shape[1]:  # the order that takes the least work
+        return times(times(left.u, inner), right.vh)
+    return times(left.u, times(inner, right.vh))
 
 
 @factors_suffice

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from tsv_exp.decompositions.numerics import gram
 from tsv_exp.evaluation.evaluator import Evaluator, weights_digest
 from tsv_exp.evaluation.moments.examples import Inputs
 from tsv_exp.merging.layer import Weights
@@ -159,7 +160,7 @@ def _measure(
     def receive(name: str, found: Tensor) -> None:
         padded = mask is not None and mask.shape == found.shape[:2]
         rows = (found[mask != 0] if padded else found.flatten(0, -2)).float()
-        product = rows.mT @ rows
+        product = gram(rows)
         sums[name] = sums[name] + product if name in sums else product
         counts[name] = counts.get(name, 0) + len(rows)
 

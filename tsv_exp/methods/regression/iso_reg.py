@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.exact import ExactAlgebra
-from tsv_exp.decompositions.numerics import gram
+from tsv_exp.decompositions.numerics import gram, times
 from tsv_exp.errors import UserError
 
 
@@ -37,12 +37,12 @@ def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = ExactAlgeb
     for unit, weight in zip(units, weights, strict=True):
         own = gram(unit)
         inputs += own
-        moment.addmm_(unit, own, alpha=weight)
+        moment.add_(times(unit, own), alpha=weight)
     basis, triangle = torch.linalg.qr(moment)
     for unit in units:
-        outputs += gram(unit.mT @ basis)
+        outputs += gram(times(unit.mT, basis))
     margin = ridge * len(units)
-    target = (solve(inputs, margin / n, moment.mT).mT + basis @ solve(outputs, margin / m, triangle)) / 2
+    target = (solve(inputs, margin / n, moment.mT).mT + times(basis, solve(outputs, margin / m, triangle))) / 2
     # the polar factor of [H; √λ I] is [H; √λ I] (HᵀH + λ I)^(−½)
     corner = torch.eye(n, dtype=target.dtype, device=target.device) * ((ridge / n) ** 0.5 * target.norm())
     factors = algebra.polar(torch.cat([target, corner]))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra, sum_svd
 from tsv_exp.decompositions.exact import ExactAlgebra
-from tsv_exp.decompositions.numerics import gram
+from tsv_exp.decompositions.numerics import gram, times
 from tsv_exp.errors import UserError
 
 _TINY = 1e-12  # of the official code: keeps the trace of a task without changes between its rows from being 0
@@ -26,7 +26,7 @@ def moments(deltas: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
         if norm > 0:
             own = gram(delta / norm)
             inputs += own
-            target += delta @ own
+            target += times(delta, own)
     return inputs, target
 
 
@@ -42,7 +42,7 @@ def wudi(deltas: Tensor, iterations: int = 300, lr: float = 1e-5) -> Tensor:
     merged = deltas.sum(0)
     optimizer = torch.optim.Adam([merged], lr=lr)
     for _ in range(iterations):
-        merged.grad = 2 * (merged @ inputs - target)
+        merged.grad = 2 * (times(merged, inputs) - target)
         optimizer.step()
     return merged.detach()
 
@@ -92,7 +92,7 @@ def _filtered(deltas: Tensor, normalize: bool, weights: Callable[[Tensor], Tenso
     # σ_j ≤ max(m, n) · eps · σ_1 is a null direction of the task matrices; eigenvalues are squares
     rounding = max((size * eps) ** 2, size * torch.finfo(torch.float64).eps)
     inverse = torch.where(values > rounding * values[-1], weights(values), 0)
-    return ((target @ vectors) * inverse @ vectors.mT).to(deltas)
+    return times(times(target, vectors) * inverse, vectors.mT).to(deltas)
 
 
 def ace(
@@ -142,12 +142,12 @@ def ace(
         scale = own.trace() + _TINY if uneven else own.new_ones(())
         covariances.append(own / scale)
         total += covariances[-1] + epsilon / scale * identity
-        target += centred @ (covariances[-1] + epsilon / scale * identity)
+        target += times(centred, covariances[-1] + epsilon / scale * identity)
     prior = torch.stack(covariances).sum(0).mean(0) / (traces.mean() if uneven else 1)
     merged = torch.linalg.solve(total + prior, target, left=False)
     if uneven:
         middle = total / len(changed)
-        rest = sum(delta @ (own - middle) for delta, own in zip(changed, covariances, strict=True))
+        rest = sum(times(delta, own - middle) for delta, own in zip(changed, covariances, strict=True))
         u, s, vh = sum_svd((merged + rest).to(deltas).unsqueeze(0), int(refined * min(m, n) + 1e-9), algebra)
         if s.numel():
             merged = merged + (s.mean() * u @ vh)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import gram
+from tsv_exp.decompositions.numerics import gram, times
 from tsv_exp.methods.regression.iso_reg import solve, unit_deltas
 
 _REST = 1e-4  # share of the squared norm of a low-rank task matrix that a quarter of its components may leave out
@@ -43,7 +43,7 @@ def white_reg(deltas: Tensor, ridge: float = 0.1) -> Tensor:
     for unit, weight in zip(units, weights, strict=True):
         own = gram(unit)
         short += own
-        moment.addmm_(unit, own, alpha=weight)
+        moment.add_(times(unit, own), alpha=weight)
         low_rank = low_rank and _has_low_rank(own)
     # inputs are the short side of tall matrices, outputs that of wide ones
     fit = _fit_on_short_side if wide == low_rank else _fit_on_long_side
@@ -67,9 +67,9 @@ def _fit_on_short_side(
     basis, triangle = torch.linalg.qr(fitted)
     long = torch.zeros_like(short)
     for unit in units:
-        long += gram(unit.mT @ basis)
-    white = _power(long, shift / m, power) @ triangle
-    return basis @ (white * (triangle.norm() / white.norm()))
+        long += gram(times(unit.mT, basis))
+    white = times(_power(long, shift / m, power), triangle)
+    return times(basis, white * (triangle.norm() / white.norm()))
 
 
 def _fit_on_long_side(
@@ -78,11 +78,11 @@ def _fit_on_long_side(
     """The same for the transposes of all matrices: K = (F + shift/m · I)⁻¹ (R + shift/m · Σ Δ_i), and G to `power`."""
     _, m, n = units.shape
     fitted = solve(gram(units.mT.flatten(0, 1)), shift / m, moment.add_(total, alpha=shift / m))
-    white = fitted @ _power(short, shift / n, power)
+    white = times(fitted, _power(short, shift / n, power))
     return white * (fitted.norm() / white.norm())
 
 
 def _power(matrix: Tensor, shift: float, exponent: float) -> Tensor:
     """(A + shift · I)^exponent of a positive semi-definite A (n, n)."""
     values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * (values.clamp_min(0) + shift).pow(exponent)) @ vectors.mT
+    return times(vectors * (values.clamp_min(0) + shift).pow(exponent), vectors.mT)
