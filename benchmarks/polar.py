@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions.fast import FastAlgebra
 from tsv_exp.decompositions.fast_polar import gram_polar
-from tsv_exp.decompositions.numerics import gram
+from tsv_exp.decompositions.numerics import gram, times
 
 ENOUGH = 1e-7  # distance from 1 at which iterations end
 
@@ -44,18 +44,18 @@ def polar_express(x: Tensor, quintics: list[tuple[float, float, float]]) -> Tens
     """The polar factor of x (m, n), m ≥ n, whose singular values are in the interval of the quintics."""
     for a, b, c in quintics:
         square = gram(x)
-        x = a * x + x @ (b * square + c * (square @ square))
+        x = a * x + times(x, b * square + c * gram(square))
     return x
 
 
 def seconds(work: Callable[[], object]) -> float:
     """Processor seconds, the best of three."""
-    times = []
+    spent = []
     for _ in range(3):
         start = time.thread_time()
         work()
-        times.append(time.thread_time() - start)
-    return min(times)
+        spent.append(time.thread_time() - start)
+    return min(spent)
 
 
 def compare(x: Tensor) -> dict[str, object]:
@@ -68,7 +68,7 @@ def compare(x: Tensor) -> dict[str, object]:
     def ours() -> Tensor:
         factors, good = gram_polar(x[None])
         assert good.all()
-        return (factors.u[0] * factors.s[0]) @ factors.vh[0]
+        return times(factors.u[0] * factors.s[0], factors.vh[0])
 
     error = [
         float((found.double() - exact).norm() / exact.norm()) for found in (ours(), polar_express(scaled, quintics))
@@ -102,7 +102,7 @@ def main() -> None:
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "product_of_768": seconds(lambda: square @ square),
+        "product_of_768": seconds(lambda: times(square, square)),
         "eigenvectors_of_768": seconds(lambda: torch.linalg.eigh(symmetric)),
         "median_ratio": statistics.median(float(str(one["ratio"])) for one in matrices),
         "matrices": matrices,
