@@ -57,6 +57,16 @@ def test_as_accurate_as_float32_allows(spectrum, shape):
     assert exact <= 1e-4
 
 
+@pytest.mark.parametrize("exponent", [-40, -30, -28, -20, 20, 27, 29, 40])
+def test_decompositions_of_any_scale(exponent):
+    x = deltas(SPECTRA["noise"])
+    expected, algebra = linalg.truncated_svd(x.double(), 20), fast.FastAlgebra()
+    found = algebra.truncated_svd(2.0**exponent * x, 20)
+    torch.testing.assert_close(found.s.double() / 2.0**exponent, expected.s, rtol=1e-5, atol=0)
+    assert (found.dense().double() / 2.0**exponent - expected.dense()).norm() < 1e-5 * expected.dense().norm()
+    assert algebra.fallbacks == 0
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", [SHAPE, (128, 200), (128, 128)])
 @pytest.mark.parametrize("spectrum", SPECTRA)
