@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions import exact as linalg
 from tsv_exp.decompositions import krylov
+from tsv_exp.decompositions.cholesky import positive_definite
 from tsv_exp.decompositions.fast_polar import gram_polar, scaled
 from tsv_exp.decompositions.krylov import BLOCK, EPS, random_block
 from tsv_exp.decompositions.numerics import (
@@ -29,7 +30,6 @@ from tsv_exp.decompositions.numerics import (
     eigh,
     gram,
     magnitude,
-    positive_definite,
     qr,
     rounding,
     times,

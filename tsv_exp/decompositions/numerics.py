@@ -14,7 +14,6 @@ from tsv_exp.runtime.parallel.threads import check_stopped
 
 ROWS = 2048  # rows that are converted to a wider dtype, or computed, at a time
 _CONDITION = 1e-4  # ratio of the sizes of columns, each without its part in those before, that Cholesky's QR needs
-_BLOCK = 192  # columns of a Cholesky factor that are computed at a time
 _TERMS = 192  # products that are summed at a time: numpy's BLAS adds 384 one by one, which costs accuracy
 ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes, that is certified
 
@@ -151,24 +150,6 @@ def cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor] | None:
     if bool(info.any()) or not bool((sizes.amin(-1) > _CONDITION * sizes.amax(-1)).all()):
         return None
     return torch.linalg.solve_triangular(triangle, wide, upper=True, left=False).to(x), triangle.to(x)
-
-
-def positive_definite(x: Tensor) -> Tensor:
-    """Whether symmetric matrices (b, n, n), which are changed, have a Cholesky factor (b,).
-
-    On a CPU the factor is computed by blocks of columns: LAPACK's takes twice as long.
-    """
-    if x.device.type != "cpu":
-        return torch.linalg.cholesky_ex(x).info == 0
-    good, identity = torch.ones(len(x), dtype=torch.bool), torch.eye(_BLOCK, dtype=x.dtype)
-    for start in range(0, x.shape[-1], _BLOCK):
-        rows, rest = x[:, start : start + _BLOCK], slice(start + _BLOCK, None)
-        triangle, info = torch.linalg.cholesky_ex(rows[..., start : start + _BLOCK])
-        good &= info == 0
-        size = triangle.shape[-1]
-        inverse = torch.linalg.solve_triangular(triangle, identity[:size, :size].expand_as(triangle), upper=False)
-        x[:, rest, rest] -= gram(times(inverse, rows[..., rest]))
-    return good
 
 
 def times(x: Matrices, y: Tensor) -> Tensor:

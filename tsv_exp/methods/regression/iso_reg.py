@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from tsv_exp.decompositions import cholesky
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.exact import ExactAlgebra
 from tsv_exp.decompositions.numerics import gram, times
@@ -63,15 +64,16 @@ def unit_deltas(deltas: Tensor, ridge: float) -> tuple[Tensor, list[float], Tens
     # one by one: torch copies what it reduces along dimensions in another dtype
     norms = torch.stack([torch.linalg.vector_norm(delta, dtype=torch.float64) for delta in deltas]).to(deltas.dtype)
     changed, scale = norms > 0, norms.max()
-    return deltas[changed].div_(norms[changed, None, None]), (norms[changed] / scale).tolist(), scale
+    kept = deltas if changed.all() else deltas[changed]
+    return kept / norms[changed, None, None], (norms[changed] / scale).tolist(), scale
 
 
 def solve(matrix: Tensor, shift: float, right: Tensor) -> Tensor:
     """(A + shift · I)⁻¹ B of a positive semi-definite A (n, n), which is changed, and B (n, k)."""
     matrix.diagonal().add_(shift)
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if failed:
+    found = cholesky.solve(matrix, right)
+    if found is None:
         raise UserError(
             f"the ridge is too small for {matrix.dtype} on task vectors of such low rank; give a larger one"
         )
-    return torch.cholesky_solve(right, factor)
+    return found
