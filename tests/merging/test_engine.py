@@ -35,6 +35,15 @@ def test_any_method_on_plain_state_dicts(method, dtype):
     assert all(torch.equal(weights[k], again[k]) for k in weights)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_any_method_in_inference_mode(method):
+    base, finetuned = zoo(3)
+    expected = merge(base, finetuned, method, moments=moments(base, 3)).vector("task1")
+    with torch.inference_mode():
+        found = merge(base, finetuned, method, moments=moments(base, 3)).vector("task1")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_individual_gives_back_the_finetuned_models():
     base, finetuned = zoo(3)
     weights = apply(base, merge(base, finetuned, "individual"), task="task2")

@@ -157,6 +157,7 @@ class Merged:
         )
 
 
+@torch.inference_mode(False)  # threads, which are never in that mode, change tensors that are made here
 def merge_layers(stream: TaskVectors, method: MergingMethod, engine: Engine, moments: Moments | None = None) -> Merged:
     """Merge every layer of a stream; holds one layer × T at a time; the result is on the device of the base.
 
