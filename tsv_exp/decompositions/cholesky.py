@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import solve_triangular
 
 from tsv_exp.decompositions.numerics import gram, times, transposed_times
 
@@ -12,10 +13,10 @@ _ROWS = 192  # at a time
 
 
 class _Rows(NamedTuple):
-    """Rows `here` of R with RᵀR = x: the inverse of (R_ii)ᵀ (b, r, r), what is right of R_ii, and LAPACK's info."""
+    """Rows `here` of R with RᵀR = x: (R_ii)ᵀ (b, r, r), what is right of R_ii, and LAPACK's info."""
 
     here: slice
-    inverse: Tensor
+    triangle: Tensor
     right: Tensor
     info: Tensor
 
@@ -36,25 +37,23 @@ def solve(x: Tensor, y: Tensor) -> Tensor | None:
         triangle, info = torch.linalg.cholesky_ex(x)
         return None if info else torch.cholesky_solve(y, triangle)
     found, factor = y.clone(memory_format=torch.contiguous_format), []
-    for here, inverse, right, info in _factor(x):
+    for here, triangle, right, info in _factor(x):
         if info:
             return None
-        found[here] = times(inverse, found[here])
+        found[here] = solve_triangular(triangle, found[here], upper=False)
         found[here.stop :] -= transposed_times(right, found[here])
-        factor.append((here, inverse, right))
-    for here, inverse, right in reversed(factor):
-        found[here] = transposed_times(inverse, found[here] - times(right, found[here.stop :]))
+        factor.append((here, triangle, right))
+    for here, triangle, right in reversed(factor):
+        found[here] = solve_triangular(triangle.mT, found[here] - times(right, found[here.stop :]), upper=True)
     return found
 
 
 def _factor(x: Tensor) -> Iterator[_Rows]:
     """The factor of symmetric matrices (..., n, n), which are changed; its rows are meaningless from an info > 0 on."""
-    identity = torch.eye(_ROWS, dtype=x.dtype)
     for start in range(0, x.shape[-1], _ROWS):
         rows = x[..., start : start + _ROWS, start:]
-        triangle, info = torch.linalg.cholesky_ex(rows[..., : rows.shape[-2]])
-        here, size = slice(start, start + rows.shape[-2]), rows.shape[-2]
-        inverse = torch.linalg.solve_triangular(triangle, identity[:size, :size].expand_as(triangle), upper=False)
-        right = times(inverse, rows[..., size:])
-        x[..., here.stop :, here.stop :] -= gram(right)
-        yield _Rows(here, inverse, right, info)
+        size = rows.shape[-2]
+        triangle, info = torch.linalg.cholesky_ex(rows[..., :size])
+        right = solve_triangular(triangle, rows[..., size:], upper=False)
+        x[..., start + size :, start + size :] -= gram(right)
+        yield _Rows(slice(start, start + size), triangle, right, info)
