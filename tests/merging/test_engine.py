@@ -44,6 +44,20 @@ def test_any_method_in_inference_mode(method):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_any_method_with_another_default_dtype(method):
+    base, finetuned = zoo(3)
+    given = moments(base, 3)
+    expected = merge(base, finetuned, method, moments=given).vector("task1")
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = merge(base, finetuned, method, moments=given).vector("task1")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(found[name].dtype == expected[name].dtype for name in expected)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_individual_gives_back_the_finetuned_models():
     base, finetuned = zoo(3)
     weights = apply(base, merge(base, finetuned, "individual"), task="task2")

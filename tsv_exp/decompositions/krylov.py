@@ -104,4 +104,5 @@ def _rounding(values: Tensor) -> Tensor:
 
 def random_block(x: Matrices, seed: int = 0) -> Tensor:
     """Random vectors (n, BLOCK) for matrices (b, m, n): always the same, so that equal weights give equal merges."""
-    return torch.randn(x.shape[-1], BLOCK, generator=torch.Generator().manual_seed(seed)).to(x.device, x.dtype)
+    drawn = torch.randn(x.shape[-1], BLOCK, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    return drawn.to(x.device, x.dtype)

@@ -32,7 +32,7 @@ def drop(deltas: Tensor, drop_rate: float = 0.9, seed: int = 0) -> Tensor:
         raise UserError(f"drop_rate={drop_rate}: it is the probability of dropping an entry; give a number in [0, 1)")
     bits = deltas.view(torch.int64 if deltas.dtype == torch.float64 else torch.int32)
     generator = torch.Generator().manual_seed((int(bits.sum()) + seed) % 2**63)
-    kept = torch.rand(deltas.shape, generator=generator) >= drop_rate
+    kept = torch.rand(deltas.shape, generator=generator, dtype=torch.float32) >= drop_rate
     return deltas * kept.to(deltas.device) / (1 - drop_rate)
 
 
