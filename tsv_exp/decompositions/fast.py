@@ -235,7 +235,7 @@ def _complete(x: Matrices, gram_matrix: Tensor, factors: LowRank) -> Tensor:
     first, last = values[:, 0], values[:, -1]
     if bool((last < 1e-4 * first).any()):
         parts = zip(x.split(ROWS, -2), (factors.u * factors.s.unsqueeze(-2)).split(ROWS, -2), strict=True)
-        rest = reduce(torch.add, (gram(torch.baddbmm(part, u, factors.vh, alpha=-1)) for part, u in parts)).neg_()
+        rest = reduce(torch.add, (gram(part - times(u, factors.vh)) for part, u in parts)).neg_()
         noise = (max(x.shape[-2:]) * EPS) ** 2
     else:
         rest = gram(factors.s.unsqueeze(-1) * factors.vh).sub_(gram_matrix)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra, factors_suffice, merges_products
 from tsv_exp.decompositions.exact import ExactAlgebra
-from tsv_exp.decompositions.numerics import times
+from tsv_exp.decompositions.numerics import gram, times
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 
@@ -40,10 +40,8 @@ def tsv_c(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebr
 
 def tsv_m_product(deltas: Tensor, rank_fraction: float | None = None, *, algebra: Algebra) -> LowRank:
     """`tsv_m` as factors (m, K), (K,), (K, n), K ≤ T · k: the merge of low-rank task matrices has low rank."""
-    factors = concatenate_factors(tsv_c(deltas, rank_fraction, algebra=algebra))
-    left, right = algebra.polar(factors.u), algebra.polar(factors.vh)
-    inner = (left.s.unsqueeze(1) * left.vh * factors.s) @ (right.u * right.s)
-    return LowRank(left.u @ inner, inner.new_ones(inner.shape[1]), right.vh)
+    left, inner, right = _decorrelated(concatenate_factors(tsv_c(deltas, rank_fraction, algebra=algebra)), algebra)
+    return LowRank(times(left, inner), inner.new_ones(inner.shape[1]), right)
 
 
 @merges_products(tsv_m_product)
@@ -73,11 +71,16 @@ def concatenate_factors(factors: LowRank) -> LowRank:
 
 def decorrelate(factors: LowRank, algebra: Algebra) -> Tensor:
     """polar(u) · diag(s) · polar(vh) (m, n) of the factors of all tasks side by side."""
+    left, inner, right = _decorrelated(factors, algebra)
+    if len(left) < right.shape[1]:  # the order that takes the least work
+        return times(times(left, inner), right)
+    return times(left, times(inner, right))
+
+
+def _decorrelated(factors: LowRank, algebra: Algebra) -> tuple[Tensor, Tensor, Tensor]:
+    """The factors (m, p), (p, q) and (q, n) of that product, with the ranks p and q of the polar factors."""
     left, right = algebra.polar(factors.u), algebra.polar(factors.vh)
-    inner = times(left.s.unsqueeze(1) * left.vh * factors.s, right.u * right.s)
-    if len(left.u) < right.vh.shape[1]:  # the order that takes the least work
-        return times(times(left.u, inner), right.vh)
-    return times(left.u, times(inner, right.vh))
+    return left.u, times(left.s.unsqueeze(1) * left.vh * factors.s, right.u * right.s), right.vh
 
 
 @factors_suffice
@@ -87,7 +90,7 @@ def tsv_m_eigen(deltas: Tensor, rank_fraction: float | None = None, *, algebra: 
     The second variant of the official code, which computes in float32 and keeps null directions.
     """
     u, s, vh = concatenate_factors(tsv_c(deltas, rank_fraction, algebra=algebra))
-    return (gram_polar(u) * s) @ gram_polar(vh)
+    return times(gram_polar(u) * s, gram_polar(vh))
 
 
 def gram_polar(x: Tensor) -> Tensor:
@@ -96,12 +99,12 @@ def gram_polar(x: Tensor) -> Tensor:
         return x
     if x.shape[0] < x.shape[1]:
         return gram_polar(x.mT).mT
-    values, vectors = torch.linalg.eigh(x.double().mT @ x.double())
+    values, vectors = torch.linalg.eigh(gram(x, torch.float64))
     # σ_j ≤ max(m, n) · eps · σ_1 as everywhere, or what float64 cannot tell from 0 after squaring
     size, eps = max(x.shape), torch.finfo(x.dtype).eps
     kept = values > max((size * eps) ** 2, size * torch.finfo(torch.float64).eps) * values[-1]
     inverse_roots = torch.where(kept, values, torch.inf).rsqrt()
-    return (x.double() @ (vectors * inverse_roots) @ vectors.mT).to(x.dtype)
+    return times(times(x, vectors * inverse_roots), vectors.mT).to(x.dtype)
 
 
 @factors_suffice

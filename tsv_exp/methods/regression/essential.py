@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import independent
+from tsv_exp.decompositions.numerics import independent, times, transposed_times
 from tsv_exp.errors import UserError
 from tsv_exp.methods.singular_vectors import tsv_m
 
@@ -26,7 +26,8 @@ def essential_components(deltas: Tensor, moments: Tensor) -> tuple[Tensor, Tenso
         moments.
     """
     tasks, m, n = deltas.shape
-    shifted = deltas.double() @ moments.double() @ deltas.double().mT
+    wide = deltas.double()
+    shifted = times(times(wide, moments.double()), wide.mT)
     values, vectors = torch.linalg.eigh((shifted + shifted.mT) / 2)
     kept = values > max(m, n) * torch.finfo(moments.dtype).eps * values[:, -1:]
     top = slice(m - m // tasks, m)
@@ -63,9 +64,9 @@ def esm(
     weights = _relative(weights, -1)
     norms = _relative(deltas.double().flatten(1).norm(dim=1), 0) ** power
     left = (directions * weights.unsqueeze(1)).transpose(0, 1).flatten(1)
-    right = (directions.mT @ deltas.double() * (weights * norms.unsqueeze(1)).unsqueeze(2)).flatten(0, 1)
+    right = (transposed_times(directions, deltas.double()) * (weights * norms.unsqueeze(1)).unsqueeze(2)).flatten(0, 1)
     right = right * _relative(right.norm(dim=0), 0) ** power
-    merged = _SCALE * _polarized(left, deltas.dtype) @ _polarized(right, deltas.dtype)
+    merged = _SCALE * times(_polarized(left, deltas.dtype), _polarized(right, deltas.dtype))
     return merged.to(deltas)
 
 
@@ -93,4 +94,4 @@ def _polarized(x: Tensor, given: torch.dtype) -> Tensor:
         return torch.zeros_like(x)
     left, values, right = torch.linalg.svd(x, full_matrices=False)
     kept = independent(values.to(given), *x.shape)
-    return left[:, kept] @ right[kept] * values.mean()
+    return times(left[:, kept], right[kept]) * values.mean()

@@ -6,7 +6,7 @@ from torch import Tensor
 from tsv_exp.decompositions import cholesky
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.exact import ExactAlgebra
-from tsv_exp.decompositions.numerics import gram, times
+from tsv_exp.decompositions.numerics import gram, times, transposed_times
 from tsv_exp.errors import UserError
 
 
@@ -41,7 +41,7 @@ def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = ExactAlgeb
         moment.add_(times(unit, own), alpha=weight)
     basis, triangle = torch.linalg.qr(moment)
     for unit in units:
-        outputs += gram(times(unit.mT, basis))
+        outputs += gram(transposed_times(unit, basis))
     margin = ridge * len(units)
     target = (solve(inputs, margin / n, moment.mT).mT + times(basis, solve(outputs, margin / m, triangle))) / 2
     # the polar factor of [H; √λ I] is [H; √λ I] (HᵀH + λ I)^(−½)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from tsv_exp.decompositions.numerics import times
 from tsv_exp.errors import UserError
 
 
@@ -25,8 +26,9 @@ def regmean(deltas: Tensor, moments: Tensor, off_diagonal: float = 0.95) -> Tens
     for delta, moment in zip(deltas.double(), moments.double(), strict=True):
         reduced = off_diagonal * moment + (1 - off_diagonal) * moment.diagonal().diag()
         total += reduced
-        target += delta @ reduced
+        target += times(delta, reduced)
     values, vectors = torch.linalg.eigh(total)
     # moments are sums of squares in float32
     kept = values > len(values) * torch.finfo(moments.dtype).eps * values[-1]
-    return ((target @ vectors) * torch.where(kept, values, torch.inf).reciprocal() @ vectors.mT).to(deltas)
+    inverse = torch.where(kept, values, torch.inf).reciprocal()
+    return times(times(target, vectors) * inverse, vectors.mT).to(deltas)

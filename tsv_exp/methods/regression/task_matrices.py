@@ -150,5 +150,5 @@ def ace(
         rest = sum(times(delta, own - middle) for delta, own in zip(changed, covariances, strict=True))
         u, s, vh = sum_svd((merged + rest).to(deltas).unsqueeze(0), int(refined * min(m, n) + 1e-9), algebra)
         if s.numel():
-            merged = merged + (s.mean() * u @ vh)
+            merged = merged + times(s.mean() * u, vh)
     return merged.to(deltas)

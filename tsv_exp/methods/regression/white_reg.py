@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import gram, times
+from tsv_exp.decompositions.numerics import gram, times, transposed_times
 from tsv_exp.methods.regression.iso_reg import solve, unit_deltas
 
 _REST = 1e-4  # share of the squared norm of a low-rank task matrix that a quarter of its components may leave out
@@ -67,7 +67,7 @@ def _fit_on_short_side(
     basis, triangle = torch.linalg.qr(fitted)
     long = torch.zeros_like(short)
     for unit in units:
-        long += gram(times(unit.mT, basis))
+        long += gram(transposed_times(unit, basis))
     white = times(_power(long, shift / m, power), triangle)
     return times(basis, white * (triangle.norm() / white.norm()))
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra, sum_svd
 from tsv_exp.decompositions.exact import ExactAlgebra
+from tsv_exp.decompositions.numerics import times, transposed_times
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.layer import matrices_only
@@ -31,12 +32,12 @@ def svc(merged: Tensor, deltas: Tensor, floor: float = 1.0, *, algebra: Algebra 
     if not floor > 0:
         raise UserError(f"floor={floor}: it is the smallest divisor of singular values; give a positive number")
     u, s, vh = _components(merged, algebra)
-    own = u.mT @ deltas  # (T, r, n)
+    own = transposed_times(u, deltas)  # (T, r, n)
     norms = torch.linalg.vector_norm(own, dim=-1)
     noise = max(merged.shape) * torch.finfo(deltas.dtype).eps * deltas.flatten(1).norm(dim=1)
     shares = s * (own * vh).sum(-1) / norms.square()
     factors = torch.where(norms > noise.unsqueeze(1), shares, 0).clamp(min=floor).mean(0)
-    return (u * (s / factors)) @ vh
+    return times(u * (s / factors), vh)
 
 
 @matrices_only
@@ -61,7 +62,7 @@ def subspace_boosting(
         return merged
     sums = s.cumsum(0, dtype=torch.float64)
     reached = (sums >= beta * sums[-1]).nonzero()[0]
-    return (u * s.clamp(min=s[reached])) @ vh
+    return times(u * s.clamp(min=s[reached]), vh)
 
 
 @matrices_only
@@ -74,7 +75,7 @@ def flatten(merged: Tensor, deltas: Tensor, *, algebra: Algebra = ExactAlgebra()
         algebra: how the decomposition is computed.
     """
     u, s, vh = _components(merged, algebra)
-    return s.mean() * u @ vh if s.numel() else merged
+    return times(s.mean() * u, vh) if s.numel() else merged
 
 
 def _components(merged: Tensor, algebra: Algebra) -> LowRank:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.exact import ExactAlgebra
+from tsv_exp.decompositions.numerics import times
 from tsv_exp.errors import UserError
 from tsv_exp.merging.layer import matrices_only
 from tsv_exp.methods.singular_vectors import tsv_c
@@ -72,7 +73,7 @@ def smooth(deltas: Tensor, ratio: float = 5.0, *, algebra: Algebra = ExactAlgebr
             first = min(ratio, float(values[0] / values[r - 1]))
             line[:r] = torch.linspace(first, 1, r, dtype=s.dtype, device=s.device)
             line *= values.sum() / line.sum()
-    return (u * even.unsqueeze(-2)) @ vh
+    return times(u * even.unsqueeze(-2), vh)
 
 
 @matrices_only
@@ -93,7 +94,7 @@ def marchenko_pastur(deltas: Tensor, *, algebra: Algebra = ExactAlgebra()) -> Te
     beta = min(m, n) / max(m, n)
     full = torch.nn.functional.pad(s, (0, min(m, n) - s.shape[-1]))
     edge = full.quantile(0.5, dim=-1, keepdim=True) * ((1 + math.sqrt(beta)) / math.sqrt(marchenko_pastur_median(beta)))
-    return (u * (s * (s > edge)).unsqueeze(-2)) @ vh
+    return times(u * (s * (s > edge)).unsqueeze(-2), vh)
 
 
 @cache
