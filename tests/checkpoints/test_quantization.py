@@ -24,6 +24,13 @@ LAYOUTS = {
         "q.scales": torch.ones(1, 8).half(),
     },
     "fp8 with scales": {"q.weight": torch.zeros(8, 8).to(torch.float8_e4m3fn), "q.weight_scale_inv": torch.ones(1, 1)},
+    "fp8 experts": {
+        "experts.gate_up_proj": torch.zeros(2, 8, 8).to(torch.float8_e4m3fn),
+        "experts.gate_up_proj_scale_inv": torch.ones(2, 1, 1),
+    },
+    "fp8 of ComfyUI": {"q.weight": torch.zeros(8, 8).to(torch.float8_e4m3fn), "q.scale_weight": torch.ones(1)},
+    "fp8 of quanto": {"q.weight._data": torch.zeros(8, 8).to(torch.float8_e4m3fn), "q.weight._scale": torch.ones(8, 1)},
+    "fp8 of DeepSeek": {"q.weight": torch.zeros(8, 8).to(torch.float8_e4m3fn), "q.scale": torch.ones(1, 1)},
     "mxfp4": {
         "experts.down_proj_blocks": torch.zeros(2, 8, 1, 16, dtype=torch.uint8),
         "experts.down_proj_scales": torch.zeros(2, 8, 1, dtype=torch.uint8),
@@ -55,9 +62,10 @@ def test_weights_that_look_alike(tmp_path):
         "plain8": torch.zeros(4, 4).to(torch.float8_e5m2),
         "logit_scale": torch.ones(()),
         "position_ids": torch.arange(6),
+        "layer_scale": torch.ones(4),
     }
     save_file({name: weight for name, weight in weights.items() if name != "plain8"}, tmp_path / "a.safetensors")
-    save_file({name: weights[name] for name in ("plain8", "logit_scale")}, tmp_path / "b.safetensors")
+    save_file({name: weights[name] for name in ("plain8", "logit_scale", "layer_scale")}, tmp_path / "b.safetensors")
     for name in "ab":
         open_weights(tmp_path / f"{name}.safetensors")
 
