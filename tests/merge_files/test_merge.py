@@ -93,6 +93,20 @@ def test_methods_with_a_model_per_task(files, tmp_path, method):
     )
 
 
+def test_empty_layers_tell_nothing_of_the_form(tmp_path):
+    empty = {"empty.weight": torch.zeros(0, 16), "empty.bias": torch.zeros(0)}
+    models = {
+        name: empty | {"a.weight": torch.randn(8, 8), "a.bias": torch.randn(8)} for name in ("base", "task0", "task1")
+    }
+    for name, tensors in models.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    paths = ",".join(f"{tmp_path}/{task}.safetensors" for task in ("task0", "task1"))
+    run(parse([f"base={tmp_path}/base.safetensors", f"models=[{paths}]", f"out={tmp_path}/out", "method=individual"]))
+    stored = load_merged(tmp_path / "out")
+    for task in ("task0", "task1"):
+        close(apply(models["base"], stored, 1.0, task), models[task], 1e-6)
+
+
 def test_one_task_of_a_method_with_many(files, tmp_path):
     base, finetuned, words = files
     run(parse([*words, "method=tsv_c", "task=task1"]))

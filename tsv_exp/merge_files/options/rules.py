@@ -98,11 +98,14 @@ class Plan:
     def per_task(self, stream: TaskVectors, bound: Bound, task: str | None) -> bool:
         """Whether there is one model per task, tested on each rule's smallest matrix and smallest other layer.
 
+        Empty layers, which merge to themselves, tell nothing.
+
         Raises:
             UserError: rules disagree, and no task is given whose model is wanted.
         """
         smallest: dict[tuple[Rule, bool], str] = {}
-        for name in sorted(stream.names, key=lambda name: stream.base[name].numel()):
+        sizes = {name: size for name in stream.names if (size := stream.base[name].numel())}
+        for name in sorted(sizes, key=sizes.__getitem__):
             smallest.setdefault((self.rule(name), stream.is_matrix(name)), name)
         found: dict[Rule, bool] = {}
         for (rule, _), name in smallest.items():
