@@ -128,6 +128,10 @@ def test_modules_arrays_and_values_that_are_no_tensors():
         ({"w": torch.ones(2, 2, device="meta")}, "'w' of model 'a' is without data"),
         ({"w": torch.ones(2, 2, dtype=torch.complex64)}, "'w' of model 'a' is complex; .*keep"),
         ({"w": torch.ones(2, 2, dtype=torch.int8)}, "'w' of model 'a' holds integers"),
+        (
+            {"w.base_layer": torch.ones(2, 2), "w.lora_A.default.weight": torch.ones(1, 2)},
+            "holds LoRA factors .*unload",
+        ),
         ({"w": {"inner": torch.ones(2, 2)}}, "'w' is a dict, not a tensor"),
         ({"epoch": 3}, "model 'a' holds no tensor"),
         ({}, "model 'a' holds no tensor"),

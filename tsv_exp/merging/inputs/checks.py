@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tsv_exp.errors import UserError
 from tsv_exp.merging.inputs.alignment import matches
+from tsv_exp.merging.inputs.names import added_factor
 from tsv_exp.merging.inputs.remedies import listed, option
 from tsv_exp.merging.layer import ExplicitDeltas, Weights, finite
 
@@ -31,6 +32,10 @@ def check_models(base: Weights, finetuned: Mapping[str, Weights], names: Sequenc
         what = f"model {task!r}"
         if not len(model):
             raise UserError(f"{what} holds no tensors; save or fetch it again")
+        if (factor := added_factor(model, base)) is not None:
+            raise UserError(
+                f"{what} holds LoRA factors ({factor!r}); merge them into its weights first (PEFT's merge_and_unload)"
+            )
         if missing := [name for name in names if name not in model]:
             remedy = "it is another architecture"
             if 2 * len(missing) <= len(names):

@@ -18,6 +18,8 @@ _RENAMED = (  # what the same tensor is called in files of other versions of tra
     (re.compile(r"(?<![^.])language_model\."), ""),  # language_model.model.layers, model.language_model.layers
 )
 _DEPTH = 3  # components of a prefix
+# PEFT's lora_A, lora_B; the lora.up, lora.down of diffusers; the lora_up, lora_down of kohya; LyCORIS
+_FACTOR = re.compile(r"(.*[._])?(lora[._](embedding_)?(A|B|up|down)|hada_w[12]|lokr_w[12])([._].*)?")
 
 
 def match_names(base: Sequence[str], names: Iterable[str]) -> dict[str, str]:
@@ -46,6 +48,12 @@ def match_names(base: Sequence[str], names: Iterable[str]) -> dict[str, str]:
     attempts += [_paired(bare_base, bare_own, prefix, "") for prefix in _prefixes(bare_own.values())]
     attempts += [_paired(bare_base, bare_own, "", prefix) for prefix in _prefixes(bare_base)]
     return max([same, *attempts], key=len)
+
+
+def added_factor(names: Iterable[str], base: Iterable[str]) -> str | None:
+    """The name of a LoRA factor, if a model has factors and its base has none."""
+    found = next((name for name in names if _FACTOR.fullmatch(name)), None)
+    return None if any(_FACTOR.fullmatch(name) for name in base) else found
 
 
 def _common(name: str) -> str:
