@@ -126,11 +126,13 @@ def test_what_is_often_given_in_place_of_weights(tmp_path: Path) -> None:
     torch.save(WEIGHTS, tmp_path / "torch.safetensors")
     with pytest.raises(UserError, match=r"a file of torch.save, not of safetensors; rename it to torch.bin"):
         read(tmp_path / "torch.safetensors")
-    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
-        for part in ("data.pkl", "constants.pkl", "code/__torch__.py"):
-            archive.writestr(f"script/{part}", b"")
-    with pytest.raises(UserError, match="TorchScript"):
-        read(tmp_path / "script.pt")
+    scripted, exported = ("data.pkl", "constants.pkl", "code/__torch__.py"), ("archive_format", "models/model.json")
+    for name, parts in {"torch.jit": scripted, "torch.export": exported}.items():
+        with zipfile.ZipFile(tmp_path / f"{name}.pt", "w") as archive:
+            for part in parts:
+                archive.writestr(f"script/{part}", b"")
+        with pytest.raises(UserError, match=rf"a program with weights; load it with {name}.load"):
+            read(tmp_path / f"{name}.pt")
 
 
 def test_a_model_under_a_key_of_someones_own(tmp_path: Path) -> None:

@@ -13,6 +13,10 @@ from torch import Tensor
 
 _SMALL = 1 << 20  # bytes
 _LOCAL = struct.Struct("<4s22xHH")  # a member's local header: signature, lengths of its name and extra field
+_PROGRAMS = {  # by a record that only they have
+    "constants.pkl": ("TorchScript", "torch.jit.load"),
+    "archive_format": ("torch.export", "torch.export.load"),
+}
 _ITEM_SIZES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
     "ComplexDouble": 16, "ComplexFloat": 8, "QInt32": 4, "QInt8": 1, "QUInt8": 1, "QUInt4x2": 1, "QUInt2x4": 1,
@@ -26,13 +30,14 @@ def is_archive(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
-def is_torchscript(path: Path) -> bool:
-    """Whether an archive was written by torch.jit.save; False if it is too damaged to determine."""
+def program_in(path: Path) -> tuple[str, str] | None:
+    """The library that saved a program in an archive, and the function that loads it; None for other archives."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return False
+            records = {name.rpartition("/")[2] for name in archive.namelist()}
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # too damaged to determine
+        return None
+    return next((program for record, program in _PROGRAMS.items() if record in records), None)
 
 
 def check_records(path: Path) -> None:

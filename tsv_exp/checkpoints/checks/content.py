@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tsv_exp.checkpoints.checks.archives import is_archive, is_torchscript
+from tsv_exp.checkpoints.checks.archives import is_archive, program_in
 from tsv_exp.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -29,10 +29,10 @@ def check_content(path: Path) -> None:
         raise UserError(
             f"{path}: a pointer of git-lfs, not the weights themselves; run `git lfs pull` in its repository"
         )
-    if is_archive(path) and is_torchscript(path):
+    if is_archive(path) and (program := program_in(path)) is not None:
+        library, load = program
         raise UserError(
-            f"{path}: a TorchScript archive, a program with weights; "
-            "load it with torch.jit.load and save its state_dict()"
+            f"{path}: an archive of {library}, a program with weights; load it with {load} and save its state_dict"
         )
 
 
