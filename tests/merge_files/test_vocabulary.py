@@ -97,6 +97,15 @@ def test_union(folder, alpha):
     assert loaded.chat_template == "template of base"
 
 
+@pytest.mark.parametrize("method", ["tsv_m", "dare"])
+def test_rows_that_the_base_lacks_are_their_mean_with_every_method(folder, method):
+    weights, loaded, _ = merged(folder, "vocabulary=union", f"method={method}", "alpha=0.7")
+    for tensor in EMBEDDINGS:
+        for token in ("<x>", "<y>", "<z>"):
+            wanted = expected(folder, token, tensor, "ab")
+            torch.testing.assert_close(weights[tensor][loaded.get_vocab()[token]].double(), wanted, rtol=0, atol=1e-6)
+
+
 def test_the_base_s_vocabulary(folder):
     weights, loaded, model = merged(folder, "vocabulary=base", "method=weight_average", models="a,c")
     assert loaded.get_vocab() == {token: i for i, token in enumerate(WORDS)}

@@ -42,7 +42,7 @@ class Vocabulary:
         return _Rows(base, self, None, models)
 
     def of_model(self, task: str, model: Weights, base: Weights) -> Weights:
-        """A model with these rows; missing rows are the base's, so that their task vector is 0."""
+        """A model with these rows; those that it or the base lacks are the base's, so that their task vector is 0."""
         if isinstance(
             model, ExplicitDeltas
         ):  # uses the base's vocabulary; `plan` checks that it does not change these weights
@@ -66,7 +66,7 @@ class _Rows(View):
             return self._made[name]
         own, rows = _by_token(stored), self._vocabulary.base
         if self._task is not None:
-            rows = self._vocabulary.models[self._task]
+            rows = torch.where(rows < 0, rows, self._vocabulary.models[self._task])
         if _same(rows, own):
             return stored
         rest = self._means(name, own) if self._task is None else _by_token(self._others[name]).to(own.dtype)
