@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from adapters import plain_adapter
 from models import zoo
 from safetensors.torch import save_file
 
@@ -55,6 +56,17 @@ def test_a_merge_that_ended_before_its_measures_were_stored(tmp_path, monkeypatc
     record.unlink()
     run(options_of(WORDS))
     assert capsys.readouterr().err == said
+
+
+def test_the_data_free_alpha_is_said_to_be_too_large_for_adapters_only(tmp_path, monkeypatch, capsys):
+    write(tmp_path, monkeypatch, lambda a, b: (a, b))
+    run(options_of(WORDS))
+    assert re.search(r"^data-free α: about [\d.]+, from 4 of 5 matrices$", capsys.readouterr().err, re.M)
+    for name in ("c", "d"):
+        plain_adapter(tmp_path / name, "square")
+    run(options_of(["models=[c, d]", "form=lora", "out=lora"]))
+    said = capsys.readouterr().err
+    assert "data-free α: about 1.00, from 1 of 1 matrix; for adapters it is too large" in said  # one merge: M = Δ
 
 
 def test_many_equal_models_are_one_line(tmp_path, monkeypatch, capsys):

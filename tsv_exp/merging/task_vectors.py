@@ -100,6 +100,11 @@ class TaskVectors:
         """The number of floating-point entries of one flattened task vector."""
         return sum(self.base[name].numel() for name in self.names)
 
+    @property
+    def adapters_only(self) -> bool:
+        """Whether the models are adapters, whose task matrices are products of thin factors."""
+        return len(self._adapters) == len(self.finetuned)
+
     def fields(self) -> dict[str, Any]:
         """The arguments for a stream with other deltas of the same models, without a progress bar."""
         return {field.name: getattr(self, field.name) for field in fields(TaskVectors)} | {"description": None}
@@ -167,7 +172,7 @@ class TaskVectors:
             lambda: self._deltas(name),
             (lambda stride: self._blocks(name, stride)) if on_cpu else None,
             (lambda task: self._delta(name, self.tasks[task])) if on_cpu and not self._adapters else None,
-            self._factors(name) if matrix and len(self._adapters) == len(self.finetuned) else None,
+            self._factors(name) if matrix and self.adapters_only else None,
             (lambda: self._slices(name)) if self.is_stack(name) else None,
         )
 

@@ -24,7 +24,7 @@ def show(options: Options, stream: TaskVectors, layers: Mapping[str, Measured], 
     for line in warnings(stream.tasks, layers, options.weights):
         console.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(_tasks(stream.tasks, layers))
-    for line in (*_counts(options, stream, layers), *_data_free(layers), *_lost(layers)):
+    for line in (*_counts(options, stream, layers), *_data_free(stream, layers), *_lost(layers)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{options.out}: {size}", markup=False, highlight=False, soft_wrap=True)
 
@@ -111,15 +111,14 @@ def _kind(found: Measured) -> tuple[str, str]:
     return ("stack of matrices", "stacks of matrices") if found.stack else ("other layer", "other layers")
 
 
-def _data_free(layers: Mapping[str, Measured]) -> list[str]:
+def _data_free(stream: TaskVectors, layers: Mapping[str, Measured]) -> list[str]:
     responses = [found.responses for found in layers.values() if found.responses is not None]
     alpha = estimate(responses)
+    if alpha is None:
+        return []
     matrices = sum(found.matrix for found in layers.values())
-    return (
-        []
-        if alpha is None
-        else [f"data-free α: about {alpha:.2f}, from {len(responses)} of {counted(matrices, 'matrix', 'matrices')}"]
-    )
+    line = f"data-free α: about {alpha:.2f}, from {len(responses)} of {counted(matrices, 'matrix', 'matrices')}"
+    return [f"{line}; for adapters it is too large, often 2 to 5 times" if stream.adapters_only else line]
 
 
 def _lost(layers: Mapping[str, Measured]) -> list[str]:
