@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.linalg import solve_triangular
 
+from tsv_exp.decompositions.lapack import solve_triangular
 from tsv_exp.decompositions.numerics import gram, times, transposed_times
 
 _ROWS = 192  # at a time

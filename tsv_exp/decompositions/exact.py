@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions.numerics import (
     Matrices,
+    eigh,
     gram,
     independent,
     magnitude,
@@ -58,7 +59,7 @@ def _by_gram(x: Matrices, k: int) -> LowRank | None:
     if x.shape[-2] < x.shape[-1]:
         found = _by_gram(x.mT, k)
         return None if found is None else LowRank(found.vh.mT, found.s, found.u.mT)
-    values, vectors = torch.linalg.eigh(gram(x, torch.float64))
+    values, vectors = eigh(gram(x, torch.float64))
     s, v = values.flip(-1)[..., :k].clamp(min=0).sqrt(), vectors.flip(-1)[..., :k]
     small = bool((s[..., -1] <= _GRAM * s[..., 0]).any())
     return None if small else LowRank(times(x, v) / s.unsqueeze(-2), s, v.mT)

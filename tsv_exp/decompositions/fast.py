@@ -151,7 +151,7 @@ def leading(matrices: Matrices, k: int) -> tuple[LowRank, Tensor]:
         # the extra width of the basis speeds the step up
         ritz = _ritz(x, qr(transposed_times(x, times(x, basis)))[0], k)
     if ritz is None or not bool((ritz.angles < _ANGLE).all()):
-        ritz = _ritz(x, torch.linalg.eigh(gram(x, torch.float64)).eigenvectors.flip(-1)[..., :width], k)
+        ritz = _ritz(x, eigh(gram(x, torch.float64))[1].flip(-1)[..., :width], k)
     keep = ritz.keep.unsqueeze(-2)
     kept = ritz.u * keep, ritz.s[:, :k] * ritz.keep, (ritz.v * keep).mT
     factors = LowRank(*(part.to(x.device, x.dtype) for part in kept))
@@ -174,7 +174,7 @@ def _ritz(x: Matrices, basis: Tensor, k: int) -> _Ritz:
     The rest is done in the dtype of the basis.
     """
     image = times(x, basis)
-    values, rotation = torch.linalg.eigh(gram(image.double()))
+    values, rotation = eigh(gram(image.double()))
     s, rotation = values.flip(-1).clamp(min=0).sqrt(), rotation.flip(-1)[..., :k]
     keep = s[:, :k] > max(x.shape[-2:]) * EPS * s[:, :1]
     u = times(image, (rotation / torch.where(keep, s[:, :k], 1).unsqueeze(-2)).to(basis))

@@ -29,7 +29,7 @@ def gram_polar(x: Tensor) -> tuple[LowRank, Tensor]:
     elif bool((middle > _CORRECTABLE * last).all()):
         factors, vectors, doubt = _corrected_polar(x, vectors)
     if not bool((doubt < _FIRST_ORDER).all()):
-        factors, vectors, doubt = _corrected_polar(x, torch.linalg.eigh(gram(x.double())).eigenvectors.to(x))
+        factors, vectors, doubt = _corrected_polar(x, eigh(gram(x.double()))[1].to(x))
     probes = random_block(x)
     kept = times(vectors, factors.s.unsqueeze(-1) * transposed_times(vectors, probes))
     image = transposed_times(factors.u, times(factors.u, times(factors.vh, probes)))
@@ -49,7 +49,7 @@ def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[LowRank, Tensor, Tenso
     """
     y, vectors = times(x, vectors), vectors.clone()
     small = slice(0, x.shape[-1] // 8 + 1)
-    rotation = torch.linalg.eigh(gram(y[..., small].double())).eigenvectors.to(x)
+    rotation = eigh(gram(y[..., small].double()))[1].to(x)
     y[..., small], vectors[..., small] = y[..., small] @ rotation, vectors[..., small] @ rotation
     sizes = y.norm(dim=-2)
     keep = linalg.independent(sizes, *x.shape[-2:]).to(y)

@@ -74,7 +74,7 @@ def _projected_eigenvectors(projected: Tensor, k: int, used: int) -> tuple[Tenso
     matrix = (projected.triu() + projected.triu(1).mT).double()
     vectors, good = _corrected_eigenvectors(matrix, values, vectors, k, used)
     if not good:
-        values, vectors = (part.to(projected) for part in torch.linalg.eigh(matrix))
+        values, vectors = (part.to(projected) for part in eigh(matrix))
         real = torch.zeros_like(real)
     gaps = (values[..., -k:] - values[..., -used - 1, None]).clamp(min=0) + EPS * values[..., -1:]
     return vectors.flip(-1), torch.where(real, gaps, torch.inf).flip(-1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra, factors_suffice, merges_products
 from tsv_exp.decompositions.exact import ExactAlgebra
-from tsv_exp.decompositions.numerics import gram, times
+from tsv_exp.decompositions.numerics import eigh, gram, times
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 
@@ -99,7 +99,7 @@ def gram_polar(x: Tensor) -> Tensor:
         return x
     if x.shape[0] < x.shape[1]:
         return gram_polar(x.mT).mT
-    values, vectors = torch.linalg.eigh(gram(x, torch.float64))
+    values, vectors = eigh(gram(x, torch.float64))
     # σ_j ≤ max(m, n) · eps · σ_1 as everywhere, or what float64 cannot tell from 0 after squaring
     size, eps = max(x.shape), torch.finfo(x.dtype).eps
     kept = values > max((size * eps) ** 2, size * torch.finfo(torch.float64).eps) * values[-1]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import independent, times, transposed_times
+from tsv_exp.decompositions.numerics import eigh, independent, times, transposed_times
 from tsv_exp.errors import UserError
 from tsv_exp.methods.singular_vectors import tsv_m
 
@@ -28,7 +28,7 @@ def essential_components(deltas: Tensor, moments: Tensor) -> tuple[Tensor, Tenso
     tasks, m, n = deltas.shape
     wide = deltas.double()
     shifted = times(times(wide, moments.double()), wide.mT)
-    values, vectors = torch.linalg.eigh((shifted + shifted.mT) / 2)
+    values, vectors = eigh((shifted + shifted.mT) / 2)
     kept = values > max(m, n) * torch.finfo(moments.dtype).eps * values[:, -1:]
     top = slice(m - m // tasks, m)
     return vectors[..., top].flip(-1), torch.where(kept, values, 0)[:, top].flip(-1)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import times
+from tsv_exp.decompositions.numerics import eigh, times
 from tsv_exp.errors import UserError
 
 
@@ -27,7 +27,7 @@ def regmean(deltas: Tensor, moments: Tensor, off_diagonal: float = 0.95) -> Tens
         reduced = off_diagonal * moment + (1 - off_diagonal) * moment.diagonal().diag()
         total += reduced
         target += times(delta, reduced)
-    values, vectors = torch.linalg.eigh(total)
+    values, vectors = eigh(total)
     # moments are sums of squares in float32
     kept = values > len(values) * torch.finfo(moments.dtype).eps * values[-1]
     inverse = torch.where(kept, values, torch.inf).reciprocal()

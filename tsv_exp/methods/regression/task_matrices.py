@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsv_exp.decompositions.algebra import Algebra, sum_svd
 from tsv_exp.decompositions.exact import ExactAlgebra
-from tsv_exp.decompositions.numerics import gram, times
+from tsv_exp.decompositions.numerics import eigh, gram, times
 from tsv_exp.errors import UserError
 
 _TINY = 1e-12  # of the official code: keeps the trace of a task without changes between its rows from being 0
@@ -87,7 +87,7 @@ def swudi(deltas: Tensor, time: float = 1000.0, rank_fraction: float = 0.9) -> T
 def _filtered(deltas: Tensor, normalize: bool, weights: Callable[[Tensor], Tensor]) -> Tensor:
     """C f(A) (m, n), where f maps A's eigenvalues (n,), the smallest first, to weights; 0 in its null directions."""
     inputs, target = moments(deltas, normalize)
-    values, vectors = torch.linalg.eigh(inputs)
+    values, vectors = eigh(inputs)
     size, eps = max(deltas.shape[1:]), torch.finfo(deltas.dtype).eps
     # σ_j ≤ max(m, n) · eps · σ_1 is a null direction of the task matrices; eigenvalues are squares
     rounding = max((size * eps) ** 2, size * torch.finfo(torch.float64).eps)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import gram, times, transposed_times
+from tsv_exp.decompositions.numerics import eigh, gram, times, transposed_times
 from tsv_exp.methods.regression.iso_reg import solve, unit_deltas
 
 _REST = 1e-4  # share of the squared norm of a low-rank task matrix that a quarter of its components may leave out
@@ -84,5 +84,5 @@ def _fit_on_long_side(
 
 def _power(matrix: Tensor, shift: float, exponent: float) -> Tensor:
     """(A + shift · I)^exponent of a positive semi-definite A (n, n)."""
-    values, vectors = torch.linalg.eigh(matrix)
+    values, vectors = eigh(matrix)
     return times(vectors * (values.clamp_min(0) + shift).pow(exponent), vectors.mT)
