@@ -29,7 +29,8 @@ def test_eigenvectors(dtype, batch, n, triangle):
         values, vectors = eigh(given, triangle)
         assert torch.equal(given, before)
         assert values.dtype == vectors.dtype == dtype
-        assert values.shape == (*batch, n) and vectors.shape == (*batch, n, n)
+        assert values.shape == (*batch, n)
+        assert vectors.shape == (*batch, n, n)
         size = TOLERANCE[dtype] * max(1, n)
         torch.testing.assert_close(read @ vectors, vectors * values.unsqueeze(-2), rtol=0, atol=size)
         torch.testing.assert_close(
