@@ -93,3 +93,24 @@ def test_target_modules_that_are_no_names(tmp_path):
     (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
     run(parse([f"models={tmp_path / 'a'}", f"out={tmp_path / 'out'}", "form=lora"]))
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["target_modules"] == ["fc"]
+
+
+@pytest.mark.parametrize(
+    ("named", "base", "line"),
+    [
+        (("org/one", "Org/One"), None, None),
+        (("org/one", "/home/me/two"), None, None),
+        (("org/one", "org/two"), None, "model 'b' is for the base org/two, and model 'a' is for org/one; if"),
+        (("org/one", "org/one"), "org/two", "model 'a' is for the base org/one, and base is org/two; if"),
+    ],
+)
+def test_adapters_of_other_bases_are_named(tmp_path, caplog, named, base, line):
+    for name, model in zip("ab", named, strict=True):
+        plain_adapter(tmp_path / name, "fc")
+        file = tmp_path / name / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": model}))
+    words = [f"models=[{tmp_path / 'a'},{tmp_path / 'b'}]", f"out={tmp_path / 'out'}", "form=lora"]
+    run(parse([*words, *([f"base={base}"] if base else [])]))
+    found = [record.getMessage() for record in caplog.records if "is for the base" in record.getMessage()]
+    assert len(found) == (line is not None)
+    assert line is None or found[0].startswith(line)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsv_exp.checkpoints.adapters import factors as adapter_factors
-from tsv_exp.checkpoints.adapters.base_names import check_base, check_names
+from tsv_exp.checkpoints.adapters.base_names import check_base, check_names, warn_of_other_bases
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.lora_config import changes_base
 from tsv_exp.checkpoints.configuration import Configuration
@@ -79,6 +79,7 @@ class Inputs:
             base = open_weights(options.base)
             models = open_models(options.models, base, options.keep, options.ignore)
         if not options.component:
+            warn_of_other_bases({task: file.parent for task, file in files.items() if file}, options.base)
             check_patterns(options, [base], (name for model in models.values() for name in own_names(model)))
         vocabulary = None
         folders: dict[str | None, Path | None] = {None: folder_of(found["base"])} if "base" in found else {}

@@ -1,19 +1,44 @@
-"""Checks adapters that are merged without their base: against the names and shapes in its file, or each other's."""
+"""Checks that adapters belong to one base: by its name, by the names and shapes in its file, or by each other's."""
 
+import logging
 import re
 from collections.abc import Mapping
 from itertools import product
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tsv_exp.checkpoints.adapters.attention import weight_of
 from tsv_exp.checkpoints.adapters.factors import Adapter
+from tsv_exp.checkpoints.adapters.lora_config import base_of
 from tsv_exp.checkpoints.loaded_names import match_loaded
+from tsv_exp.checkpoints.sources import HUB_ID
 from tsv_exp.errors import UserError
 from tsv_exp.merging.layer import Weights
 
+log = logging.getLogger(__name__)
+
 _NUMBERS = re.compile(r"\.\d+(?=\.)")  # of layers
+
+
+def warn_of_other_bases(adapters: Mapping[str, Path], base: str | None) -> None:
+    """Log a base on the hub that an adapter names and another, or the user, does not. Paths of folders tell nothing.
+
+    Args:
+        adapters: the adapters' folders by task.
+        base: the base as typed.
+    """
+    named = {"base": base or ""} | {f"model {task!r}": base_of(folder) for task, folder in adapters.items()}
+    on_hub = {what: name for what, name in named.items() if HUB_ID.fullmatch(name) and not Path(name).exists()}
+    for what, name in on_hub.items():
+        first, known = next(iter(on_hub.items()))
+        if name.lower() != known.lower():
+            log.warning(
+                "%s is for the base %s, and %s is %s; if their weights differ, the merge fits neither of the two",
+                *(what, name, first, known if first == "base" else f"for {known}"),
+            )
+            return
 
 
 def check_base(adapters: Mapping[str, Adapter], base: Weights, where: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.lora import Adapter as OnBase
 from tsv_exp.checkpoints.adapters.lora import add_factor, usable
-from tsv_exp.checkpoints.adapters.lora_config import FILE, LoraConfig
+from tsv_exp.checkpoints.adapters.lora_config import FILE, LoraConfig, base_of
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
@@ -22,7 +22,6 @@ from tsv_exp.merging.inputs.names import bare
 from tsv_exp.merging.inputs.remedies import listed, option
 
 PREFIX = "base_model.model."  # prefix of module names in PEFT's files
-_BASE = "base_model_name_or_path"
 _KEY = re.compile(rf"({re.escape(PREFIX)})?(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
 
 
@@ -168,7 +167,7 @@ def stand_in(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
     named: set[str] = set()
     for task, adapter in adapters.items():
         shared = any(f"{module}.weight" in base for module in adapter.modules)
-        named_base = str(adapter.config.get(_BASE) or "")
+        named_base = base_of(adapter.path)
         if base and not shared and named_base not in named:
             raise UserError(
                 f"model {task!r} ({adapter.path}) changes no module that the adapters before it change "

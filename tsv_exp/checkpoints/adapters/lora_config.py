@@ -172,6 +172,11 @@ def changes_base(folder: Path) -> bool:
     return LoraConfig.load(folder).initialization != "none"
 
 
+def base_of(folder: Path) -> str:
+    """The base that the adapter in a folder names, or an empty text."""
+    return str(read_object(folder / FILE).get("base_model_name_or_path") or "")
+
+
 @cache  # once per adapter, whose configuration may be loaded several times
 def _warn(message: str) -> None:
     log.warning(message)
