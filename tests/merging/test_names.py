@@ -1,6 +1,6 @@
 import pytest
 
-from tsv_exp.merging.inputs.names import match_names
+from tsv_exp.merging.inputs.names import bare, match_names
 
 BASE = ["transformer.wte.weight", "transformer.h.0.attn.weight", "transformer.h.1.attn.weight", "lm_head.weight"]
 
@@ -25,6 +25,13 @@ def test_what_wrappers_and_heads_add_to_names(wrapped):
     pairs = dict(zip(BASE, own, strict=True))
     assert match_names(BASE, own) == pairs
     assert match_names(own, BASE) == {name: base for base, name in pairs.items()}
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["_orig_mod.base_model.model.", "_fsdp_wrapped_module.module.", "module._orig_mod.base_model.model."]
+)
+def test_wrappers_around_wrappers(wrapper):
+    assert bare(f"{wrapper}h.0._orig_mod.module.weight") == "h.0.module.weight"
 
 
 def test_a_part_of_the_names():

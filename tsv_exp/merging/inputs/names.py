@@ -4,12 +4,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-_WRAPPERS = (
-    re.compile(  # torch.nn.parallel, torch.compile, FSDP, activation checkpointing, DeepSpeed and Lightning, PEFT
-        r"^(module\.|_forward_module\.|base_model\.model\.)+|"
-        r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
-    )
-)
+# torch.compile, FSDP, activation checkpointing: around any module
+_AROUND = r"_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
+# and around a whole model torch.nn.parallel, DeepSpeed and Lightning, PEFT
+_WRAPPERS = re.compile(rf"^((module|_forward_module|base_model\.model|{_AROUND})\.)+|(?<=\.)({_AROUND})\.")
 _RENAMED = (  # what the same tensor is called in files of other versions of transformers and PyTorch
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
     (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
