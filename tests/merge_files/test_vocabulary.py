@@ -136,6 +136,15 @@ def test_tokens_without_a_row_are_named(folder, caplog):
         assert not row.any()
 
 
+def test_tokens_that_only_their_own_tokenizer_makes_are_named(folder, caplog):
+    tokenizer(["<z>"], [*WORDS, "more"]).save_pretrained(folder / "b")
+    _, loaded, _ = merged(folder, "vocabulary=union", "method=weight_average", models="b")
+    assert loaded.get_vocab() == {token: i for i, token in enumerate([*WORDS, "more", "<z>"])}
+    (warning,) = [record.getMessage() for record in caplog.records if "added to it" in record.getMessage()]
+    assert warning.startswith("1 token of model 'b' ('more') ")
+    assert warning.endswith("tokenizer=b does")
+
+
 def test_a_token_of_an_adapter_in_the_padding_of_the_base(folder):
     tokenizer(["<x>"]).save_pretrained(folder / "lora")
     module = "base_model.model.model.layers.0.self_attn.q_proj"

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,8 +141,10 @@ def plan(
     new: list[tuple[str, int, dict[str, Any]]] = []
     if choice == "union":
         following = 1 + max(target.values(), default=-1)
-        for other in tokens.values():
-            for token in sorted(other.rows.keys() - target.keys(), key=other.rows.__getitem__):
+        for task, other in tokens.items():
+            more = sorted(other.rows.keys() - target.keys(), key=other.rows.__getitem__)
+            _warn_of_pieces(task, [token for token in more if token not in other.added])
+            for token in more:
                 target[token] = following
                 new.append((token, following, other.added.get(token, {})))
                 following += 1
@@ -159,6 +161,16 @@ def plan(
     if tokenizer is not None:
         values |= _special(carried.folder)
     return Vocabulary(own, found, names, rows, files, values)
+
+
+def _warn_of_pieces(task: str | None, pieces: Sequence[str]) -> None:
+    """Log new tokens that a tokenizer makes by its own rules (BPE): to another one they are literal text."""
+    if pieces:
+        log.warning(
+            "%s of %s (%s) are in its vocabulary itself, not added to it; to the result's tokenizer they are added, so "
+            "that it does not split text into them as this model does; tokenizer=%s does",
+            *(counted(len(pieces), "token"), _what(task), some([*map(repr, pieces)]), task or "base"),
+        )
 
 
 def _warn_of_zeros(target: Mapping[str, int], base: Tensor, models: Mapping[str, Tensor]) -> None:

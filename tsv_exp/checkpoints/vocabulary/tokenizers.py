@@ -89,7 +89,7 @@ def _slow(folder: Path) -> tuple[dict[str, int], dict[str, dict[str, Any]]] | No
         return None
     path = folder / "added_tokens.json"
     added = read_json(path) if path.is_file() else {}
-    return rows | added, {}
+    return rows | added, {token: {} for token in added}
 
 
 def _entry(token: str, row: int, said: Mapping[str, Any]) -> dict[str, Any]:
