@@ -142,7 +142,7 @@ def test_tokens_that_only_their_own_tokenizer_makes_are_named(folder, caplog):
     assert loaded.get_vocab() == {token: i for i, token in enumerate([*WORDS, "more", "<z>"])}
     (warning,) = [record.getMessage() for record in caplog.records if "added to it" in record.getMessage()]
     assert warning.startswith("1 token of model 'b' ('more') ")
-    assert warning.endswith("tokenizer=b does")
+    assert warning.endswith("tokenizer=b splits it as this one")
 
 
 def test_a_token_of_an_adapter_in_the_padding_of_the_base(folder):

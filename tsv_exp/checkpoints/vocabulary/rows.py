@@ -141,9 +141,9 @@ def plan(
     new: list[tuple[str, int, dict[str, Any]]] = []
     if choice == "union":
         following = 1 + max(target.values(), default=-1)
-        for task, other in tokens.items():
+        for owner, other in tokens.items():
             more = sorted(other.rows.keys() - target.keys(), key=other.rows.__getitem__)
-            _warn_of_pieces(task, [token for token in more if token not in other.added])
+            _warn_of_pieces(owner, [token for token in more if token not in other.added])
             for token in more:
                 target[token] = following
                 new.append((token, following, other.added.get(token, {})))
@@ -167,8 +167,8 @@ def _warn_of_pieces(task: str | None, pieces: Sequence[str]) -> None:
     """Log new tokens that a tokenizer makes by its own rules (BPE): to another one they are literal text."""
     if pieces:
         log.warning(
-            "%s of %s (%s) are in its vocabulary itself, not added to it; to the result's tokenizer they are added, so "
-            "that it does not split text into them as this model does; tokenizer=%s does",
+            "%s of %s (%s) are in its vocabulary itself, not added to it; the result's tokenizer has them as added "
+            "tokens and splits text as neither model does; tokenizer=%s splits it as this one",
             *(counted(len(pieces), "token"), _what(task), some([*map(repr, pieces)]), task or "base"),
         )
 
