@@ -43,6 +43,7 @@ def variant(
     prior: float = 1.0,
     within: bool = True,
     swapped: bool = False,
+    size: float = 0.0,
 ) -> Tensor:
     """white_reg with configurable parts, in float64.
 
@@ -55,9 +56,10 @@ def variant(
         prior: the regression is drawn to this multiple of Σ Δ_i.
         within: if m > n, whiten in the column space of K only.
         swapped: inputs and outputs change places.
+        size: the result has the norm of K, divided by T^size.
     """
     if swapped:
-        return variant(deltas.mT, power, inputs, ridge, fit, prior, within).mT
+        return variant(deltas.mT, power, inputs, ridge, fit, prior, within, size=size).mT
     changed = deltas[deltas.flatten(1).any(1)].double()
     if not len(changed):
         return torch.zeros_like(deltas[0])
@@ -73,7 +75,7 @@ def variant(
         merged = basis @ _power(basis.mT @ f @ basis, ridge * len(units) / m, -power) @ (basis.mT @ merged)
     if inputs:
         merged = merged @ _power(g, ridge * len(units) / n, -inputs)
-    return (merged * (fitted.norm() / merged.norm())).to(deltas.dtype)
+    return (merged * (fitted.norm() / merged.norm() / len(units) ** size)).to(deltas.dtype)
 
 
 def _power(matrix: Tensor, shift: float, exponent: float) -> Tensor:
@@ -99,8 +101,10 @@ VARIANTS: dict[str, Method] = {
 }
 LOW_RANK_VARIANTS: dict[str, Method] = {
     **{name: Method.load(name) for name in ("white_reg", "tsv_m", "iso_reg")},
+    "sides swapped, power 1/4": own(swapped=True, power=0.25),
     "sides as for full rank": own(),
     "sides swapped, power 1/2": own(swapped=True),
+    "sides swapped, power 1/2, divided by the root of T": own(swapped=True, size=0.5),
     "sides swapped, not whitened": own(swapped=True, power=0.0),
     "sides swapped, power 1/4, ridges 0.3": own(swapped=True, power=0.25, ridge=0.3, fit=0.3),
 }

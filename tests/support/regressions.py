@@ -35,7 +35,7 @@ def white_reg(deltas, ridge=0.1):
     if not taus:
         return torch.zeros_like(deltas[0]).double()
     if all(_rest(tau) < 1e-4 for tau in taus):
-        return whitened([tau.T for tau in taus], ridge, 0.25).T
+        return whitened([tau.T for tau in taus], ridge, 0.25).T / len(taus) ** 0.5
     return whitened(taus, ridge, 0.5)
 
 

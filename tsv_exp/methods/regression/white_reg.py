@@ -25,6 +25,8 @@ def white_reg(deltas: Tensor, ridge: float = 0.1) -> Tensor:
     the start of the training, so they say little of the inputs. Where all task matrices of a layer have low rank (a
     quarter of their singular components holds 99.99 % of the squared norm), the sides change places: the result is the
     transpose of the above for the Δ_iᵀ, with the power −¼ of the whitening, because flat spectra cost accuracy there.
+    It is divided by √T: such matrices hardly overlap, so that K, like their sum, has √T times the norm of one of them,
+    and the best α would fall with the number of tasks to the first values of its grid.
 
     Args:
         deltas: (T, m, n).
@@ -47,7 +49,8 @@ def white_reg(deltas: Tensor, ridge: float = 0.1) -> Tensor:
         low_rank = low_rank and _has_low_rank(own)
     # inputs are the short side of tall matrices, outputs that of wide ones
     fit = _fit_on_short_side if wide == low_rank else _fit_on_long_side
-    merged = fit(units, short, moment, total, shift, -0.25 if low_rank else -0.5) * scale
+    power, scale = (-0.25, scale / len(units) ** 0.5) if low_rank else (-0.5, scale)
+    merged = fit(units, short, moment, total, shift, power) * scale
     return merged.mT if wide else merged
 
 
