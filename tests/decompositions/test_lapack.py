@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tsv_exp.decompositions.lapack import eigh, solve_triangular
+from tsv_exp.decompositions.lapack import add_gram, eigh, qr, solve_triangular
 
 BATCHES = ((), (3,), (2, 2), (0,))
 TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-13}
@@ -39,6 +39,22 @@ def test_eigenvectors(dtype, batch, n, triangle):
         torch.testing.assert_close(values, torch.linalg.eigvalsh(read), rtol=0, atol=size)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize(("m", "n"), [(0, 0), (3, 0), (1, 1), (90, 40), (50, 50)])
+@pytest.mark.parametrize("columns", [True, False])
+def test_qr(dtype, batch, m, n, columns):
+    x = laid_out(drawn(*batch, m, n, dtype=dtype), columns)
+    before = x.clone()
+    q, r = qr(x)
+    assert torch.equal(x, before)
+    assert q.dtype == r.dtype == dtype
+    assert q.shape == (*batch, m, n)
+    assert torch.equal(r, r.triu())
+    torch.testing.assert_close(q @ r, x, rtol=0, atol=40 * TOLERANCE[dtype])
+    torch.testing.assert_close(q.mT @ q, torch.eye(n, dtype=dtype).expand(*batch, n, n), rtol=0, atol=TOLERANCE[dtype])
+
+
 def test_what_does_not_converge_is_an_error():
     with pytest.raises(torch.linalg.LinAlgError, match="3 × 3 matrix did not converge"):
         eigh(torch.full((3, 3), torch.nan))
@@ -60,3 +76,22 @@ def test_triangular_systems(dtype, batch, r, k, upper, columns):
         found = solve_triangular(laid_out(x, columns), right, upper)
         assert torch.equal(right, before)
         torch.testing.assert_close(found.double(), wanted, rtol=0, atol=10 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize(("m", "n"), [(0, 3), (1, 1), (1, 9), (9, 1), (30, 7), (7, 30)])
+@pytest.mark.parametrize("layout", ["rows", "columns", "part", "repeated"])
+def test_sums_of_gram_matrices(dtype, batch, m, n, layout):
+    x = drawn(*batch, m, n, dtype=dtype)
+    x = {
+        "rows": x,
+        "columns": laid_out(x, True),
+        "part": torch.nn.functional.pad(x, (2, 3, 1, 1))[..., 1 : m + 1, 2 : n + 2],
+        "repeated": x[..., :1].expand_as(x),
+    }[layout]
+    around = drawn(*batch, n + 5, n + 4, dtype=dtype)
+    wanted = around.double()
+    wanted[..., 2 : n + 2, 3 : n + 3] -= 1.5 * (x.mT.double() @ x.double()).triu()
+    add_gram(around[..., 2 : n + 2, 3 : n + 3], x, -1.5)
+    torch.testing.assert_close(around.double(), wanted, rtol=0, atol=3 * m * TOLERANCE[dtype])

@@ -10,7 +10,6 @@ Nearly all of the work is matrix products; every step is batched and runs on any
 import logging
 import math
 from dataclasses import dataclass
-from functools import reduce
 from threading import Lock
 from typing import ClassVar, NamedTuple
 
@@ -27,6 +26,7 @@ from tsv_exp.decompositions.numerics import (
     ROWS,
     Matrices,
     Rows,
+    add_gram,
     eigh,
     gram,
     magnitude,
@@ -235,10 +235,13 @@ def _complete(x: Matrices, gram_matrix: Tensor, factors: LowRank) -> Tensor:
     first, last = values[:, 0], values[:, -1]
     if bool((last < 1e-4 * first).any()):
         parts = zip(x.split(ROWS, -2), (factors.u * factors.s.unsqueeze(-2)).split(ROWS, -2), strict=True)
-        rest = reduce(torch.add, (gram(part - times(u, factors.vh)) for part, u in parts)).neg_()
+        rest = torch.zeros_like(gram_matrix)
+        for part, u in parts:
+            add_gram(rest, part - times(u, factors.vh), -1)
         noise = (max(x.shape[-2:]) * EPS) ** 2
     else:
-        rest = gram(factors.s.unsqueeze(-1) * factors.vh).sub_(gram_matrix)
+        rest = -gram_matrix
+        add_gram(rest, factors.s.unsqueeze(-1) * factors.vh)
         noise = 16 * EPS
     shift = torch.maximum(_GAP * last + noise * first, 2 * noise * first).float()
     rest.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))

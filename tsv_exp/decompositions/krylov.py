@@ -14,7 +14,7 @@ EPS = torch.finfo(torch.float32).eps
 BLOCK = 16  # columns per step: small blocks reach higher powers of the Gram matrix at equal dimension
 
 _CONVERGED = 3e-6  # root mean square angle (radians) to the true vectors for which one Rayleigh-Ritz step is enough
-_CANCELLED = 0.1  # what a step leaves of its columns, below which rounding is not orthogonal to the basis
+_CANCELLED = 0.3  # what a step leaves of its columns, below which rounding is not orthogonal to the basis
 _TURN = 1e-2  # norm of a first-order correction of eigenvectors up to which it suffices
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 _Routine = Callable[..., None]
 
+_BLOCK = 64  # columns of a QR decomposition at a time that the workspace allows
+
 
 def eigh(x: Tensor, triangle: str = "L") -> tuple[Tensor, Tensor]:
     """Ascending eigenvalues (..., n) and eigenvectors (..., n, n) of symmetric matrices, of which one triangle is read.
@@ -34,17 +36,51 @@ def eigh(x: Tensor, triangle: str = "L") -> tuple[Tensor, Tensor]:
     return values, vectors.mT
 
 
+def qr(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The thin QR decomposition of matrices (..., m, n), m ≥ n."""
+    *batch, m, n = x.shape
+    columns = x.detach().mT.clone(memory_format=torch.contiguous_format)  # LAPACK's layout
+    triangle, info = columns.new_empty(*batch, n, n), ctypes.c_int()
+    work, factors = columns.new_empty(max(1, _BLOCK * n)), columns.new_empty(n)
+    for own, r in zip(columns.view(-1, n, m), triangle.view(-1, n, n), strict=True) if n else ():
+        _call(_QR, m, n, own, m, factors, work, len(work), info)
+        r.copy_(own[:, :n].mT.triu())
+        _call(_Q, m, n, n, own, m, factors, work, len(work), info)
+    return columns.mT, triangle
+
+
 def solve_triangular(triangle: Tensor, right: Tensor, upper: bool) -> Tensor:
-    """x⁻¹ y of lower or upper triangles (..., r, r) and y (..., r, k)."""
+    """x⁻¹ y of lower or upper triangles x (..., r, r) and y (..., r, k)."""
     r, k = right.shape[-2:]
     found = right.detach().clone(memory_format=torch.contiguous_format)
-    stored = triangle.detach().mT if triangle.stride(-2) == 1 else triangle.detach()
-    stored, turned = stored.contiguous(), triangle.stride(-2) == 1
-    one = torch.ones(1, dtype=right.dtype)
-    for own, y in zip(stored.view(-1, r, r), found.view(-1, r, k), strict=True) if found.numel() else ():
+    one = right.new_ones(1)
+    for x, y in zip(triangle.reshape(-1, r, r), found.view(-1, r, k), strict=True) if found.numel() else ():
+        stored, width, turned = _by_rows(x)
         # BLAS sees the transposes: yᵀ (xᵀ)⁻¹
-        _call(_SOLVE, "R", "U" if upper == turned else "L", "T" if turned else "N", "N", k, r, one, own, r, y, k)
+        _call(_SOLVE, "R", "U" if upper == turned else "L", "T" if turned else "N", "N", k, r, one, stored, width, y, k)
     return found
+
+
+def add_gram(total: Tensor, x: Tensor, factor: float) -> None:
+    """Add factor · xᵀx of matrices (..., m, n) to the upper triangles of `total` (..., n, n), whose rows are stored."""
+    if x.dim() > 2:
+        for own, part in zip(total, x, strict=True):
+            add_gram(own, part, factor)
+    elif x.numel():
+        m, n = x.shape
+        stored, width, turned = _by_rows(x)
+        one, size = x.new_ones(1), x.new_tensor([factor])
+        # BLAS sees the transposes: the lower triangle of total, and xᵀ
+        _call(_GRAM, "L", "T" if turned else "N", n, m, size, stored, width, one, total, max(n, total.stride(0)))
+
+
+def _by_rows(x: Tensor) -> tuple[Tensor, int, bool]:
+    """A matrix whose rows, or whose columns, are stored one after the other; their distance; whether columns are."""
+    m, n = x.shape
+    if x.stride(0) == 1 and x.stride(1) >= m:
+        return x, x.stride(1), True
+    stored = x if x.stride(1) == 1 and x.stride(0) >= n else x.clone(memory_format=torch.contiguous_format)
+    return stored, max(n, stored.stride(0)), False
 
 
 def _call(routines: Mapping[torch.dtype, _Routine], *arguments: str | int | Tensor | ctypes.c_int) -> None:
@@ -72,4 +108,7 @@ def _routines(module: Any, name: str, arguments: int) -> dict[torch.dtype, _Rout
 
 
 _EIGH = _routines(cython_lapack, "syevd", 11)
+_QR = _routines(cython_lapack, "geqrf", 8)
+_Q = _routines(cython_lapack, "orgqr", 9)
 _SOLVE = _routines(cython_blas, "trsm", 11)
+_GRAM = _routines(cython_blas, "syrk", 10)

@@ -120,6 +120,14 @@ def gram(x: Matrices, dtype: torch.dtype | None = None) -> Tensor:
         return torch.from_numpy(array.swapaxes(-1, -2) @ array)
 
 
+def add_gram(total: Tensor, x: Tensor, factor: float = 1.0) -> None:
+    """Add factor · xᵀx of matrices (..., m, n) to symmetric ones (..., n, n), of which only upper triangles count."""
+    if x.device.type == "cpu":
+        lapack.add_gram(total, x, factor)
+    else:
+        total.add_(x.mT @ x, alpha=factor)
+
+
 def eigh(x: Tensor, triangle: str = "L") -> tuple[Tensor, Tensor]:
     """Ascending eigenvalues (..., n) and eigenvectors (..., n, n) of symmetric matrices, of which one triangle is read.
 
@@ -137,13 +145,15 @@ def svd(x: Tensor) -> LowRank:
 
 
 def qr(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The thin QR decomposition of matrices (b, m, n), m ≥ n; on a GPU by Cholesky, whose products run side by side."""
-    found = None if x.device.type == "cpu" else cholesky_qr(x)
+    """The thin QR decomposition of matrices (..., m, n), m ≥ n; on a GPU by Cholesky: its products run side by side."""
+    if x.device.type == "cpu":
+        return lapack.qr(x)
+    found = cholesky_qr(x)
     return tuple(torch.linalg.qr(x)) if found is None else found
 
 
 def cholesky_qr(x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Q (b, m, n) and R (b, n, n) with x = Q R, from the Gram matrix in float64; None if its condition forbids that.
+    """Q (..., m, n) and R (..., n, n), x = Q R, from the Gram matrix in float64; None if its condition forbids that.
 
     Q deviates from orthonormality by about eps · κ², κ the condition number of x and eps that of float64.
     """

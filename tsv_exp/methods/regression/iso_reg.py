@@ -1,13 +1,18 @@
 """iso_reg, a method of this project: regression on both sides of every task matrix, with a nearly flat spectrum."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from tsv_exp.decompositions import cholesky
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.exact import ExactAlgebra
-from tsv_exp.decompositions.numerics import gram, times, transposed_times
+from tsv_exp.decompositions.numerics import add_gram, gram, qr, times, transposed_times
 from tsv_exp.errors import UserError
+
+_SAFE = 1e5  # norms between this and its inverse: sums of products of three entries stay in float32's range
 
 
 def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
@@ -31,30 +36,45 @@ def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = ExactAlgeb
     _, m, n = deltas.shape
     if m < n:
         return iso_reg(deltas.mT, ridge, algebra=algebra).mT
-    units, weights, scale = unit_deltas(deltas, ridge)
-    if not len(units):
+    units = unit_deltas(deltas, ridge)
+    if not units.sizes:
         return torch.zeros_like(deltas[0])
-    inputs, outputs, moment = (units.new_zeros(shape) for shape in ((n, n), (n, n), (m, n)))
-    for unit, weight in zip(units, weights, strict=True):
-        own = gram(unit)
+    inputs, outputs, moment = (deltas.new_zeros(shape) for shape in ((n, n), (n, n), (m, n)))
+    for stored, size, share in units:
+        own = gram(stored).div_(size**2)
         inputs += own
-        moment.add_(times(unit, own), alpha=weight)
-    basis, triangle = torch.linalg.qr(moment)
-    for unit in units:
-        outputs += gram(transposed_times(unit, basis))
-    margin = ridge * len(units)
+        moment.add_(times(stored, own), alpha=share / size)
+    basis, triangle = qr(moment)
+    for stored, size, _ in units:
+        add_gram(outputs, transposed_times(stored, basis), size**-2)
+    margin = ridge * len(units.sizes)
     target = (solve(inputs, margin / n, moment.mT).mT + times(basis, solve(outputs, margin / m, triangle))) / 2
     # the polar factor of [H; √λ I] is [H; √λ I] (HᵀH + λ I)^(−½)
     corner = torch.eye(n, dtype=target.dtype, device=target.device) * ((ridge / n) ** 0.5 * target.norm())
     factors = algebra.polar(torch.cat([target, corner]))
     flat = factors._replace(u=factors.u[:m]).dense()
-    return flat * ((flat * target).sum() / flat.square().sum() * scale)
+    return flat * ((flat * target).sum() / flat.square().sum() * units.scale)
 
 
-def unit_deltas(deltas: Tensor, ridge: float) -> tuple[Tensor, list[float], Tensor]:
-    """The D_i of the tasks that changed the layer, their norms as shares of the largest, and that one ().
+@dataclass(frozen=True)
+class Units:
+    """D_i = Δ_i / ‖Δ_i‖ of the tasks that changed a layer: D_i = stored_i / size_i, Δ_i = scale · share_i · D_i.
 
-    With them squares stay in range.
+    Iteration gives stored_i (m, n), size_i and share_i of each task. Deltas are stored as they are, since copies of all
+    of them take long, unless squares would be out of range.
+    """
+
+    stored: Tensor
+    sizes: Sequence[float]
+    shares: Sequence[float]
+    scale: Tensor
+
+    def __iter__(self) -> Iterator[tuple[Tensor, float, float]]:
+        return zip(self.stored, self.sizes, self.shares, strict=True)
+
+
+def unit_deltas(deltas: Tensor, ridge: float) -> Units:
+    """The D_i of deltas (T, m, n).
 
     Raises:
         UserError: the ridge is not positive.
@@ -64,8 +84,11 @@ def unit_deltas(deltas: Tensor, ridge: float) -> tuple[Tensor, list[float], Tens
     # one by one: torch copies what it reduces along dimensions in another dtype
     norms = torch.stack([torch.linalg.vector_norm(delta, dtype=torch.float64) for delta in deltas]).to(deltas.dtype)
     changed, scale = norms > 0, norms.max()
-    kept = deltas if changed.all() else deltas[changed]
-    return kept / norms[changed, None, None], (norms[changed] / scale).tolist(), scale
+    kept, norms = (deltas, norms) if changed.all() else (deltas[changed], norms[changed])
+    shares = (norms / scale).tolist()
+    if bool(((norms > 1 / _SAFE) & (norms < _SAFE)).all()):
+        return Units(kept, norms.tolist(), shares, scale)
+    return Units(kept / norms[:, None, None], [1.0] * len(kept), shares, scale)
 
 
 def solve(matrix: Tensor, shift: float, right: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """white_reg, a method of this project: regression on one side of every task matrix, whitened on the other side."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import eigh, gram, times, transposed_times
-from tsv_exp.methods.regression.iso_reg import solve, unit_deltas
+from tsv_exp.decompositions.numerics import add_gram, eigh, gram, qr, times, transposed_times
+from tsv_exp.methods.regression.iso_reg import Units, solve, unit_deltas
 
 _REST = 1e-4  # share of the squared norm of a low-rank task matrix that a quarter of its components may leave out
 
@@ -32,25 +34,26 @@ def white_reg(deltas: Tensor, ridge: float = 0.1) -> Tensor:
         deltas: (T, m, n).
         ridge: what is added to each Gram matrix, as a share of its mean eigenvalue; positive.
     """
-    units, weights, scale = unit_deltas(deltas, ridge)
-    if not len(units):
+    units = unit_deltas(deltas, ridge)
+    tasks = len(units.sizes)
+    if not tasks:
         return torch.zeros_like(deltas[0])
-    total = (units.new_tensor(weights) @ units.flatten(1)).view(units.shape[1:])
+    weights = deltas.new_tensor([share / size for _, size, share in units])
+    total = (weights @ units.stored.flatten(1)).view(deltas.shape[1:])
     wide = deltas.shape[1] < deltas.shape[2]
-    units, total = (units.mT, total.mT) if wide else (units, total)
-    shift = ridge * len(units)
-    moment = torch.zeros_like(total)
-    short = units.new_zeros((units.shape[2],) * 2)
+    units, total = (replace(units, stored=units.stored.mT), total.mT) if wide else (units, total)
+    moment = total.new_zeros(total.shape)  # whatever the strides of total
+    short = deltas.new_zeros((total.shape[1],) * 2)
     low_rank = True
-    for unit, weight in zip(units, weights, strict=True):
-        own = gram(unit)
+    for stored, size, share in units:
+        own = gram(stored).div_(size**2)
         short += own
-        moment.add_(times(unit, own), alpha=weight)
+        moment.add_(times(stored, own), alpha=share / size)
         low_rank = low_rank and _has_low_rank(own)
     # inputs are the short side of tall matrices, outputs that of wide ones
     fit = _fit_on_short_side if wide == low_rank else _fit_on_long_side
-    power, scale = (-0.25, scale / len(units) ** 0.5) if low_rank else (-0.5, scale)
-    merged = fit(units, short, moment, total, shift, power) * scale
+    power, scale = (-0.25, units.scale / tasks**0.5) if low_rank else (-0.5, units.scale)
+    merged = fit(units, short, moment, total, ridge * tasks, power) * scale
     return merged.mT if wide else merged
 
 
@@ -62,30 +65,31 @@ def _has_low_rank(own: Tensor) -> bool:
 
 
 def _fit_on_short_side(
-    units: Tensor, short: Tensor, moment: Tensor, total: Tensor, shift: float, power: float
+    units: Units, short: Tensor, moment: Tensor, total: Tensor, shift: float, power: float
 ) -> Tensor:
-    """W ‖K‖ / ‖W‖ (m, n), m ≥ n, for D_i (T, m, n), G = Σ D_iᵀ D_i, R and Σ Δ_i; F to `power` in the columns of K."""
-    _, m, n = units.shape
+    """W ‖K‖ / ‖W‖ (m, n), m ≥ n, for D_i (m, n), G = Σ D_iᵀ D_i, R and Σ Δ_i; F to `power` in the columns of K."""
+    m, n = total.shape
     fitted = solve(short, shift / n, moment.add_(total, alpha=shift / n).mT).mT
-    basis, triangle = torch.linalg.qr(fitted)
+    basis, triangle = qr(fitted)
     long = torch.zeros_like(short)
-    for unit in units:
-        long += gram(transposed_times(unit, basis))
+    for stored, size, _ in units:
+        add_gram(long, transposed_times(stored, basis), size**-2)
     white = times(_power(long, shift / m, power), triangle)
     return times(basis, white * (triangle.norm() / white.norm()))
 
 
-def _fit_on_long_side(
-    units: Tensor, short: Tensor, moment: Tensor, total: Tensor, shift: float, power: float
-) -> Tensor:
+def _fit_on_long_side(units: Units, short: Tensor, moment: Tensor, total: Tensor, shift: float, power: float) -> Tensor:
     """The same for the transposes of all matrices: K = (F + shift/m · I)⁻¹ (R + shift/m · Σ Δ_i), and G to `power`."""
-    _, m, n = units.shape
-    fitted = solve(gram(units.mT.flatten(0, 1)), shift / m, moment.add_(total, alpha=shift / m))
+    m, n = total.shape
+    long = total.new_zeros(m, m)
+    for stored, size, _ in units:
+        add_gram(long, stored.mT, size**-2)
+    fitted = solve(long, shift / m, moment.add_(total, alpha=shift / m))
     white = times(fitted, _power(short, shift / n, power))
     return white * (fitted.norm() / white.norm())
 
 
 def _power(matrix: Tensor, shift: float, exponent: float) -> Tensor:
-    """(A + shift · I)^exponent of a positive semi-definite A (n, n)."""
-    values, vectors = eigh(matrix)
+    """(A + shift · I)^exponent of a positive semi-definite A (n, n), of which the upper triangle is read."""
+    values, vectors = eigh(matrix, "U")
     return times(vectors * (values.clamp_min(0) + shift).pow(exponent), vectors.mT)
