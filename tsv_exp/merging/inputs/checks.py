@@ -32,11 +32,8 @@ def check_models(base: Weights, finetuned: Mapping[str, Weights], names: Sequenc
         what = f"model {task!r}"
         if not len(model):
             raise UserError(f"{what} holds no tensors; save or fetch it again")
-        if (factor := added_factor(model, base)) is not None:
-            raise UserError(
-                f"{what} holds LoRA factors ({factor!r}); merge them into its weights first (PEFT's merge_and_unload)"
-            )
         if missing := [name for name in names if name not in model]:
+            _refuse_factors(base, model, what)
             remedy = "it is another architecture"
             if 2 * len(missing) <= len(names):
                 remedy = option("keep", missing, [name for name in names if name in model], "takes the base's values")
@@ -46,6 +43,7 @@ def check_models(base: Weights, finetuned: Mapping[str, Weights], names: Sequenc
         if isinstance(model, ExplicitDeltas):  # it has checked its own
             continue
         if extra := [name for name in model if name not in base and model[name].is_floating_point()]:
+            _refuse_factors(base, model, what)
             remedy = option("ignore", extra, [name for name in model if name in base], "leaves it out")
             raise UserError(
                 f"{what}{file_of(model, extra[0])} has a tensor {listed(extra)} that the base lacks; {remedy}"
@@ -63,6 +61,13 @@ def raise_nonfinite(base: Weights, finetuned: Mapping[str, Weights], name: str) 
                 f"tensor {name!r} of model {task!r}{file_of(model, name)} holds NaN or infinite values; leave it out"
             )
     raise UserError(f"the task vectors overflow at tensor {name!r}; convert the weights to float64 first")
+
+
+def _refuse_factors(base: Weights, model: Weights, what: str) -> None:
+    if (factor := added_factor(model, base)) is not None:
+        raise UserError(
+            f"{what} holds LoRA factors ({factor!r}); merge them into its weights first (PEFT's merge_and_unload)"
+        )
 
 
 def _check_tensors(base: Weights, model: Weights, names: Sequence[str], keep: Sequence[str], what: str) -> None:
