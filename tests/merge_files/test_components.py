@@ -84,6 +84,15 @@ def test_a_pipeline_is_merged_component_by_component(pipeline, tmp_path):
         run(options_of([*WORDS, "alpha=0.5"]))
 
 
+def test_a_copied_component_keeps_its_dtype_and_is_named(pipeline, caplog):
+    run(options_of([*WORDS, "dtype=bfloat16"]))
+    unet = load_file("out/unet/diffusion_pytorch_model.safetensors")
+    assert {weight.dtype for weight in unet.values() if weight.is_floating_point()} == {torch.bfloat16}
+    same(load_file("out/vae/diffusion_pytorch_model.safetensors"), pipeline["vae"][0])
+    (line,) = [record.getMessage() for record in caplog.records if "stays" in record.getMessage()]
+    assert line == "no model changes vae, which is copied and stays float32, not bfloat16"
+
+
 def test_rules_may_name_layers_of_one_component(pipeline, tmp_path):
     base, finetuned = pipeline["unet"]
     (tmp_path / "config.yaml").write_text("layers: {'tall*': {method: weight_average}}\nmethod: weight_average\n")

@@ -11,8 +11,9 @@ from tsv_exp.checkpoints.readers import CONFIGURATION, read
 from tsv_exp.checkpoints.sources import adapter_file, local, locate, open_weights
 from tsv_exp.errors import UserError
 from tsv_exp.merge_files.inputs import own_names, weight_files
-from tsv_exp.merge_files.options.options import Options
+from tsv_exp.merge_files.options.options import DTYPES, Options
 from tsv_exp.merge_files.options.rules import check_patterns
+from tsv_exp.merging.layer import Weights
 from tsv_exp.storage.files import atomic
 from tsv_exp.storage.known_digests import known_digests
 
@@ -93,8 +94,18 @@ def components(options: Options) -> Components:
         if _has_weights(place / name)
     ]
     check_patterns(options, list(bases.values()), (name for own in theirs for name in own))
+    if options.dtype:
+        _warn_of_dtypes(options.dtype, {name: bases[name] for name in copied})
     _check_free(options.out, parts)
     return Components(parts, tuple(copied), base)
+
+
+def _warn_of_dtypes(wanted: str, copied: Mapping[str, Weights]) -> None:
+    """Log copied components whose weights have another dtype than the result is asked to have."""
+    for name, weights in copied.items():
+        if kept := {weight.dtype for weight in weights.values() if weight.is_floating_point()} - {DTYPES[wanted]}:
+            dtypes = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in kept))
+            log.warning("no model changes %s, which is copied and stays %s, not %s", name, dtypes, wanted)
 
 
 def _warn_of_components(options: Options) -> None:
