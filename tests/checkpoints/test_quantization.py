@@ -9,6 +9,11 @@ from safetensors.torch import save_file
 from tsv_exp import UserError, merge
 from tsv_exp.checkpoints.sources import open_weights
 
+
+class NotATensor:
+    """What torchao's tensors are to a reader that does not run their code."""
+
+
 NORM = {"norm.weight": torch.ones(8)}
 LAYOUTS = {
     "bitsandbytes 4 bit": {
@@ -53,6 +58,13 @@ def test_what_the_configuration_says(tmp_path, nested):
     with pytest.raises(UserError, match=r"is quantized \(awq in its config.json\)"):
         open_weights(tmp_path)
     open_weights(tmp_path / "model.safetensors")  # a file by itself may lie beside any configuration
+
+
+def test_weights_that_a_library_pickles_are_not_read_first(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "torchao"}}))
+    torch.save({"q.weight": NotATensor()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"is quantized \(torchao in its config.json\)"):
+        open_weights(tmp_path)
 
 
 def test_weights_that_look_alike(tmp_path):

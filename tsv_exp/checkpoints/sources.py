@@ -10,7 +10,7 @@ from torch import Tensor
 from tsv_exp.checkpoints.adapters.lora import Adapter
 from tsv_exp.checkpoints.adapters.lora_config import FILE
 from tsv_exp.checkpoints.checks.factors import refuse_factors
-from tsv_exp.checkpoints.checks.quantization import refuse_quantized
+from tsv_exp.checkpoints.checks.quantization import refuse_codes, refuse_configured
 from tsv_exp.checkpoints.folders import ADAPTER_FILES, is_shard, weights_file
 from tsv_exp.checkpoints.formats import SUFFIXES
 from tsv_exp.checkpoints.hub import downloads
@@ -51,8 +51,10 @@ def open_weights(
             raise UserError(
                 f"{path} holds a part of a model; give its folder, {path.parent}, or the index of its parts"
             )
+        folder = folder_of(path)
+        refuse_configured(folder)
         weights = read(path)
-        refuse_quantized(weights, folder_of(path))
+        refuse_codes(weights, folder)
         if base is not None:
             refuse_factors(weights, base)
         return weights

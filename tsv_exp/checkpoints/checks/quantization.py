@@ -17,20 +17,29 @@ _MARKS = re.compile(
 )
 
 
-def refuse_quantized(weights: Reader, folder: Path | None) -> None:
-    """Check that a checkpoint is not quantized, by its folder's config.json and by its tensors.
+def refuse_configured(folder: Path | None) -> None:
+    """Check that a folder's config.json names no quantization, before its weights are read: some libraries pickle them.
 
     Raises:
-        UserError: it is; the message describes how to get weights.
+        UserError: it does; the message describes how to get weights.
     """
-    method = _configured(folder)
-    if method is None:
-        mark = _mark(weights)
-        if mark is None:
-            return
-        method = f"its tensor {mark!r}"
-    raise UserError(
-        f"{folder or weights.path} is quantized ({method}), and codes cannot be merged; give the model that it was "
+    if (method := _configured(folder)) is not None:
+        raise _quantized(folder, f"{method} in its config.json")
+
+
+def refuse_codes(weights: Reader, folder: Path | None) -> None:
+    """Check that the tensors of a checkpoint are not codes and scales.
+
+    Raises:
+        UserError: they are; the message describes how to get weights.
+    """
+    if (mark := _mark(weights)) is not None:
+        raise _quantized(folder or weights.path, f"its tensor {mark!r}")
+
+
+def _quantized(place: Path | None, reason: str) -> UserError:
+    return UserError(
+        f"{place} is quantized ({reason}), and codes cannot be merged; give the model that it was "
         "made of, or load it with transformers, call model.dequantize() and save_pretrained(), and give that"
     )
 
@@ -46,7 +55,7 @@ def _configured(folder: Path | None) -> str | None:
     if not found:
         return None
     kind = found[0].get("quant_method") if isinstance(found[0], dict) else None
-    return f"{kind or 'quantization_config'} in its config.json"
+    return str(kind or "quantization_config")
 
 
 def _mark(weights: Reader) -> str | None:
