@@ -119,6 +119,10 @@ def test_what_is_often_given_in_place_of_weights(tmp_path: Path) -> None:
         (tmp_path / name).write_text("\n<!DOCTYPE html><html>Sign in</html>")
         with pytest.raises(UserError, match=rf"{name}: a web page, not weights"):
             read(tmp_path / name)
+    for name in ("model.gguf", "model.bin"):
+        (tmp_path / name).write_bytes(b"GGUF\3\0\0\0")
+        with pytest.raises(UserError, match=rf"{name}: a file of llama.cpp .*as safetensors"):
+            read(tmp_path / name)
     model = nn.Linear(2, 2)
     torch.save(torch.optim.SGD(model.parameters()).state_dict(), tmp_path / "optimizer.pt")
     with pytest.raises(UserError, match=r"optimizer.pt: the state of an optimizer"):

@@ -13,6 +13,7 @@ from tsv_exp.errors import UserError
 log = logging.getLogger(__name__)
 
 _LFS = b"version https://git-lfs.github.com/spec/"
+_LLAMA_CPP = (b"GGUF", b"lmgg", b"tjgg")  # GGUF and its predecessors, which were called .bin
 # keys under which trainers store a state dict, in order
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 
@@ -28,6 +29,10 @@ def check_content(path: Path) -> None:
     if start == _LFS:
         raise UserError(
             f"{path}: a pointer of git-lfs, not the weights themselves; run `git lfs pull` in its repository"
+        )
+    if start[:4] in _LLAMA_CPP:
+        raise UserError(
+            f"{path}: a file of llama.cpp (GGUF), mostly of quantized weights; give the model as safetensors"
         )
     if is_archive(path) and (program := program_in(path)) is not None:
         library, load = program
