@@ -99,9 +99,11 @@ def _pointer(argument: str | int | Tensor | ctypes.c_int) -> Any:
 
 def _routines(module: Any, name: str, arguments: int) -> dict[torch.dtype, _Routine]:
     """The float32 and the float64 routine of a Cython module of scipy; both have so many arguments."""
-    name_of, pointer_of = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
-    name_of.argtypes, name_of.restype = [ctypes.py_object], ctypes.c_char_p
-    pointer_of.argtypes, pointer_of.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
+    # new function objects: the types of those in ctypes.pythonapi itself are shared by all libraries
+    name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
+    pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", ctypes.pythonapi)
+    )
     kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)
     capsules = {torch.float32: module.__pyx_capi__[f"s{name}"], torch.float64: module.__pyx_capi__[f"d{name}"]}
     return {dtype: kind(pointer_of(capsule, name_of(capsule))) for dtype, capsule in capsules.items()}
