@@ -14,7 +14,8 @@ EPS = torch.finfo(torch.float32).eps
 BLOCK = 16  # columns per step: small blocks reach higher powers of the Gram matrix at equal dimension
 
 _CONVERGED = 3e-6  # root mean square angle (radians) to the true vectors for which one Rayleigh-Ritz step is enough
-_CANCELLED = 0.3  # what a step leaves of its columns, below which rounding is not orthogonal to the basis
+_CANCELLED = 0.1  # what a step leaves of its columns, below which rounding is not orthogonal to the basis
+_EXHAUSTED = 1e-5  # the same as a share of the largest columns: there is little but rounding left
 _TURN = 1e-2  # norm of a first-order correction of eigenvectors up to which it suffices
 
 
@@ -29,16 +30,19 @@ def top_vectors(g: Tensor, k: int, used: int, width: int, dimension: float) -> T
     basis, projected = g.new_empty(batch, n, limit), g.new_empty(batch, limit, limit)
     block = times(g, random_block(g, seed=1))  # the random block itself would help no top vector
     size, error, end, vectors = g.new_zeros(batch), g.new_full((batch,), math.inf), 0, basis
+    largest = size
     while end < limit:
         start, end = end, end + BLOCK
         q, r = qr(block)
-        if bool((r.diagonal(dim1=-2, dim2=-1).abs().amin(-1) < _CANCELLED * size).any()):
+        least = torch.maximum(_CANCELLED * size, _EXHAUSTED * largest)
+        if bool((r.diagonal(dim1=-2, dim2=-1).abs().amin(-1) < least).any()):
             q, parts = _without(q, basis[..., :start])
             projected[..., :start, start - BLOCK : start].add_(parts @ r)
             q, _ = qr(q)
         basis[..., start:end] = q
         block = times(g, q)
         size = torch.linalg.matrix_norm(block) / BLOCK**0.5
+        largest = torch.maximum(largest, size)
         # But for rounding only the last two blocks matter; once is not enough for them, twice is (Kahan).
         first = max(0, start - BLOCK)
         block, near = _without(block, basis[..., first:end])
