@@ -158,7 +158,6 @@ def test_layer_replication_and_other_kinds_of_adapters_are_told_the_remedy(tmp_p
     from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
 
     kinds = {
-        "target_parameters.*merge_and_unload": LoraConfig(target_parameters=["model.layers.0.mlp.down_proj.weight"]),
         "layer replication.*merge_and_unload": LoraConfig(
             layer_replication=[[0, 2], [1, 2]], target_modules=["q_proj"]
         ),

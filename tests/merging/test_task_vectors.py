@@ -24,6 +24,9 @@ class Known(dict):
     def factors(self, name, dtype):
         raise NotImplementedError
 
+    def sliced(self, name, index):
+        raise NotImplementedError
+
 
 def test_layers_of_the_stream():
     base, finetuned = zoo(3, torch.bfloat16)

@@ -115,6 +115,9 @@ def test_products_of_thin_factors_are_not_formed() -> None:
             m, n = base[name].shape
             return LowRank(torch.zeros(m, 0), torch.zeros(0), torch.zeros(0, n))
 
+        def sliced(self, name: str, index: int) -> "Adapter":
+            raise NotImplementedError
+
     thin = TaskVectors(base, {f"t{i}": Adapter(i) for i in range(3)})
     dense = TaskVectors(base, {f"t{i}": {**Adapter(i)} for i in range(3)})
     for router in (Likelihood(rank_fraction=1.0), Mass(layer=FIRST, rank_fraction=0.2)):

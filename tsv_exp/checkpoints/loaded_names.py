@@ -65,21 +65,63 @@ def _model(weights: Weights) -> Any:
 
 def _renamed(names: Iterable[str], model: Any) -> dict[str, str | None]:
     """Name in a model of transformers -> name in its file, or None, as in `loaded_names`."""
-    return {new: name if whole else None for new, name, whole in _pairs(names, model)}
+    return {new: name if rule is None else None for new, name, rule in _pairs(names, model)}
 
 
-def _pairs(names: Iterable[str], model: Any) -> Iterator[tuple[str, str, bool]]:
-    """For each name in a file that in a model of transformers, itself, and whether it is the whole tensor there."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, rename_source_key
+def _pairs(names: Iterable[str], model: Any) -> Iterator[tuple[str, str, str | None]]:
+    """For each name in a file that in a model of transformers, itself, and the pattern of a rule that rearranges it."""
+    from transformers.core_model_loading import rename_source_key
 
-    rules = get_model_conversion_mapping(model)
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    others = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
+    renamings, others = _rules(model)
     expected, prefix = model.state_dict(), model.base_model_prefix
     for name in names:
-        new, rearranged = rename_source_key(name, renamings, others, prefix, expected)
-        yield new, name, rearranged is None
+        new, pattern = rename_source_key(name, renamings, others, prefix, expected)
+        yield new, name, pattern
+
+
+def _rules(model: Any) -> tuple[list[Any], list[Any]]:
+    """The rules of transformers that rename tensors of a model's file, and those that rearrange them."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    rules = get_model_conversion_mapping(model)
+    others = [rule for rule in rules if not isinstance(rule, WeightRenaming)]
+    return [rule for rule in rules if isinstance(rule, WeightRenaming)], others
+
+
+def loaded_parameters(weights: Weights) -> dict[str, bool] | None:
+    """Name in memory of every parameter, in the order of the model, -> whether its module stores matrices (in, out).
+
+    None: nothing is known of the model.
+    """
+    model = _model(weights)
+    if model is None:
+        return None
+    modules = dict(model.named_modules(remove_duplicate=False))
+    names = (name for name, _ in model.named_parameters(remove_duplicate=False))
+    return {name: bool(getattr(modules[name.rpartition(".")[0]], "is_transposed", False)) for name in names}
+
+
+def stacked_parts(weights: Weights) -> dict[str, list[tuple[str, ...]]]:
+    """Name in memory of a tensor (E, m, n) -> for each of its E matrices the names in the file.
+
+    These are the tensors that transformers stacks, after those of one matrix were joined by rows: experts.
+    """
+    model = _model(weights)
+    if model is None:
+        return {}
+    from transformers.core_model_loading import Concatenate, MergeModulelist, dot_natural_key
+
+    places: dict[str, int] = {}
+    for rule in _rules(model)[1]:
+        operations = [(type(operation), getattr(operation, "dim", None)) for operation in rule.operations]
+        if operations in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)]):
+            places |= {pattern: place for place, pattern in enumerate(rule.source_patterns)}
+    found: dict[str, dict[int, list[str]]] = {}
+    for new, name, pattern in sorted(_pairs(weights, model), key=lambda pair: dot_natural_key(pair[1])):
+        if pattern in places:
+            found.setdefault(new, {}).setdefault(places[pattern], []).append(name)
+    return {new: list(zip(*(own[place] for place in sorted(own)), strict=False)) for new, own in found.items()}
 
 
 def adaptable_weights(weights: Weights) -> dict[str, str] | None:
@@ -102,7 +144,8 @@ def adaptable_weights(weights: Weights) -> dict[str, str] | None:
         if module is not None and isinstance(modules[module], nn.MultiheadAttention)
     }
     linear, experts = {}, {}
-    for new, name, whole in _pairs(weights, model):
+    for new, name, rule in _pairs(weights, model):
+        whole = rule is None
         if not whole and expected[new].dim() == 3:
             experts[name] = name
         elif whole and new in attention:
@@ -157,17 +200,17 @@ def names_in_module(module: nn.Module, names: Sequence[str]) -> dict[str, str]:
     return {name: mine for mine, name in found.items()}
 
 
-def match_loaded(base: Weights, own: Sequence[str]) -> tuple[dict[str, str], str | None]:
+def match_loaded(base: Weights, own: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """The base's name -> the own name, where own names may be those in memory.
 
-    Also returns an own name of a tensor that the base has only in parts, if there is one.
+    Also returns the own name -> the name in memory of the tensors that the base has only in parts.
     """
     names = match_names(list(base), own)
     if len(names) == len(own) or not (loaded := loaded_names(base)):
-        return names, None
+        return names, {}
     known, pairs = set(names.values()), match_names(list(loaded), own).items()
     renamed = {name: mine for new, mine in pairs if (name := loaded[new]) is not None}
-    joined = next((mine for new, mine in pairs if loaded[new] is None and mine not in known), None)
+    joined = {mine: new for new, mine in pairs if loaded[new] is None and mine not in known}
     return max(names, renamed, key=len), joined
 
 
@@ -185,7 +228,7 @@ def with_names_of(base: Weights, model: Weights, what: str) -> Weights:
     if joined or other:
         source, mine = (what, joined) if joined else ("the base", other)
         raise UserError(
-            f"{source}: transformers made the tensor {mine!r} of several when it loaded the model; "
+            f"{source}: transformers made the tensor {next(iter(mine))!r} of several when it loaded the model; "
             "save the model with save_pretrained and give that folder"
         )
     best = max(loaded, {own: name for name, own in back.items()}, key=len)

@@ -50,6 +50,10 @@ class ExplicitDeltas(Protocol):
         """The difference of a matrix as a product; its components are not orthonormal."""
         ...
 
+    def sliced(self, name: str, index: int) -> "ExplicitDeltas":
+        """The weights of the matrix at an index of one 3-D parameter, under its name."""
+        ...
+
 
 @dataclass(frozen=True)
 class Layer:

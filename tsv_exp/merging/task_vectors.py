@@ -179,11 +179,12 @@ class TaskVectors:
     def _slices(self, name: str) -> Iterator[Layer]:
         for index in range(len(self.base[name])):
             one = copy(self)
-            models = {  # an adapter changes no stack
-                task: Sliced(self.base if task in self._adapters else model, name, index)
+            adapters = {task: model.sliced(name, index) for task, model in self._adapters.items()}
+            models = {
+                task: adapters[task] if task in adapters else Sliced(model, name, index)
                 for task, model in self.finetuned.items()
             }
-            one.__dict__.update(base=Sliced(self.base, name, index), finetuned=models, _adapters={})
+            one.__dict__.update(base=Sliced(self.base, name, index), finetuned=models, _adapters=adapters)
             yield one.layer(name)
 
     @cached_property

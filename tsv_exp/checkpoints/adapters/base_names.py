@@ -62,7 +62,7 @@ def check_base(adapters: Mapping[str, Adapter], base: Weights, where: str) -> No
         names, joined = match_loaded(base, list(own))
         found = {name: own[mine] for name, mine in names.items() if _fits(base[name], *adapter.modules[own[mine]][:2])}
         packed = not names and not modules.isdisjoint(adapter.modules)  # <module>.qweight
-        if not found and joined is None and not packed:
+        if not found and not joined and not packed:
             raise UserError(
                 f"model {task!r} ({adapter.path}) changes no weight of base={where} "
                 f"({next(iter(adapter.modules), 'none')}, ...); give the base that it was trained on, or leave base out"

@@ -1,12 +1,15 @@
 """A base model with the changes of an adapter, as a mapping of names to weights."""
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from tsv_exp.layers import LowRank
+from tsv_exp.merging.inputs.views import Sliced
 
 
 class ChangedModel(Mapping[str, Tensor]):
@@ -23,6 +26,12 @@ class ChangedModel(Mapping[str, Tensor]):
     def file_of(self, name: str) -> Path:
         """The adapter's folder, for error messages."""
         return self.path
+
+    def sliced(self, name: str, index: int) -> Self:
+        """The matrix at an index of one 3-D parameter."""
+        one = copy(self)
+        one._base = Sliced(self._base, name, index)
+        return one
 
     def _no_change(self, name: str, dtype: torch.dtype) -> LowRank:
         m, n = self._base[name].shape

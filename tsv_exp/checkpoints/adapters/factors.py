@@ -56,6 +56,11 @@ class Adapter:
         """
         path = file.parent
         lora, tensors = LoraConfig.load(path), read(file)
+        if lora.parameters:
+            raise UserError(
+                f"{path}: form=lora takes adapters of modules, and this one changes parameters (target_parameters); "
+                "merge it into the model: give base=PATH, and leave form=lora out"
+            )
         config = json.loads((path / FILE).read_text(encoding="utf-8"))
         sides: dict[str, dict[str, Tensor]] = {}
         own_names: dict[str, None] = {}

@@ -4,6 +4,7 @@ import re
 from collections.abc import Container, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,11 +13,14 @@ from tsv_exp.checkpoints.adapters.attention import added_twice, weight_of
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.conv1d import conv1d_weights, model_types
 from tsv_exp.checkpoints.adapters.lora_config import LoraConfig
+from tsv_exp.checkpoints.adapters.parameters import Layout, holder, of_matrices, parameters_of, straight
 from tsv_exp.checkpoints.adapters.tied import check_head
-from tsv_exp.checkpoints.loaded_names import match_loaded
+from tsv_exp.checkpoints.loaded_names import match_loaded, stacked_parts
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.inputs.alignment import matches
+
+Factors: TypeAlias = tuple[Tensor, Tensor, float]  # B, A and the scale s of the change s · B A
 
 _KEY = re.compile(
     r"(base_model\.model\.)?(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.(?!weight$|bias$)\w+)?(\.weight)?"
@@ -68,7 +72,9 @@ class Adapter(ChangedModel):
                 )
             else:
                 whole[_WHOLE.sub("", key.removeprefix("base_model.model."))] = tensors[key]
-        weights = {module: weight_of(module, modules) for module in modules}
+        targets = self._config.parameters
+        parameters = parameters_of(path, modules, targets, self._layout) if targets else {}
+        weights = {module: parameters.get(module) or weight_of(module, modules) for module in modules}
         self.own_names = (*weights.values(), *whole)
         changed = [own for own in self.own_names if not matches(own, ignore)]
         if twice := [own for module, own in weights.items() if added_twice(module) and own in changed]:
@@ -77,47 +83,96 @@ class Adapter(ChangedModel):
                 "the change is not known; merge the adapter into its model with the version that trained it "
                 "(merge_and_unload), save that, and give it; or \"ignore=['*.out_proj.weight']\" leaves them out"
             )
-        names = {own: name for name, own in self._names_in_base(changed).items()}
+        names, stacked = self._names_in_base(changed, set(parameters.values()))
         tied = _twins(whole, names, [] if self._config.tied else weights.values())
-        if unknown := [own for own in changed if own not in names and own not in tied]:
+        known = names.keys() | stacked | tied
+        if unknown := [own for own in changed if own not in known]:
             raise UserError(
                 f"{path}: the base has no parameter {unknown[0]!r} that the adapter changes; {_cause(unknown, changed)}"
             )
         names = {own: name for own, name in names.items() if not matches(name, keep)}
         self._whole = {names[own]: tensor for own, tensor in whole.items() if own in names}
-        self._factors: dict[str, tuple[Tensor, Tensor, float]] = {}
+        self._factors: dict[str, Factors] = {}
         self._transposed: set[str] = set()
         self._names = {module: names[own] for module, own in weights.items() if own in names}
         for module, name in self._names.items():
+            if own := parameters.get(module):
+                self._factors[name] = self._of_parameter(own, modules[module], base[name].shape)
+                continue
             self._factors[name] = self._checked(module, modules[module])
             if module in embeddings or self._stored_transposed(name):
                 self._transposed.add(name)
                 if self._config.initialization == "olora":  # PEFT does not handle such a weight correctly
                     raise UserError(f"{path}: OLoRA of {name!r}, which is stored transposed, is not defined")
         for name in names.values():
-            if (shape := self._shape(name)) != base[name].shape:
-                shapes = f"has shape {tuple(shape)}, in the base {tuple(base[name].shape)}"
-                raise UserError(f"{path}: {name!r} {shapes}; {_remedy(shape, base[name].shape)}")
+            self._check_shape(name, self._shape(name), base[name].shape)
+        for module, own in parameters.items():
+            if own in stacked:
+                self._add_parts(own, modules[module], stacked[own], keep)
         self._initial = cache(self._subtracted)
         if not tied:
             changed = [name for name, tensor in self._whole.items() if not torch.equal(tensor, base[name].to(tensor))]
             check_head(path, base, [*self._factors, *changed])
 
-    def _names_in_base(self, changed: Sequence[str]) -> dict[str, str]:
+    @cached_property
+    def _layout(self) -> Layout:
+        return Layout.of(self._base)
+
+    def _names_in_base(
+        self, changed: Sequence[str], parameters: Container[str]
+    ) -> tuple[dict[str, str], dict[str, list[tuple[str, ...]]]]:
+        """The base's names of what the adapter changes, and of the parts of parameters that it has only in parts."""
         names, joined = match_loaded(self._base, changed)
-        if joined:
+        parts = stacked_parts(self._base) if joined else {}
+        stacked = {own: parts[new] for own, new in joined.items() if new in parts and own in parameters}
+        if other := [own for own in joined if own not in stacked]:
             raise UserError(
-                f"{self.path}: transformers makes {joined!r} of several of the base's tensors when it loads the "
+                f"{self.path}: transformers makes {other[0]!r} of several of the base's tensors when it loads the "
                 "model; merge the adapter into its model first"
             )
-        return names
+        return {own: name for name, own in names.items()}, stacked
 
-    def _checked(self, module: str, pair: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, float]:
+    def _of_parameter(self, own: str, pair: Mapping[str, Tensor], shape: torch.Size) -> Factors:
+        """B, A and the scale of a parameter; those of E matrices (E, m, n) are (E, m, r) and (E, r, n)."""
+        if len(shape) != 3:
+            return self._checked(own, pair)
+        if self._config.initialization != "none":
+            raise UserError(f"{self.path}: {self._config.initialization} of {own!r}, which is 3-D, is not defined")
+        b, a, scale = self._checked(own, pair, shape[0])
+        as_stored = straight(len(b), shape, self._config.version, self._layout.transposed.get(holder(own)))
+        if as_stored is None:
+            raise UserError(
+                f"{self.path}: whether the factors of the square matrices in {own!r} are transposed is not known, "
+                "because versions of PEFT differ in it; merge the adapter into its model with the version that trained "
+                "it (merge_and_unload), save that, and give it"
+            )
+        return *of_matrices(b, a, shape[0], as_stored), scale
+
+    def _add_parts(
+        self, own: str, pair: Mapping[str, Tensor], parts: Sequence[Sequence[str]], keep: Sequence[str]
+    ) -> None:
+        """Add the factors of the base's tensors that are joined by rows to the matrices of a parameter (E, m, n)."""
+        sizes = [len(self._base[name]) for name in parts[0]]
+        shape = torch.Size((len(parts), sum(sizes), self._base[parts[0][0]].shape[-1]))
+        b, a, scale = self._of_parameter(own, pair, shape)
+        self._check_shape(own, _product_shape(b, a), shape)
+        for names, rows, right in zip(parts, b, a, strict=True):
+            for name, left in zip(names, rows.split(sizes), strict=True):
+                self._check_shape(name, _product_shape(left, right), self._base[name].shape)
+                if not matches(name, keep):
+                    self._factors[name] = left, right, scale
+
+    def _check_shape(self, name: str, shape: torch.Size, wanted: torch.Size) -> None:
+        if shape != wanted:
+            shapes = f"has shape {tuple(shape)}, in the base {tuple(wanted)}"
+            raise UserError(f"{self.path}: {name!r} {shapes}; {_remedy(shape, wanted)}")
+
+    def _checked(self, module: str, pair: Mapping[str, Tensor], count: int = 1) -> Factors:
         if any(part.dim() > 2 for part in pair.values()):
             raise UserError(f"{self.path}: {module!r} is a convolution; merge the adapter into its model first")
         if not usable(pair):
             raise UserError(f"{self.path}: {module!r} needs two matrices, lora_A and lora_B; merge the adapter first")
-        self._config.check_rank(module, pair["B"], pair["A"])
+        self._config.check_rank(module, pair["B"], pair["A"], count)
         return pair["B"], pair["A"], self._config.scale(module)
 
     def _stored_transposed(self, name: str) -> bool:
@@ -147,7 +202,7 @@ class Adapter(ChangedModel):
         if name not in self._factors:
             return self._whole[name].shape
         b, a, _ = self._factors[name]
-        return torch.Size((a.shape[1], b.shape[0]) if name in self._transposed else (b.shape[0], a.shape[1]))
+        return _product_shape(a.mT, b.mT) if name in self._transposed else _product_shape(b, a)
 
     def subtracted(self, module: str) -> LowRank | None:
         """The product that the initialization subtracted from a module's weight (out, in); named as in the adapter."""
@@ -174,6 +229,16 @@ class Adapter(ChangedModel):
         if (taken := self._initial(name)) is not None:
             product -= LowRank(*(part.to(dtype) for part in taken)).dense()
         return product.mT if name in self._transposed else product
+
+    def sliced(self, name: str, index: int) -> Self:
+        """The matrix at an index of one 3-D parameter."""
+        one = super().sliced(name, index)
+        one._whole = {name: self._whole[name][index]} if name in self._whole else {}
+        one._factors = {}
+        if name in self._factors:
+            b, a, scale = self._factors[name]
+            one._factors[name] = b[index], a[index], scale
+        return one
 
     def factors(self, name: str, dtype: torch.dtype) -> LowRank:
         """The delta as factors u (m, r), s (r,), vh (r, n), not orthonormal; r = 0 if there is no change."""
@@ -208,6 +273,10 @@ def add_factor(modules: dict[str, dict[str, Tensor]], key: re.Match[str], factor
     if key["side"] in pair:
         raise UserError(f"{path} holds several adapters of {key['module']!r}; save each one alone, with PEFT")
     pair[key["side"]] = factor
+
+
+def _product_shape(b: Tensor, a: Tensor) -> torch.Size:
+    return torch.Size((*b.shape[:-1], a.shape[-1]))
 
 
 def usable(pair: Mapping[str, Tensor]) -> bool:

@@ -24,6 +24,7 @@ FILE = "adapter_config.json"
 MATCHING = 0.2  # seconds per match: a malicious regular expression can run forever
 _LARGEST = 1e9  # largest rank or alpha
 _LONGEST = 1000  # longest pattern, in characters
+_VERSION = 40  # longest version
 _UNCHANGED = {
     "true",
     "false",
@@ -40,7 +41,6 @@ _BEYOND = {  # options with which the change of a weight is not just s · B A
     "use_qalora": "QALoRA",
     "lora_bias": "biases of factors",
     "layer_replication": "layer replication",
-    "target_parameters": "target_parameters",
     "trainable_token_indices": "trainable tokens",
     "use_bdlora": "block-diagonal factors",
     "arrow_config": "Arrow",
@@ -48,9 +48,9 @@ _BEYOND = {  # options with which the change of a weight is not just s · B A
     "monteclora_config": "MonteCLoRA",
 }
 _READ = {"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "init_lora_weights"}
-_READ |= {"fan_in_fan_out", "ensure_weight_tying", "alora_invocation_tokens"}
+_READ |= {"fan_in_fan_out", "ensure_weight_tying", "alora_invocation_tokens", "target_parameters", "peft_version"}
 _IRRELEVANT = {  # they select modules, or act on training only
-    *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
+    *("task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode"),
     *("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern", "bias"),
     *("lora_dropout", "megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config"),
     *("lora_ga_config", "velora_config", "qalora_group_size", "runtime_config"),
@@ -62,7 +62,8 @@ class LoraConfig:
     """The scale of every module's product, and what its initialization subtracted from the base.
 
     `initialization` is pissa or olora if the adapter's initial product was subtracted from the base's weights. `tied`:
-    weights that the base ties were trained as one.
+    weights that the base ties were trained as one. `parameters`: names of those that it changes by name, whole or their
+    ends. `version`: PEFT's, if it is known.
     """
 
     path: Path
@@ -74,6 +75,8 @@ class LoraConfig:
     fan_in_fan_out: bool
     initialization: str
     tied: bool = False
+    parameters: tuple[str, ...] = ()
+    version: str = ""
 
     @classmethod
     def load(cls, folder: Path) -> "LoraConfig":
@@ -90,6 +93,7 @@ class LoraConfig:
                 raise UserError(f"{folder} is an adapter of type {kind}; {remedy}")
             rank, alpha = _number(config, "r"), _number(config, "lora_alpha")
             patterns = [_patterns(config, key) for key in ("rank_pattern", "alpha_pattern")]
+            parameters = _names(config, "target_parameters")
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path} does not describe a LoRA adapter ({error})") from error
         if config.get("alora_invocation_tokens"):
@@ -115,16 +119,21 @@ class LoraConfig:
             fan_in_fan_out=bool(config.get("fan_in_fan_out")),
             initialization=_initialization(folder, config.get("init_lora_weights", True)),
             tied=bool(config.get("ensure_weight_tying")),
+            parameters=parameters,
+            version=str(config.get("peft_version") or "")[:_VERSION],
         )
 
     def rank_of(self, module: str) -> float:
         """The rank r of a module, by its name in the model that the adapter was trained on."""
         return self._by_pattern(self.rank_pattern, module, self.rank)
 
-    def check_rank(self, module: str, b: Tensor, a: Tensor) -> None:
-        """Raise a UserError if the factors B (m, r), A (r, n) of a module have another rank than configured."""
-        rank = self.rank_of(module)
-        if not a.shape[0] == b.shape[1] == rank:
+    def check_rank(self, module: str, b: Tensor, a: Tensor, count: int = 1) -> None:
+        """Raise a UserError if the factors B (m, r), A (r, n) of a module have another rank than configured.
+
+        The factors of `count` matrices, which are stored as two, have that rank for each.
+        """
+        rank = self.rank_of(module) * count
+        if not a.shape[0] == b.shape[1] == rank or rank % count:
             raise UserError(
                 f"{self.path}: the factors of {module!r} have rank {a.shape[0]} and {b.shape[1]}, its configuration "
                 f"says {rank:g}; fetch it again"
@@ -196,6 +205,13 @@ def _patterns(config: Mapping[str, Any], key: str) -> dict[str, float]:
     if any(len(pattern) > _LONGEST for pattern in found):
         raise ValueError(f"{key} has a pattern of more than {_LONGEST} characters")
     return {pattern: _number(found, pattern) for pattern in found}
+
+
+def _names(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    found = config.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"{key} is not a list of names")
+    return tuple(found)
 
 
 def _initialization(folder: Path, value: object) -> str:
