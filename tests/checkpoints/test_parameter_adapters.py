@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from adapters import configure
 from experts import KINDS, PARAMETERS, adapt, mixture
 from safetensors.torch import load_file, save_file
 
@@ -105,8 +106,7 @@ def test_which_way_square_matrices_are_stored(version, transposed, expected):
 
 def test_square_matrices_of_an_older_version_are_told_the_remedy(tmp_path):
     base, _, _ = made(tmp_path, "Olmoe")
-    file = tmp_path / "lora" / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"peft_version": "0.18.0"}))
+    configure(tmp_path / "lora", peft_version="0.18.0")
     with pytest.raises(UserError, match=r"square matrices in 'model.layers.0.mlp.experts.gate_up_proj'.*merge_and"):
         open_weights(tmp_path / "lora", base)
 
@@ -163,16 +163,14 @@ def test_factors_of_other_ranks_and_shapes(tmp_path):
 
 def test_initializations_that_peft_does_not_have_for_experts(tmp_path):
     base, _, _ = made(tmp_path, "Mixtral")
-    file = tmp_path / "lora" / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"init_lora_weights": "pissa"}))
+    configure(tmp_path / "lora", init_lora_weights="pissa")
     with pytest.raises(UserError, match=r"pissa of 'model.layers.0.mlp.experts.gate_up_proj', which is 3-D"):
         open_weights(tmp_path / "lora", base)
 
 
 def test_a_rank_that_is_no_whole_number(tmp_path):
     base, _, _ = made(tmp_path, "GraniteMoe")
-    file = tmp_path / "lora" / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"rank_pattern": {".*experts.*": 2.5}}))
+    configure(tmp_path / "lora", rank_pattern={".*experts.*": 2.5})
     weights = load_file(tmp_path / "lora" / "adapter_model.safetensors")
     for key, factor in weights.items():
         if "experts" in key:
@@ -195,8 +193,7 @@ def test_an_expert_of_another_shape(tmp_path):
 @pytest.mark.parametrize("names", ["experts.down_proj", [1], {"a": 1}])
 def test_names_of_parameters_that_are_no_names(tmp_path, names):
     base, _, _ = made(tmp_path, "GraniteMoe")
-    file = tmp_path / "lora" / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"target_parameters": names}))
+    configure(tmp_path / "lora", target_parameters=names)
     with pytest.raises(UserError, match="target_parameters is not a list of names"):
         open_weights(tmp_path / "lora", base)
 

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from adapters import plain_adapter
+from adapters import configure, plain_adapter
 from safetensors.torch import load_file, save_file
 
 from tsv_exp import UserError
@@ -107,8 +107,7 @@ def test_target_modules_that_are_no_names(tmp_path):
 def test_adapters_of_other_bases_are_named(tmp_path, caplog, named, base, line):
     for name, model in zip("ab", named, strict=True):
         plain_adapter(tmp_path / name, "fc")
-        file = tmp_path / name / "adapter_config.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": model}))
+        configure(tmp_path / name, base_model_name_or_path=model)
     words = [f"models=[{tmp_path / 'a'},{tmp_path / 'b'}]", f"out={tmp_path / 'out'}", "form=lora"]
     run(parse([*words, *([f"base={base}"] if base else [])]))
     found = [record.getMessage() for record in caplog.records if "is for the base" in record.getMessage()]

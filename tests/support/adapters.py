@@ -1,5 +1,6 @@
 """Small LoRA adapters that PEFT itself wrote, on a small Llama that transformers wrote."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -54,6 +55,12 @@ def plain_adapter(folder, module, size=8):
     factors = {f"{key}.lora_A.weight": torch.ones(1, size), f"{key}.lora_B.weight": torch.ones(size, 1)}
     save_file(factors, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 1}')
+
+
+def configure(folder: Path, **options) -> None:
+    """Change the configuration of an adapter."""
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | options))
 
 
 def agree(lora, dense, base, changed, transposed=False):

@@ -5,13 +5,22 @@ from torch import Tensor
 
 from tsv_exp.decompositions import exact as linalg
 from tsv_exp.decompositions.krylov import random_block
-from tsv_exp.decompositions.numerics import ORTHOGONAL, Matrices, eigh, gram, magnitude, times, transposed_times, whole
+from tsv_exp.decompositions.numerics import (
+    ORTHOGONAL,
+    Matrices,
+    eigh,
+    gram,
+    magnitude,
+    moderate,
+    times,
+    transposed_times,
+    whole,
+)
 from tsv_exp.layers import LowRank
 
 _WELL_CONDITIONED = 1e-2  # ratio of the eigenvalues of a Gram matrix above which float32 keeps its inverse root
 _CORRECTABLE = 1e-4  # such a ratio, but for the smallest eighth, below which float32 loses the eigenvectors
 _FIRST_ORDER = 0.03  # size of an error whose square is negligible
-_SAFE = 1e-5  # magnitudes between this and its inverse have fourth powers, as in ‖xᵀx‖², that float32 can sum
 
 
 def gram_polar(x: Tensor) -> tuple[LowRank, Tensor]:
@@ -65,6 +74,6 @@ def _corrected_polar(x: Tensor, vectors: Tensor) -> tuple[LowRank, Tensor, Tenso
 def scaled(x: Matrices) -> tuple[Matrices, Tensor]:
     """Matrices (..., m, n), divided by their largest magnitude (..., 1, 1) where ‖xᵀx‖ may be out of range."""
     scale = magnitude(x)[..., None, None]
-    if bool(((scale > _SAFE) & (scale < 1 / _SAFE)).all()):
+    if moderate(scale):
         return x, torch.ones_like(scale)
     return x / scale, scale

@@ -16,6 +16,7 @@ from tsv_exp.runtime.parallel.threads import check_stopped
 ROWS = 2048  # rows that are converted to a wider dtype, or computed, at a time
 _CONDITION = 1e-4  # ratio of the sizes of columns, each without its part in those before, that Cholesky's QR needs
 _TERMS = 192  # products that are summed at a time: numpy's BLAS adds 384 one by one, which costs accuracy
+_SAFE = 1e-5  # sizes between this and its inverse have fourth powers, as in ‖xᵀx‖², that float32 can sum
 ORTHOGONAL = 1e-3  # largest entry of UᵀU − I, and relative error of polar(X) on random probes, that is certified
 
 
@@ -79,6 +80,11 @@ def magnitude(x: Matrices) -> Tensor:
     """The largest magnitude (...,) in each of the matrices (..., m, n)."""
     found = (torch.maximum(part.amax((-2, -1)), -part.amin((-2, -1))) for part in parts(x))
     return reduce(torch.maximum, found)
+
+
+def moderate(sizes: Tensor) -> bool:
+    """Whether all magnitudes or norms of matrices are such that float32 can sum products of four of their entries."""
+    return bool(((sizes > _SAFE) & (sizes < 1 / _SAFE)).all())
 
 
 def significant(singular_values: Tensor, m: int, n: int) -> Tensor:

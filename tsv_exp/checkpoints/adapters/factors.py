@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.lora import Adapter as OnBase
-from tsv_exp.checkpoints.adapters.lora import add_factor, usable
 from tsv_exp.checkpoints.adapters.lora_config import FILE, LoraConfig, base_of
+from tsv_exp.checkpoints.adapters.stored import add_factor, usable
 from tsv_exp.checkpoints.readers import read
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank

@@ -14,6 +14,7 @@ from tsv_exp.checkpoints.adapters.changed_model import ChangedModel
 from tsv_exp.checkpoints.adapters.conv1d import conv1d_weights, model_types
 from tsv_exp.checkpoints.adapters.lora_config import LoraConfig
 from tsv_exp.checkpoints.adapters.parameters import Layout, holder, of_matrices, parameters_of, straight
+from tsv_exp.checkpoints.adapters.stored import read_stored, usable
 from tsv_exp.checkpoints.adapters.tied import check_head
 from tsv_exp.checkpoints.loaded_names import match_loaded, stacked_parts
 from tsv_exp.errors import UserError
@@ -21,13 +22,6 @@ from tsv_exp.layers import LowRank
 from tsv_exp.merging.inputs.alignment import matches
 
 Factors: TypeAlias = tuple[Tensor, Tensor, float]  # B, A and the scale s of the change s · B A
-
-_KEY = re.compile(
-    r"(base_model\.model\.)?(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.(?!weight$|bias$)\w+)?(\.weight)?"
-)
-_WHOLE = re.compile(
-    r"(?<=\.)(base_layer|modules_to_save(\.(?!weight$|bias$)\w+)?)\."
-)  # marks weights saved whole, not as factors
 
 
 class Adapter(ChangedModel):
@@ -57,21 +51,7 @@ class Adapter(ChangedModel):
     ) -> None:
         super().__init__(path, base)
         self._config = LoraConfig.load(path)
-        modules: dict[str, dict[str, Tensor]] = {}
-        embeddings, whole = set(), {}
-        for key in tensors:
-            if match := _KEY.fullmatch(key):
-                add_factor(modules, match, tensors[key], path)
-                if match["embedding"]:
-                    embeddings.add(match["module"])
-            elif ".original_module." in key:  # the base's, which PEFT saves with embeddings that were resized
-                continue
-            elif ".lora_" in key:
-                raise UserError(
-                    f"{path}: the tensor {key!r} is not a LoRA factor; merge the adapter into its model first"
-                )
-            else:
-                whole[_WHOLE.sub("", key.removeprefix("base_model.model."))] = tensors[key]
+        modules, embeddings, whole = read_stored(path, tensors)
         targets = self._config.parameters
         parameters = parameters_of(path, modules, targets, self._layout) if targets else {}
         weights = {module: parameters.get(module) or weight_of(module, modules) for module in modules}
@@ -263,26 +243,8 @@ class Adapter(ChangedModel):
         return weight if delta is None else weight.to(delta.dtype) + delta
 
 
-def add_factor(modules: dict[str, dict[str, Tensor]], key: re.Match[str], factor: Tensor, path: Path) -> None:
-    """Add a factor, by the parts `module` and `side` of its key.
-
-    Raises:
-        UserError: there is one with another adapter's name.
-    """
-    pair = modules.setdefault(key["module"], {})
-    if key["side"] in pair:
-        raise UserError(f"{path} holds several adapters of {key['module']!r}; save each one alone, with PEFT")
-    pair[key["side"]] = factor
-
-
 def _product_shape(b: Tensor, a: Tensor) -> torch.Size:
     return torch.Size((*b.shape[:-1], a.shape[-1]))
-
-
-def usable(pair: Mapping[str, Tensor]) -> bool:
-    """Whether the factors of a module are two matrices A and B of floating-point numbers."""
-    matrices = all(factor.dim() == 2 and factor.is_floating_point() and factor.numel() for factor in pair.values())
-    return set(pair) == {"A", "B"} and matrices
 
 
 def _twins(whole: Mapping[str, Tensor], names: Container[str], factored: Container[str]) -> set[str]:

@@ -9,10 +9,8 @@ from torch import Tensor
 from tsv_exp.decompositions import cholesky
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.decompositions.exact import ExactAlgebra
-from tsv_exp.decompositions.numerics import add_gram, gram, qr, times, transposed_times
+from tsv_exp.decompositions.numerics import add_gram, gram, moderate, qr, times, transposed_times
 from tsv_exp.errors import UserError
-
-_SAFE = 1e5  # norms between this and its inverse: sums of products of three entries stay in float32's range
 
 
 def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = ExactAlgebra()) -> Tensor:  # noqa: B008
@@ -86,7 +84,7 @@ def unit_deltas(deltas: Tensor, ridge: float) -> Units:
     changed, scale = norms > 0, norms.max()
     kept, norms = (deltas, norms) if changed.all() else (deltas[changed], norms[changed])
     shares = (norms / scale).tolist()
-    if bool(((norms > 1 / _SAFE) & (norms < _SAFE)).all()):
+    if moderate(norms):
         return Units(kept, norms.tolist(), shares, scale)
     return Units(kept / norms[:, None, None], [1.0] * len(kept), shares, scale)
 
