@@ -61,6 +61,16 @@ def test_equal_tasks_and_repeated_singular_values(method, expected):
 
 
 @both
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (30, 30)])
+def test_inputs_and_outputs_that_no_task_changes(method, expected, shape):
+    deltas = sample(4, *shape)
+    deltas[..., 3:12] = 0
+    deltas[:, [0, 5]] = 0
+    assert error(method(deltas), expected(deltas)) < 1e-9
+    assert error(method(deltas.float()), expected(deltas)) < 1e-4
+
+
+@both
 def test_tasks_of_very_different_norms(method, expected):
     deltas = sample(4, 30, 20) * torch.tensor([1e-3, 1.0, 30.0, 1e3]).view(4, 1, 1)
     assert error(method(deltas), expected(deltas)) < 1e-9

@@ -37,12 +37,13 @@ def iso_reg(deltas: Tensor, ridge: float = 0.1, *, algebra: Algebra = ExactAlgeb
     units = unit_deltas(deltas, ridge)
     if not units.sizes:
         return torch.zeros_like(deltas[0])
-    inputs, outputs, moment = (deltas.new_zeros(shape) for shape in ((n, n), (n, n), (m, n)))
+    inputs, moment = deltas.new_zeros(n, n), deltas.new_zeros(m, n)
     for stored, size, share in units:
         own = gram(stored).div_(size**2)
         inputs += own
         moment.add_(times(stored, own), alpha=share / size)
-    basis, triangle = qr(moment)
+    basis, triangle = column_basis(moment)
+    outputs = deltas.new_zeros(len(triangle), len(triangle))
     for stored, size, _ in units:
         add_gram(outputs, transposed_times(stored, basis), size**-2)
     margin = ridge * len(units.sizes)
@@ -87,6 +88,20 @@ def unit_deltas(deltas: Tensor, ridge: float) -> Units:
     if moderate(norms):
         return Units(kept, norms.tolist(), shares, scale)
     return Units(kept / norms[:, None, None], [1.0] * len(kept), shares, scale)
+
+
+def column_basis(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Q (m, k) with orthonormal columns and Y (k, n), X = Q Y, of X (m, n) with k columns that are not 0, m ≥ n.
+
+    Columns of zeros, as of inputs that are always 0, would add arbitrary directions to Q.
+    """
+    used = x.any(0)
+    if used.all():
+        return qr(x)
+    basis, triangle = qr(x[:, used])
+    wide = x.new_zeros(len(triangle), x.shape[1])
+    wide[:, used] = triangle
+    return basis, wide
 
 
 def solve(matrix: Tensor, shift: float, right: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.numerics import add_gram, eigh, gram, qr, times, transposed_times
-from tsv_exp.methods.regression.iso_reg import Units, solve, unit_deltas
+from tsv_exp.decompositions.numerics import add_gram, eigh, gram, times, transposed_times
+from tsv_exp.methods.regression.iso_reg import Units, column_basis, solve, unit_deltas
 
 _REST = 1e-4  # share of the squared norm of a low-rank task matrix that a quarter of its components may leave out
 
@@ -70,8 +70,8 @@ def _fit_on_short_side(
     """W ‖K‖ / ‖W‖ (m, n), m ≥ n, for D_i (m, n), G = Σ D_iᵀ D_i, R and Σ Δ_i; F to `power` in the columns of K."""
     m, n = total.shape
     fitted = solve(short, shift / n, moment.add_(total, alpha=shift / n).mT).mT
-    basis, triangle = qr(fitted)
-    long = torch.zeros_like(short)
+    basis, triangle = column_basis(fitted)
+    long = short.new_zeros(len(triangle), len(triangle))
     for stored, size, _ in units:
         add_gram(long, transposed_times(stored, basis), size**-2)
     white = times(_power(long, shift / m, power), triangle)
