@@ -88,3 +88,27 @@ def test_adapters_are_smoothed_first(ratio):
 def test_density_is_a_share():
     with pytest.raises(UserError, match="density=0"):
         merged(tasks(2, 8, 6), density=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("density", [0.2, 1])
+def test_tasks_that_do_not_overlap_all_remain_whole(density, dtype):
+    g = torch.Generator().manual_seed(0)
+    left, right = torch.linalg.qr(matrix(30, 30, g)).Q, torch.linalg.qr(matrix(24, 24, g)).Q
+    parts = torch.zeros(3, 30, 24, dtype=torch.float64)
+    for i, part in enumerate(tasks(3, 10, 8)):
+        parts[i, 10 * i : 10 * (i + 1), 8 * i : 8 * (i + 1)] = part
+    parts = left @ parts @ right
+    torch.testing.assert_close(merged(parts.to(dtype), density=density).double(), parts.sum(0), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_equal_tasks_do_not_depend_on_rounding(dtype):
+    """M_t = ½ [Σ Σ; Σ Σ] of two equal tasks: its largest entry is there four times, twice in the diagonal blocks."""
+    part = tasks(1, 30, 24)[0]
+    u, s, vh = svd(part, full_matrices=False)
+    expected = s[0] / 2 * u[:, :1] @ vh[:1]
+    for seed in range(4):
+        turn = torch.linalg.qr(matrix(30, 30, torch.Generator().manual_seed(seed))).Q
+        found = merged((turn @ torch.stack([part, part])).to(dtype)).double()
+        torch.testing.assert_close(turn.T @ found, expected, rtol=0, atol=1e-4)

@@ -49,7 +49,12 @@ def dc_merge(deltas: Tensor, density: float = 1e-3, *, algebra: Algebra = ExactA
 
 
 def _largest(matrix: Tensor, density: float) -> Tensor:
-    """The matrix with its max(1, floor(density · entries)) entries of largest magnitude; the others are zero."""
+    """The matrix with its max(1, floor(density · entries)) entries of largest magnitude; the others are zero.
+
+    Entries within rounding of the smallest of them stay too: equal tasks have equal entries, of which rounding would
+    choose one. Entries within rounding of 0 do not count as agreeing with a sign.
+    """
     magnitudes = matrix.abs()
-    threshold = magnitudes.flatten().topk(max(1, int(density * matrix.numel() + 1e-9))).values[-1]
-    return matrix * (magnitudes >= threshold)
+    largest = magnitudes.flatten().topk(max(1, int(density * matrix.numel() + 1e-9))).values
+    rounding = len(matrix) * torch.finfo(matrix.dtype).eps * largest[0]
+    return matrix * (magnitudes >= torch.maximum(largest[-1] - rounding, rounding))
