@@ -24,6 +24,14 @@ def test_one_negative_pivot_is_found_wherever_it_is(place):
     assert not positive_definite(x).any()
 
 
+@pytest.mark.parametrize("size", [1, 7, 400])
+def test_what_is_not_a_number_is_not_positive_definite(size):
+    for row, column in {(0, 0), (0, size - 1), (size // 2, size - 1), (size // 2, size // 2), (size - 1, size - 1)}:
+        x = torch.eye(size).unsqueeze(0)
+        x[0, row, column] = torch.nan
+        assert not positive_definite(x).any()
+
+
 def systems(size, right, device="cpu"):
     """A positive definite matrix of condition number 1e3, right sides and the solution, in float64."""
     g = torch.Generator().manual_seed(0)

@@ -203,10 +203,11 @@ def test_polar_factors_in_a_batch_are_those_of_each_matrix(shared):
     assert (algebra.total, algebra.fallbacks) == (6, 0)
 
 
-def test_the_usual_polar_factors_need_no_float64(monkeypatch):
-    x = side_by_side(1)
+@pytest.mark.parametrize(("shared", "size"), [(1, 128), (5, 256)])
+def test_the_usual_polar_factors_need_no_float64(monkeypatch, shared, size):
+    x = side_by_side(shared, (size, size))
     expected = linalg.polar(x).dense()
-    monkeypatch.setattr(torch.Tensor, "double", lambda t: t.to(torch.float64) if t.shape[-1] < 32 else None)
+    monkeypatch.setattr(torch.Tensor, "double", lambda t: t.to(torch.float64) if t.shape[-1] < size // 4 else None)
     torch.testing.assert_close(fast.gram_polar(x[None])[0].dense()[0], expected, atol=1e-5, rtol=0)
 
 

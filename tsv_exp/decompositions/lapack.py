@@ -5,6 +5,7 @@ keep Python's lock, and so stop the other threads of a merge; these are called w
 """
 
 import ctypes
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,6 +48,22 @@ def qr(x: Tensor) -> tuple[Tensor, Tensor]:
         r.copy_(own[:, :n].mT.triu())
         _call(_Q, m, n, n, own, m, factors, work, len(work), info)
     return columns.mT, triangle
+
+
+def cholesky(x: Tensor) -> Tensor:
+    """Replace the upper triangles of symmetric matrices (..., n, n), whose rows are stored, by R with RᵀR = x.
+
+    Returns:
+        whether each matrix (...,) is positive definite: else it has no R.
+    """
+    n = x.shape[-1]
+    good, info = torch.ones(x.shape[:-2], dtype=torch.bool, device=x.device), ctypes.c_int()
+    for one, own in zip(x.view(-1, n, n), good.view(-1), strict=True) if n else ():
+        _call(_CHOLESKY, "L", n, one, one.stride(0), info)  # LAPACK sees the transposes
+        own.fill_(
+            not info.value and math.isfinite(one[-1, -1])
+        )  # NaN, which the routine passes, reaches the last pivot
+    return good
 
 
 def solve_triangular(triangle: Tensor, right: Tensor, upper: bool) -> Tensor:
@@ -112,5 +129,6 @@ def _routines(module: Any, name: str, arguments: int) -> dict[torch.dtype, _Rout
 _EIGH = _routines(cython_lapack, "syevd", 11)
 _QR = _routines(cython_lapack, "geqrf", 8)
 _Q = _routines(cython_lapack, "orgqr", 9)
+_CHOLESKY = _routines(cython_lapack, "potrf", 5)
 _SOLVE = _routines(cython_blas, "trsm", 11)
 _GRAM = _routines(cython_blas, "syrk", 10)
