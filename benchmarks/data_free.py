@@ -41,7 +41,7 @@ METHODS = [
     "ties",
 ]
 METHODS += ["consensus_ta", "breadcrumbs", "dare", "dare_ties", "knots_ties", "tsv_m_marchenko_pastur"]
-METHODS += ["tsv_m_no_orthogonalization", "subspace_boosting"]
+METHODS += ["tsv_m_no_orthogonalization", "subspace_boosting", "wudi", "tsv_m_no_truncation"]
 
 
 def measure(zoo: ConfiguredZoo, count: int, method: str) -> dict[str, Any]:
