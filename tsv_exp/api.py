@@ -12,6 +12,7 @@ from tsv_exp.merging.layer import Moments, Weights
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.devices import usable
+from tsv_exp.runtime.messages.counts import some
 
 
 def merge(
@@ -35,7 +36,7 @@ def merge(
         engine: settings of decompositions, and of the 2-D layers that are not matrices.
         device: where to compute; None: the base's device. The result is on the base's device.
         moments: for methods that need inputs, such as regmean: layer -> (T, n, n), the mean of x xᵀ over inputs x of
-            each task's layer. Layers without moments are averaged.
+            each task's layer. Matrices without moments are averaged, or merged by tsv_m (esm).
         params: override parameters of the method's YAML, such as rank_fraction, density, lambda_.
 
     Raises:
@@ -47,4 +48,7 @@ def merge(
     chosen = (method if isinstance(method, Method) else Method.load(method)).with_params(**params)
     known = moments.get if isinstance(moments, Mapping) else moments
     place = None if device is None else usable(device)
-    return merge_layers(TaskVectors.of(base, finetuned, engine, place), chosen, engine, known)
+    stream = TaskVectors.of(base, finetuned, engine, place)
+    if isinstance(moments, Mapping) and (unknown := sorted(moments.keys() - set(stream.names))):
+        raise UserError(f"moments: {some(unknown)}: the models have no such layer; give names of the base's weights")
+    return merge_layers(stream, chosen, engine, known)

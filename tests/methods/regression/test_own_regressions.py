@@ -93,7 +93,7 @@ def test_a_task_without_change_takes_no_part(method):
 
 
 @each
-@pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan"), float("inf")])
 def test_the_ridge_must_be_positive(method, ridge):
     with pytest.raises(UserError, match="ridge="):
         method(sample(2, 6, 4), ridge)

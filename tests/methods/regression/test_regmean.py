@@ -64,6 +64,30 @@ def test_layers_without_moments_are_averaged():
         torch.testing.assert_close(found[name], mean[name])
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.eye(24).expand(2, -1, -1),
+        torch.eye(23).expand(3, -1, -1),
+        torch.eye(24),
+        torch.eye(24).expand(3, -1, -1) * torch.nan,
+        torch.eye(24).int().expand(3, -1, -1),
+        torch.eye(24).expand(3, -1, -1).numpy(),
+    ],
+    ids=["tasks", "inputs", "matrix", "nan", "integers", "array"],
+)
+def test_moments_that_do_not_fit_are_named(wrong):
+    base, finetuned = zoo(3)
+    with pytest.raises(UserError, match=r"moments of layer 'tall.weight': got .*; give a tensor \(3, 24, 24\)"):
+        merge(base, finetuned, "regmean", moments={"tall.weight": wrong})
+
+
+def test_moments_of_an_unknown_layer_are_refused():
+    base, finetuned = zoo(3)
+    with pytest.raises(UserError, match=r"moments: tall: the models have no such layer"):
+        merge(base, finetuned, "regmean", moments={"tall": torch.eye(24).expand(3, -1, -1)})
+
+
 def test_errors_are_one_line():
     base, finetuned = zoo(2)
     with pytest.raises(UserError, match=r"method regmean needs second moments .* inputs=validation"):

@@ -99,6 +99,14 @@ def test_one_task_is_itself():
 def test_a_negative_ridge_is_refused():
     with pytest.raises(UserError, match="ridge=-1"):
         wudi_closed(deltas(), -1)
+    with pytest.raises(UserError, match="ridge=inf"):
+        wudi_closed(torch.ones(2, 3, 3), float("inf"))
+
+
+@pytest.mark.parametrize("params", [{"iterations": -1}, {"lr": 0.0}, {"lr": float("nan")}, {"lr": float("inf")}])
+def test_parameters_of_wudi_have_a_domain(params):
+    with pytest.raises(UserError, match=f"{next(iter(params))}="):
+        wudi(torch.ones(2, 3, 3), **params)
 
 
 def ace_by_its_definition(parts, epsilon, heterogeneity, refined):

@@ -1,5 +1,6 @@
 """iso_reg, a method of this project: regression on both sides of every task matrix, with a nearly flat spectrum."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -76,9 +77,9 @@ def unit_deltas(deltas: Tensor, ridge: float) -> Units:
     """The D_i of deltas (T, m, n).
 
     Raises:
-        UserError: the ridge is not positive.
+        UserError: the ridge is not positive and finite.
     """
-    if not ridge > 0:
+    if not 0 < ridge < math.inf:
         raise UserError(f"ridge={ridge}: it keeps the Gram matrices invertible; give a positive number, such as 0.1")
     # one by one: torch copies what it reduces along dimensions in another dtype
     norms = torch.stack([torch.linalg.vector_norm(delta, dtype=torch.float64) for delta in deltas]).to(deltas.dtype)

@@ -4,6 +4,7 @@ All of them minimize Σ_t w_t ‖(M − Δ_t) Δ_tᵀ‖²: the merged matrix M 
 task t's inputs, as Δ_t does. With A = Σ w_t Δ_tᵀ Δ_t and C = Σ w_t Δ_t Δ_tᵀ Δ_t the gradient is 2 (M A − C).
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -38,6 +39,8 @@ def wudi(deltas: Tensor, iterations: int = 300, lr: float = 1e-5) -> Tensor:
         iterations: steps of Adam; the official code takes 300.
         lr: of Adam; the official code takes 1e-5.
     """
+    if not (iterations >= 0 and 0 < lr < math.inf):
+        raise UserError(f"iterations={iterations}, lr={lr}: give iterations of at least 0 and a positive lr")
     inputs, target = (moment.to(deltas) for moment in moments(deltas, normalize=True))
     merged = deltas.sum(0)
     optimizer = torch.optim.Adam([merged], lr=lr)
@@ -57,7 +60,7 @@ def wudi_closed(deltas: Tensor, ridge: float = 0.01, normalize: bool = True) -> 
         ridge: ε as a share of A's mean eigenvalue, from 0 up.
         normalize: w_t = ‖Δ_t‖⁻² instead of 1.
     """
-    if not ridge >= 0:
+    if not 0 <= ridge < math.inf:
         raise UserError(f"ridge={ridge}: it is added to the eigenvalues of a Gram matrix; give a number of at least 0")
     return _filtered(deltas, normalize, lambda values: (values + ridge * values.mean()).reciprocal())
 

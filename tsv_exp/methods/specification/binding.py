@@ -11,7 +11,7 @@ from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
 from tsv_exp.layers import Representation, join_blocks, stack
 from tsv_exp.merging.changed import changed
-from tsv_exp.merging.layer import Layer, Moments
+from tsv_exp.merging.layer import Layer, Moments, finite
 from tsv_exp.merging.results.checks import check_result
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.functions import accepts
@@ -53,7 +53,7 @@ def bind(method: "Method", stream: TaskVectors, algebra: Algebra, moments: Momen
     def by_function(layer: Layer) -> Representation:
         function, given = (method.function, arguments) if method.merges(layer) else (method.others, {})
         if function is method.function and method.takes_moments and moments is not None:
-            found = moments(layer.name)
+            found = _moments_of(layer, moments)
             missing = found is None and method.needs_moments
             there = None if found is None else found.to(stream.compute_device)
             function, given = (uncaptured, {}) if missing else (function, {**arguments, "moments": there})
@@ -91,6 +91,27 @@ def bind_products(method: "Method", stream: TaskVectors, algebra: Algebra) -> Bo
         return product(deltas, **(method.own_params if mine else {}), algebra=known)
 
     return merged
+
+
+def _moments_of(layer: Layer, moments: Moments) -> Tensor | None:
+    """The second moments (T, n, n) of a layer's inputs, if there are any.
+
+    Raises:
+        UserError: they are something else.
+    """
+    found = moments(layer.name)
+    wanted = (layer.shape[0], layer.shape[-1], layer.shape[-1])
+    if found is None or (isinstance(found, Tensor) and found.shape == wanted and _finite_floats(found)):
+        return found
+    came = f"a tensor {tuple(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+    raise UserError(
+        f"moments of layer {layer.name!r}: got {came}; give a tensor {wanted} of finite floating-point numbers, one "
+        "matrix per task"
+    )
+
+
+def _finite_floats(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and finite(tensor)
 
 
 def _arguments(method: "Method", stream: TaskVectors, algebra: Algebra) -> dict[str, Any]:
