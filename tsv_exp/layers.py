@@ -25,6 +25,11 @@ class LowRank(NamedTuple):
         """The product (..., m, n)."""
         return (self.u * self.s.unsqueeze(-2)) @ self.vh
 
+    @property
+    def transposed(self) -> "LowRank":
+        """The factors of the transposed product."""
+        return LowRank(self.vh.mT, self.s, self.u.mT)
+
 
 class Masked(NamedTuple):
     """One vector (*shape) for all tasks, with a boolean mask (T, *shape) and optionally a factor (T,) per task."""

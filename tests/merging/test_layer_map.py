@@ -87,6 +87,9 @@ def test_factors_that_are_copied_during_the_computation_of_others_change_nothing
         def delta(self, name, dtype):
             return self.known[name].dense()
 
+        def inputs_first(self, name):
+            raise NotImplementedError
+
         def sliced(self, name, index):
             raise NotImplementedError
 

@@ -24,6 +24,9 @@ class Known(dict):
     def factors(self, name, dtype):
         raise NotImplementedError
 
+    def inputs_first(self, name):
+        raise NotImplementedError
+
     def sliced(self, name, index):
         raise NotImplementedError
 

@@ -160,10 +160,11 @@ def test_steps_apply_in_order_to_the_models_own_deltas_and_keep_the_dtype():
 def test_every_expert_of_a_stack_is_a_matrix(method):
     base = {"mlp.experts.gate_proj": torch.zeros(3, 8, 6, dtype=torch.float64)}
     models = {f"t{i}": {"mlp.experts.gate_proj": tasks(3, 8, 6, seed=i)} for i in range(2)}
-    found = vectors(method, base, models, before=["truncate"], after=["svc"])["mlp.experts.gate_proj"]
+    steps = {"before": ["truncate", "smooth"], "after": ["svc", "mean_norm"]}
+    found = vectors(method, base, models, **steps)["mlp.experts.gate_proj"]
     for expert in range(3):
         alone = {name: {"w": model["mlp.experts.gate_proj"][expert]} for name, model in models.items()}
-        one = vectors(method, {"w": torch.zeros(8, 6).double()}, alone, before=["truncate"], after=["svc"])["w"]
+        one = vectors(method, {"w": torch.zeros(8, 6).double()}, alone, **steps)["w"]
         torch.testing.assert_close(found[expert], one, rtol=1e-9, atol=1e-12)
 
 
@@ -172,7 +173,7 @@ def test_every_expert_of_a_stack_is_a_matrix(method):
     [
         ({"after": "svc"}, "after=svc: give a list of steps"),
         ({"after": 3}, "after=3: give a list"),
-        ({"after": ["svcc"]}, "after has no step 'svcc'; choose from: flatten, subspace_boosting, svc"),
+        ({"after": ["svcc"]}, "after has no step 'svcc'; choose from: flatten, mean_norm, subspace_boosting, svc"),
         ({"after": ["drop"]}, "drop is a step of before"),
         ({"before": [{"drop": {"rate": 0.1}}]}, "it has no 'rate'; it has: "),
         ({"before": [{"drop": {"drop_rate": "x"}}]}, "drop_rate='x' does not fit"),

@@ -115,6 +115,9 @@ def test_products_of_thin_factors_are_not_formed() -> None:
             m, n = base[name].shape
             return LowRank(torch.zeros(m, 0), torch.zeros(0), torch.zeros(0, n))
 
+        def inputs_first(self, name: str) -> bool | None:
+            raise NotImplementedError
+
         def sliced(self, name: str, index: int) -> "Adapter":
             raise NotImplementedError
 

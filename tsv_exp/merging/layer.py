@@ -50,9 +50,21 @@ class ExplicitDeltas(Protocol):
         """The difference of a matrix as a product; its components are not orthonormal."""
         ...
 
+    def inputs_first(self, name: str) -> bool | None:
+        """Whether a weight is stored as (in, out), so that its factors are Aᵀ Bᵀ, not B A; None if it is not changed.
+
+        Raises:
+            UserError: its factors are not B and A of one layer.
+        """
+        ...
+
     def sliced(self, name: str, index: int) -> "ExplicitDeltas":
         """The weights of the matrix at an index of one 3-D parameter, under its name."""
         ...
+
+
+def _outputs_first() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,7 @@ class Layer:
         one: computes the delta (1, m, n) of a task, by its index; None where that saves nothing.
         slices: the matrices of a 3-D parameter that is a stack of them, as layers; None of any other.
         factors: the deltas of a matrix as T products, where they are known to be of low rank (adapters).
+        inputs_first: whether `factors` are Aᵀ Bᵀ, not B A (out, in); raises a UserError if they are neither.
     """
 
     name: str
@@ -78,6 +91,7 @@ class Layer:
     one: Callable[[int], Matrices] | None = None
     factors: tuple[LowRank, ...] | None = None
     slices: Callable[[], Iterator["Layer"]] | None = None
+    inputs_first: Callable[[], bool] = _outputs_first
 
     @cached_property
     def deltas(self) -> Tensor:
@@ -100,7 +114,7 @@ class Layer:
             self.matrix,
             lambda: self.deltas.mT,
             one=None if one is None else lambda task: whole(one(task)).mT,
-            factors=self.factors and tuple(LowRank(part.vh.mT, part.s, part.u.mT) for part in self.factors),
+            factors=self.factors and tuple(part.transposed for part in self.factors),
         )
 
     def blocks(self, stride: int = 1) -> Iterator[Tensor]:
@@ -126,7 +140,20 @@ class Layer:
 
     def with_deltas(self, deltas: Tensor) -> "Layer":
         """The same parameter with other deltas."""
-        return Layer(self.name, deltas.shape, self.matrix, lambda: deltas)
+        slices = self.slices
+        parts = slices and (lambda: (one.with_deltas(own) for one, own in zip(slices(), deltas.unbind(1), strict=True)))
+        return Layer(self.name, deltas.shape, self.matrix, lambda: deltas, slices=parts)
+
+    def with_factors(self, factors: Sequence[LowRank]) -> "Layer":
+        """The same matrix with other products as its deltas."""
+        return Layer(
+            self.name,
+            self.shape,
+            self.matrix,
+            lambda: torch.stack([product.dense() for product in factors]),
+            factors=tuple(factors),
+            inputs_first=self.inputs_first,
+        )
 
 
 def differences(start: Tensor, ends: Sequence[Tensor], device: torch.device | str | None = None) -> Tensor:

@@ -174,6 +174,7 @@ class TaskVectors:
             (lambda task: self._delta(name, self.tasks[task])) if on_cpu and not self._adapters else None,
             self._factors(name) if matrix and self.adapters_only else None,
             (lambda: self._slices(name)) if self.is_stack(name) else None,
+            lambda: True in [model.inputs_first(name) for model in self._adapters.values()],
         )
 
     def _slices(self, name: str) -> Iterator[Layer]:

@@ -130,6 +130,15 @@ def test_a_function_that_does_not_work_is_found(function: str, line: str, monkey
         dry_run(Method.from_config({"name": "mine", "_target_": f"own_methods.{function}"}), 3)
 
 
+@pytest.mark.parametrize("method", ["tsv_m", "task_arithmetic", "ties"])
+def test_steps_on_factors_get_adapters(method: str) -> None:
+    steps = {"before": ["pico", "truncate"], "after": ["mean_norm"]}
+    for tasks in (1, 2, 20):
+        dry_run(Method.load(method).with_params(**steps), tasks)
+    with pytest.raises(UserError, match=r"step pico, .*this step before others"):
+        dry_run(Method.load(method).with_params(before=["truncate", "pico"]), 3)
+
+
 def test_a_dry_run_leaves_random_numbers_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.inputs.views import Sliced
 
@@ -32,6 +33,11 @@ class ChangedModel(Mapping[str, Tensor]):
         one = copy(self)
         one._base = Sliced(self._base, name, index)
         return one
+
+    def _no_b(self, name: str, reason: str) -> UserError:
+        return UserError(
+            f"{self.path}: no B of {name!r} is known ({reason}); leave this adapter out, or name the layer in exclude"
+        )
 
     def _no_change(self, name: str, dtype: torch.dtype) -> LowRank:
         m, n = self._base[name].shape

@@ -141,6 +141,19 @@ class FactoredModel(ChangedModel):
         module = name.removesuffix(".weight")
         return self.adapter.factors(module, dtype) if module in self.adapter.modules else self._no_change(name, dtype)
 
+    def inputs_first(self, name: str) -> bool | None:
+        """False: the weights have the shapes (out, in) of modules; None if there is no change.
+
+        Raises:
+            UserError: the adapter's initialization changed the base.
+        """
+        module = name.removesuffix(".weight")
+        if module not in self.adapter.modules:
+            return None
+        if self.adapter.initial is not None:
+            raise self._no_b(name, "the adapter's initialization changed the base")
+        return False
+
     def delta(self, name: str, dtype: torch.dtype) -> Tensor | None:
         """The change of a weight in `dtype`, or None if there is none."""
         return self.factors(name, dtype).dense() if name.removesuffix(".weight") in self.adapter.modules else None

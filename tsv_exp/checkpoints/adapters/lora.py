@@ -20,6 +20,7 @@ from tsv_exp.checkpoints.loaded_names import match_loaded, stacked_parts
 from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.inputs.alignment import matches
+from tsv_exp.storage.digests import digest
 
 Factors: TypeAlias = tuple[Tensor, Tensor, float]  # B, A and the scale s of the change s · B A
 
@@ -235,7 +236,29 @@ class Adapter(ChangedModel):
         if (taken := self._initial(name)) is not None:
             u, s, vh = (part.to(dtype) for part in taken)
             found = LowRank(torch.cat([found.u, u], 1), torch.cat([found.s, -s]), torch.cat([found.vh, vh]))
-        return LowRank(found.vh.mT, found.s, found.u.mT) if name in self._transposed else found
+        return found.transposed if name in self._transposed else found
+
+    def inputs_first(self, name: str) -> bool | None:
+        """Whether a weight is stored as (in, out), so that its factors are Aᵀ Bᵀ, not B A; None if it is not changed.
+
+        Raises:
+            UserError: its factors are not B and A of one layer: an identity, parts of the base, or of the experts of a
+                layer, where B is on the inputs' side in some versions of PEFT.
+        """
+        if name in self._whole:
+            raise self._no_b(name, "it is saved whole")
+        if name not in self._factors:
+            return None
+        if self._config.initialization != "none":
+            raise self._no_b(name, "the adapter's initialization changed the base")
+        if self._config.parameters:
+            raise self._no_b(name, "the adapter has target_parameters")
+        return name in self._transposed
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the changed weights and the factors: a method may depend on both."""
+        return digest(self, self._factors)
 
     def __getitem__(self, name: str) -> Tensor:
         weight = self._base[name]

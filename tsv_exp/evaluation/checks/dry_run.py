@@ -1,11 +1,15 @@
 """Runs a method on tiny random task vectors, so that its errors appear before anything is loaded."""
 
+from pathlib import Path
+
 import torch
 
 from tsv_exp import layers
+from tsv_exp.checkpoints.adapters.factors import Adapter, FactoredModel
 from tsv_exp.config import Engine
 from tsv_exp.errors import UserError
 from tsv_exp.merging.engine import merge_layers
+from tsv_exp.merging.layer import Weights
 from tsv_exp.merging.task_vectors import TaskVectors
 from tsv_exp.methods.specification.method import Method
 from tsv_exp.runtime.console import silent
@@ -13,6 +17,8 @@ from tsv_exp.runtime.console import silent
 
 def dry_run(method: Method, tasks: int) -> bool:
     """Merge random task vectors of a matrix and a vector, also with every candidate value of a per-task parameter.
+
+    A method that needs factors gets adapters that change the matrix.
 
     Args:
         method: the method with its parameters.
@@ -27,10 +33,12 @@ def dry_run(method: Method, tasks: int) -> bool:
     generator = torch.Generator().manual_seed(0)
     shapes = {"matrix": (2 * tasks + 2, 2 * tasks + 4), "vector": (2 * tasks + 2,)}
     base = {name: torch.zeros(shape) for name, shape in shapes.items()}
-    models = {
+    models: dict[str, Weights] = {
         str(task): {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
         for task in range(tasks)
     }
+    if method.needs_factors:
+        models = {task: _adapter(model, base) for task, model in models.items()}
     stream, engine = TaskVectors(base, models), Engine(svd="exact")
     per_task = False
     moments = torch.eye(shapes["matrix"][1]).expand(tasks, -1, -1)
@@ -51,3 +59,8 @@ def dry_run(method: Method, tasks: int) -> bool:
                 f"{type(error).__name__}: {error}"
             ) from error
     return per_task
+
+
+def _adapter(weights: Weights, base: Weights) -> FactoredModel:
+    b = weights["matrix"]
+    return FactoredModel(Adapter(Path(), {}, {"matrix": (b, torch.eye(b.shape[1]), 1.0)}, ("matrix",)), base)

@@ -47,7 +47,7 @@ def bind(method: "Method", stream: TaskVectors, algebra: Algebra, moments: Momen
             return layer.deltas[0]
         if layer.slices is not None and method.others is not method.function:
             return stack([merged(matrix) for matrix in layer.slices()])
-        found = by_function(change_deltas(method.before, layer, algebra))
+        found = by_function(change_deltas(method.before, method.name, layer, algebra))
         return change_merged(method.after, method.name, found, layer, algebra)
 
     def by_function(layer: Layer) -> Representation:
@@ -119,7 +119,7 @@ def _arguments(method: "Method", stream: TaskVectors, algebra: Algebra) -> dict[
     if method.prepare is None:
         return method.own_params
     if method.before:
-        stream = changed(stream, lambda layer: change_deltas(method.before, layer, algebra))
+        stream = changed(stream, lambda layer: change_deltas(method.before, method.name, layer, algebra))
     found = method.prepare(stream, **method.own_params)
     if not isinstance(found, Mapping):
         came = f"its prepare returned {type(found).__name__}"

@@ -208,6 +208,11 @@ class Method:
         return required(self.function, "moments")
 
     @property
+    def needs_factors(self) -> bool:
+        """Whether it merges adapters only: a step of `before` changes their factors."""
+        return any(step.takes_factors for step in self.before)
+
+    @property
     def merges_products(self) -> bool:
         """Whether it can merge task matrices that are products of thin factors into such a product."""
         return self.prepare is None and not self.before and not self.after and hasattr(self.function, "product")

@@ -12,11 +12,12 @@ from tsv_exp import layers
 from tsv_exp.arguments import check_arguments
 from tsv_exp.decompositions.algebra import Algebra
 from tsv_exp.errors import UserError
-from tsv_exp.layers import Representation
+from tsv_exp.layers import LowRank, Representation
 from tsv_exp.merging.layer import Layer, finite
 from tsv_exp.methods.specification.functions import Function, accepts, function_of, parameters_of
 
 PLACES = {"before": ("deltas",), "after": ("merged", "deltas")}  # what the functions of a place take first
+FACTORS = ("factors",)  # what a function of `before` takes instead if it changes the factors of adapters
 _PACKAGE = "tsv_exp.methods.steps"
 
 
@@ -28,6 +29,45 @@ class Step:
     function: Function
     params: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def takes_factors(self) -> bool:
+        """Whether it changes the factors of adapters, not deltas."""
+        return parameters_of(self.function)[:1] == FACTORS
+
+    def change(self, method: str, layer: Layer, algebra: Algebra) -> Layer:
+        """The layer, changed as a step of `before`.
+
+        Raises:
+            UserError: as below; or the function takes factors, and there are none of B and A.
+        """
+        if not self.takes_factors:
+            return layer.with_deltas(self(layer, [layer.deltas], algebra))
+        if layer.slices is not None and layer.shape[1]:
+            return layer.with_deltas(
+                torch.stack([self.change(method, matrix, algebra).deltas for matrix in layer.slices()], 1)
+            )
+        return self._change_factors(method, layer, algebra) if layer.matrix else layer
+
+    def _change_factors(self, method: str, layer: Layer, algebra: Algebra) -> Layer:
+        where = f"method {method}, step {self.name}"
+        if layer.factors is None:
+            raise UserError(
+                f"{where}, layer {layer.name!r}: it changes the factors B and A of adapters, and there are none; give "
+                "LoRA adapters as models (PEFT's folders), not whole weights, and this step before others"
+            )
+        try:
+            flipped = layer.inputs_first()
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        own = [product.transposed for product in layer.factors] if flipped else list(layer.factors)
+        found = self.function(own, **self.params, **self._known(algebra))
+        if not isinstance(found, Sequence) or list(map(_shape, found)) != list(map(_shape, own)):
+            raise UserError(f"{where}, layer {layer.name!r}: it returned no finite LowRank(u, s, vh) for every adapter")
+        return layer.with_factors([product.transposed for product in found] if flipped else found)
+
+    def _known(self, algebra: Algebra) -> dict[str, Algebra]:
+        return {"algebra": algebra} if accepts(self.function, "algebra") else {}
+
     def __call__(self, layer: Layer, tensors: Sequence[Tensor], algebra: Algebra) -> Tensor:
         """The first of the tensors, of shape (..., *shape of the layer), changed.
 
@@ -35,7 +75,7 @@ class Step:
             UserError: the function returns no finite tensor of its shape.
         """
         first = tensors[0]
-        known = {"algebra": algebra} if accepts(self.function, "algebra") else {}
+        known = self._known(algebra)
         if layer.matrix or not getattr(self.function, "matrices_only", False):
             found = self.function(*tensors, **self.params, **known)
         elif layer.slices is not None and first.shape[-3]:
@@ -49,6 +89,15 @@ class Step:
         if not finite(found):
             raise UserError(f"step {self.name}, layer {layer.name!r}: it returned NaN or infinite entries")
         return found.to(first)
+
+
+def _shape(product: Any) -> tuple[int, int] | None:
+    """(m, n) of a product of finite factors that fit together; None of anything else."""
+    if not isinstance(product, LowRank) or not all(map(finite, product)):
+        return None
+    u, s, vh = product
+    fit = u.dim() == vh.dim() == 2 and (u.shape[1],) == s.shape == (len(vh),)
+    return (len(u), vh.shape[1]) if fit else None
 
 
 def read_steps(method: str, place: str, given: Any) -> tuple[Step, ...]:
@@ -81,7 +130,7 @@ def _read_step(method: str, place: str, item: Any, remedy: str) -> Step:
         hint = f"; {name} is a step of {elsewhere[0]}" if elsewhere else ", or give package.module.function"
         raise UserError(f"method {method}: {place} has no step {name!r}; choose from: {', '.join(_known(place))}{hint}")
     taken = parameters_of(function)
-    if taken[: len(PLACES[place])] != PLACES[place]:
+    if taken[: len(PLACES[place])] != PLACES[place] and (place, taken[:1]) != ("before", FACTORS):
         wanted = ", ".join(PLACES[place])
         raise UserError(f"method {method}: a step of {place} takes ({wanted}, ...), and {name} takes {taken}")
     known = {"algebra": None} if "algebra" in taken else {}
@@ -93,14 +142,11 @@ def _known(place: str) -> tuple[str, ...]:
     return tuple(import_module(f"{_PACKAGE}.{place}").__all__)
 
 
-def change_deltas(steps: Sequence[Step], layer: Layer, algebra: Algebra) -> Layer:
+def change_deltas(steps: Sequence[Step], method: str, layer: Layer, algebra: Algebra) -> Layer:
     """The layer with its deltas changed by the steps of `before`."""
-    if not steps:
-        return layer
-    deltas = layer.deltas
     for step in steps:
-        deltas = step(layer, [deltas], algebra)
-    return layer.with_deltas(deltas)
+        layer = step.change(method, layer, algebra)
+    return layer
 
 
 def change_merged(steps: Sequence[Step], method: str, merged: Representation, layer: Layer, algebra: Algebra) -> Any:

@@ -10,7 +10,7 @@ from tsv_exp.errors import UserError
 from tsv_exp.layers import LowRank
 from tsv_exp.merging.layer import matrices_only
 
-__all__ = ["flatten", "subspace_boosting", "svc"]
+__all__ = ["flatten", "mean_norm", "subspace_boosting", "svc"]
 
 
 @matrices_only
@@ -76,6 +76,22 @@ def flatten(merged: Tensor, deltas: Tensor, *, algebra: Algebra = ExactAlgebra()
     """
     u, s, vh = _components(merged, algebra)
     return times(s.mean() * u, vh) if s.numel() else merged
+
+
+@matrices_only
+def mean_norm(merged: Tensor, deltas: Tensor) -> Tensor:
+    """Give M the mean Frobenius norm of the task matrices that are not zero, as Pico does (arXiv 2604.16826).
+
+    M stays as it is where it is only rounding, as the sum of opposed task matrices.
+
+    Args:
+        merged: M (m, n).
+        deltas: (T, m, n).
+    """
+    norms = torch.linalg.vector_norm(deltas, dim=(1, 2))
+    size = torch.linalg.vector_norm(merged)
+    noise = max(merged.shape) * torch.finfo(deltas.dtype).eps * norms.sum()
+    return merged * (norms.sum() / norms.count_nonzero() / size) if size > noise else merged
 
 
 def _components(merged: Tensor, algebra: Algebra) -> LowRank:

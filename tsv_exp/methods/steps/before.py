@@ -1,19 +1,21 @@
-"""Steps before a method's function: each changes the deltas (T, *shape) of a layer."""
+"""Steps before a method's function: each changes the deltas (T, *shape) of a layer, or the factors of adapters."""
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from tsv_exp.decompositions.algebra import Algebra
+from tsv_exp.decompositions.algebra import Algebra, sum_svd
 from tsv_exp.decompositions.exact import ExactAlgebra
 from tsv_exp.decompositions.numerics import times
 from tsv_exp.errors import UserError
+from tsv_exp.layers import LowRank
 from tsv_exp.merging.layer import matrices_only
 from tsv_exp.methods.singular_vectors import tsv_c
 
-__all__ = ["drop", "marchenko_pastur", "smooth", "truncate"]
+__all__ = ["drop", "marchenko_pastur", "pico", "smooth", "truncate"]
 
 _POINTS = 20_000  # of the integration of a density
 
@@ -74,6 +76,28 @@ def smooth(deltas: Tensor, ratio: float = 5.0, *, algebra: Algebra = ExactAlgebr
             line[:r] = torch.linspace(first, 1, r, dtype=s.dtype, device=s.device)
             line *= values.sum() / line.sum()
     return times(u * even.unsqueeze(-2), vh)
+
+
+def pico(factors: Sequence[LowRank], *, algebra: Algebra = ExactAlgebra()) -> list[LowRank]:  # noqa: B008
+    """Pico's calibration (arXiv 2604.16826): weaken output directions that the B_i of several adapters share.
+
+    B_i is S B_i with S = I − U diag(1 − α) Uᵀ, where [B_1 … B_T] = U Σ Vᵀ, s_j = σ_j² / Σ_k σ_k² and
+    α_j = 1 / (1 + (T − 1) s_j). T counts the adapters that change the layer. The paper then scales the merge: step
+    `mean_norm` of `after`.
+
+    Args:
+        factors: B_i (m, r_i), a scale that belongs to B_i (r_i,), and A_i (r_i, n).
+        algebra: how the decomposition is computed.
+    """
+    sides = [u * s for u, s, _ in factors]
+    together = torch.cat(sides, 1)
+    u, s, _ = sum_svd(together.unsqueeze(0), min(together.shape), algebra)
+    if not s.numel():
+        return list(factors)
+    tasks = sum(bool(side.any()) for side in sides)
+    energies = (s / s[0]).square()
+    lost = 1 - 1 / (1 + (tasks - 1) * energies / energies.sum())
+    return [LowRank(b - (u * lost) @ (u.mT @ b), scale, a) for b, scale, a in factors]
 
 
 @matrices_only
