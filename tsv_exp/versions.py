@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from tsv_exp.storage.digests import digest
 
 DECOMPOSITIONS = 2  # decompositions/: singular components and polar factors
-METHODS = 4  # methods/ and merging/: the merged task vectors
+METHODS = 5  # methods/ and merging/: the merged task vectors
 EVALUATION = 1  # evaluation/: accuracies and choices made on validation data
 FINETUNING = 2  # finetuning/ and models/heads.py: fine-tuned weights
 TINY_DATA = 1  # models/tiny: the images that are drawn

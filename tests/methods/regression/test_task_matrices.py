@@ -1,5 +1,7 @@
 """WUDI-Merging and its closed forms against direct float64 computations of the objective."""
 
+import math
+
 import pytest
 import torch
 from models import matrix
@@ -52,26 +54,48 @@ def test_the_ridge_is_relative_to_the_mean_eigenvalue():
     torch.testing.assert_close(wudi_closed(parts, 0.1), expected, rtol=1e-9, atol=1e-12)
 
 
+def quadratic(parts):
+    """A and C of the objective, whose gradient is 2 (M A − C)."""
+    units = parts / parts.flatten(1).norm(dim=1)[:, None, None]
+    return sum(u.mT @ u for u in units), sum(p @ u.mT @ u for p, u in zip(parts, units, strict=True))
+
+
 @pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize("time", [0.3, 20.0])
-def test_swudi_is_gradient_flow_from_zero(time, rank):
+def test_swudi_is_gradient_flow_from_the_sum(time, rank):
     parts = deltas(rank=rank)
-    units = parts / parts.flatten(1).norm(dim=1)[:, None, None]
-    a = sum(u.mT @ u for u in units)
-    c = sum(p @ u.mT @ u for p, u in zip(parts, units, strict=True))
-    n = a.shape[-1]
-    system = torch.zeros(2 * n, 2 * n, dtype=a.dtype)  # M' = C − M A, M(0) = 0: M = C ∫ e^{−A t} dt
+    (a, c), start, n = quadratic(parts), parts.sum(0), parts.shape[-1]
+    system = torch.zeros(2 * n, 2 * n, dtype=a.dtype)  # M' = C − M A: M = M(0) e^{−A t} + C ∫ e^{−A t} dt
     system[:n, :n], system[:n, n:] = -a, torch.eye(n, dtype=a.dtype)
-    flow = torch.linalg.matrix_exp(time * system)[:n, n:]
-    torch.testing.assert_close(swudi(parts, time, 1.0), c @ flow, rtol=1e-9, atol=1e-11)
-    top = torch.linalg.eigh(a).eigenvectors[:, -4:]  # int(0.5 · 9)
-    torch.testing.assert_close(swudi(parts, time, 0.5), c @ flow @ top @ top.mT, rtol=1e-9, atol=1e-11)
+    flow = torch.linalg.matrix_exp(time * system)
+    reached = start @ flow[:n, :n] + c @ flow[:n, n:]
+    torch.testing.assert_close(swudi(parts, time, 1.0), reached, rtol=1e-9, atol=1e-11)
+    top = torch.linalg.eigh(a).eigenvectors[:, -5:]  # ⌈0.5 · 9⌉: the others stay as in the sum
+    expected = start + (reached - start) @ top @ top.mT
+    torch.testing.assert_close(swudi(parts, time, 0.5), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_adaptive_swudi_solves_for_as_many_directions_as_take_part(rank):
+    parts = deltas(rank=rank)
+    (a, c), start = quadratic(parts), parts.sum(0)
+    values, vectors = torch.linalg.eigh(a)
+    roots = values.clamp(min=0).sqrt()
+    count = math.ceil(roots.sum() ** 2 / roots.square().sum() - 1e-6)
+    assert 1 < count < 9
+    top = vectors[:, -count:]
+    solved = (c - start @ a) @ top / values[-count:]  # the change after which the gradient M A − C is 0 along them
+    found = swudi(parts, None, None)
+    torch.testing.assert_close(found, start + solved @ top.mT, rtol=1e-9, atol=1e-9)
+    assert ((found @ a - c) @ top).abs().max() < 1e-9
 
 
 def test_swudi_becomes_the_minimizer_and_scales_with_the_deltas():
     parts = deltas()
     torch.testing.assert_close(swudi(parts, 1e9, 1.0), wudi_closed(parts, 0.0), rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(swudi(1e-3 * parts), 1e-3 * swudi(parts), rtol=1e-9, atol=1e-14)
+    torch.testing.assert_close(swudi(parts, None, 1.0), wudi_closed(parts, 0.0), rtol=1e-8, atol=1e-8)
+    for options in ((), (None, None)):
+        torch.testing.assert_close(swudi(1e-3 * parts, *options), 1e-3 * swudi(parts, *options), rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("params", [{"time": 0}, {"rank_fraction": 0}, {"rank_fraction": 1.5}])
@@ -80,7 +104,7 @@ def test_parameters_of_swudi_have_a_domain(params):
         swudi(deltas(), **params)
 
 
-@pytest.mark.parametrize("method", ["wudi", "wudi_closed", "swudi", "actmat", "ace"])
+@pytest.mark.parametrize("method", ["wudi", "wudi_closed", "swudi", "aswudi", "actmat", "ace"])
 def test_low_rank_zero_and_single_precision_tasks_stay_finite(method):
     parts = torch.cat([deltas(2, rank=2), torch.zeros(1, 14, 9, dtype=torch.float64)]).float()
     base = {"w": torch.zeros(14, 9)}

@@ -65,37 +65,48 @@ def wudi_closed(deltas: Tensor, ridge: float = 0.01, normalize: bool = True) -> 
     return _filtered(deltas, normalize, lambda values: (values + ridge * values.mean()).reciprocal())
 
 
-def swudi(deltas: Tensor, time: float = 1000.0, rank_fraction: float = 0.9) -> Tensor:
-    """SWUDI (arXiv 2606.07289): C f(A) with f(λ) = (1 − e^{−sλ}) / λ for the largest eigenvalues of A, else 0.
+def swudi(deltas: Tensor, time: float | None = 1300.0, rank_fraction: float | None = 0.65) -> Tensor:
+    """SWUDI and its adaptive variant (arXiv 2606.07289): Θ + (C A⁺ − Θ) f(A), from the sum Θ = Σ_t Δ_t on.
 
-    C f(A) is where gradient flow on WUDI-Merging's objective, from 0, is after the time s. w_t = ‖Δ_t‖⁻². The paper's s
-    and number of eigenvalues were not available: the defaults are ours (docs/methods.md).
+    f(λ) = 1 − e^{−sλ} for the K largest eigenvalues of A, else 0; w_t = ‖Δ_t‖⁻². With K = n this is where gradient flow
+    on WUDI-Merging's objective is after the time s.
 
     Args:
         deltas: (T, m, n).
-        time: s, positive; A has trace T whatever the scale of the deltas.
-        rank_fraction: share of A's n eigenvalues that are kept, in (0, 1].
+        time: s, positive; A has trace T whatever the scale of the deltas. None: without end, f(λ) = 1.
+        rank_fraction: K = ⌈rank_fraction · n⌉, in (0, 1]. None: K = ⌈(Σ √λ)² / Σ λ⌉, by layer.
     """
-    if not (time > 0 and 0 < rank_fraction <= 1):
+    if not ((time is None or time > 0) and (rank_fraction is None or 0 < rank_fraction <= 1)):
         raise UserError(f"time={time}, rank_fraction={rank_fraction}: give time > 0 and rank_fraction in (0, 1]")
-    cut = deltas.shape[-1] - max(1, int(rank_fraction * deltas.shape[-1] + 1e-9))
+    inputs, target = moments(deltas, normalize=True)
+    values, vectors = eigh(inputs)
+    values = torch.where(_above_rounding(values, deltas), values, 0)
+    count = _participants(values) if rank_fraction is None else len(values) * rank_fraction
+    kept = (torch.arange(len(values), 0, -1, device=values.device) <= math.ceil(count - 1e-9)) & (values > 0)
+    reached = kept if time is None else kept * -torch.expm1(-time * values)
+    start = deltas.sum(0).to(inputs)
+    change = times(target, vectors) / torch.where(kept, values, 1) - times(start, vectors)
+    return (start + times(change * reached, vectors.mT)).to(deltas)
 
-    def weights(values: Tensor) -> Tensor:
-        largest = torch.arange(len(values), device=values.device) >= cut
-        return largest * -torch.expm1(-time * values) / values
 
-    return _filtered(deltas, True, weights)
+def _participants(values: Tensor) -> float:
+    """(Σ √λ)² / Σ λ of eigenvalues (n,): n where all are equal, 1 where one is not 0."""
+    return float(values.sqrt().sum().square() / values.sum().clamp(min=torch.finfo(values.dtype).tiny))
 
 
 def _filtered(deltas: Tensor, normalize: bool, weights: Callable[[Tensor], Tensor]) -> Tensor:
     """C f(A) (m, n), where f maps A's eigenvalues (n,), the smallest first, to weights; 0 in its null directions."""
     inputs, target = moments(deltas, normalize)
     values, vectors = eigh(inputs)
+    inverse = torch.where(_above_rounding(values, deltas), weights(values), 0)
+    return times(times(target, vectors) * inverse, vectors.mT).to(deltas)
+
+
+def _above_rounding(values: Tensor, deltas: Tensor) -> Tensor:
+    """Which eigenvalues (n,) of A, the smallest first, are not those of null directions of the deltas (T, m, n)."""
     size, eps = max(deltas.shape[1:]), torch.finfo(deltas.dtype).eps
     # σ_j ≤ max(m, n) · eps · σ_1 is a null direction of the task matrices; eigenvalues are squares
-    rounding = max((size * eps) ** 2, size * torch.finfo(torch.float64).eps)
-    inverse = torch.where(values > rounding * values[-1], weights(values), 0)
-    return times(times(target, vectors) * inverse, vectors.mT).to(deltas)
+    return values > max((size * eps) ** 2, size * torch.finfo(torch.float64).eps) * values[-1]
 
 
 def ace(
