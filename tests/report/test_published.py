@@ -39,7 +39,7 @@ def texts(sheet: Sheet) -> list[list[str]]:
 
 
 def test_each_method_is_measured_published_and_subtracted(tmp_path: Path) -> None:
-    (sheet,) = comparison_sheets(measured(tmp_path, "tsv_m", "ties"))
+    (sheet,) = comparison_sheets(measured(tmp_path, "tsv_m", "breadcrumbs"))
     assert sheet.headings == (*EIGHT, "average")
     rows = texts(sheet)
     assert rows[0] == ["tsv_m", *["80.00"] * 9]
@@ -56,7 +56,7 @@ def test_each_method_is_measured_published_and_subtracted(tmp_path: Path) -> Non
         "+12.79",
         "−5.86",
     ]
-    assert rows[3:] == [["ties", *["80.00"] * 9], ["published", *["–"] * 9], ["difference", *["–"] * 9]]
+    assert rows[3:] == [["breadcrumbs", *["80.00"] * 9], ["published", *["–"] * 9], ["difference", *["–"] * 9]]
     assert "the paper family of checkpoints" in sheet.legend
     assert "arXiv 2412.00081" in sheet.legend
 
