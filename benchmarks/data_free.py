@@ -37,6 +37,7 @@ METHODS = [
     "actmat",
     "wudi_closed",
     "swudi",
+    "aswudi",
     "task_arithmetic",
     "ties",
 ]

@@ -37,7 +37,7 @@ class Row:
 
 PLAIN = ["weight_average", "task_arithmetic", "ties", "dare", "dare_ties", "breadcrumbs", "consensus_ta", "tsv_m"]
 PLAIN += ["tsv_m_no_orthogonalization", "iso_c", "iso_cts", "iso_reg", "white_reg", "dc_merge", "wudi", "wudi_closed"]
-PLAIN += ["swudi", "actmat", "ace", "subspace_boosting", "tsv_m_marchenko_pastur", "knots_ties"]
+PLAIN += ["swudi", "aswudi", "actmat", "ace", "subspace_boosting", "tsv_m_marchenko_pastur", "knots_ties"]
 CALIBRATED = ["task_arithmetic", "tsv_m", "iso_c", "iso_cts", "iso_reg", "wudi_closed", "actmat", "dc_merge", "ace"]
 ROWS = [
     *(Row(name, name) for name in PLAIN),
