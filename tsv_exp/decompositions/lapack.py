@@ -60,9 +60,8 @@ def cholesky(x: Tensor) -> Tensor:
     good, info = torch.ones(x.shape[:-2], dtype=torch.bool, device=x.device), ctypes.c_int()
     for one, own in zip(x.view(-1, n, n), good.view(-1), strict=True) if n else ():
         _call(_CHOLESKY, "L", n, one, one.stride(0), info)  # LAPACK sees the transposes
-        own.fill_(
-            not info.value and math.isfinite(one[-1, -1])
-        )  # NaN, which the routine passes, reaches the last pivot
+        # the routine passes NaN, which always reaches the last pivot
+        own.fill_(not info.value and math.isfinite(one[-1, -1]))
     return good
 
 

@@ -5,7 +5,6 @@ task t's inputs, as Δ_t does. With A = Σ w_t Δ_tᵀ Δ_t and C = Σ w_t Δ_t 
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -62,7 +61,9 @@ def wudi_closed(deltas: Tensor, ridge: float = 0.01, normalize: bool = True) -> 
     """
     if not 0 <= ridge < math.inf:
         raise UserError(f"ridge={ridge}: it is added to the eigenvalues of a Gram matrix; give a number of at least 0")
-    return _filtered(deltas, normalize, lambda values: (values + ridge * values.mean()).reciprocal())
+    target, values, vectors, known = _spectrum(deltas, normalize)
+    inverse = torch.where(known, (values + ridge * values.mean()).reciprocal(), 0)
+    return times(times(target, vectors) * inverse, vectors.mT).to(deltas)
 
 
 def swudi(deltas: Tensor, time: float | None = 1300.0, rank_fraction: float | None = 0.65) -> Tensor:
@@ -78,13 +79,11 @@ def swudi(deltas: Tensor, time: float | None = 1300.0, rank_fraction: float | No
     """
     if not ((time is None or time > 0) and (rank_fraction is None or 0 < rank_fraction <= 1)):
         raise UserError(f"time={time}, rank_fraction={rank_fraction}: give time > 0 and rank_fraction in (0, 1]")
-    inputs, target = moments(deltas, normalize=True)
-    values, vectors = eigh(inputs)
-    values = torch.where(_above_rounding(values, deltas), values, 0)
-    count = _participants(values) if rank_fraction is None else len(values) * rank_fraction
-    kept = (torch.arange(len(values), 0, -1, device=values.device) <= math.ceil(count - 1e-9)) & (values > 0)
+    target, values, vectors, known = _spectrum(deltas, normalize=True)
+    count = _participants(values * known) if rank_fraction is None else len(values) * rank_fraction
+    kept = known & (torch.arange(len(values), 0, -1, device=values.device) <= math.ceil(count - 1e-9))
     reached = kept if time is None else kept * -torch.expm1(-time * values)
-    start = deltas.sum(0).to(inputs)
+    start = deltas.sum(0).to(target)
     change = times(target, vectors) / torch.where(kept, values, 1) - times(start, vectors)
     return (start + times(change * reached, vectors.mT)).to(deltas)
 
@@ -94,19 +93,14 @@ def _participants(values: Tensor) -> float:
     return float(values.sqrt().sum().square() / values.sum().clamp(min=torch.finfo(values.dtype).tiny))
 
 
-def _filtered(deltas: Tensor, normalize: bool, weights: Callable[[Tensor], Tensor]) -> Tensor:
-    """C f(A) (m, n), where f maps A's eigenvalues (n,), the smallest first, to weights; 0 in its null directions."""
+def _spectrum(deltas: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """C (m, n), A's eigenvalues (n,), the smallest first, its eigenvectors, and which are not A's null directions."""
     inputs, target = moments(deltas, normalize)
     values, vectors = eigh(inputs)
-    inverse = torch.where(_above_rounding(values, deltas), weights(values), 0)
-    return times(times(target, vectors) * inverse, vectors.mT).to(deltas)
-
-
-def _above_rounding(values: Tensor, deltas: Tensor) -> Tensor:
-    """Which eigenvalues (n,) of A, the smallest first, are not those of null directions of the deltas (T, m, n)."""
     size, eps = max(deltas.shape[1:]), torch.finfo(deltas.dtype).eps
     # σ_j ≤ max(m, n) · eps · σ_1 is a null direction of the task matrices; eigenvalues are squares
-    return values > max((size * eps) ** 2, size * torch.finfo(torch.float64).eps) * values[-1]
+    known = values > max((size * eps) ** 2, size * torch.finfo(torch.float64).eps) * values[-1]
+    return target, values, vectors, known
 
 
 def ace(
