@@ -17,7 +17,7 @@ import argparse
 from typing import Any
 
 import torch
-from ranking import compare
+from ranking import Figures, compare
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 from zoos import ConfiguredZoo
@@ -66,11 +66,11 @@ def main() -> None:
         points = {"zero_shot": zoo.point(zero, 0.0)}
         for name in arguments.methods.split(","):
             points[name] = zoo.choose(zoo.merge(Method.load(name), models))
-        own = {name: 100 * point.mean_accuracy for name, point in points.items()}
-        own["individual"] = 100 * sum(zoo.validation[task] for task in models) / size
-        for name, value in own.items():
+        own = {name: Figures(100 * at.mean_accuracy, 100 * at.mean_normalized) for name, at in points.items()}
+        own["individual"] = Figures(100 * sum(zoo.validation[task] for task in models) / size, 100.0)
+        for name, figures in own.items():
             alpha = f", α {points[name].alpha:.3g}" if name in points else ""
-            print(f"{name}: {value:.1f}, normalized {100 * value / own['individual']:.1f}{alpha}", flush=True)
+            print(f"{name}: {figures.average:.1f}, normalized {figures.normalized:.1f}{alpha}", flush=True)
         compare(f"{size} tasks", size, own)
 
 

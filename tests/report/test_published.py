@@ -8,7 +8,7 @@ import pytest
 from synthetic import results, write_run
 
 from tsv_exp.errors import UserError
-from tsv_exp.report.results.published import families, published
+from tsv_exp.report.results.published import averages, families, published
 from tsv_exp.report.results.runs import read_runs
 from tsv_exp.report.tables.assemble import build_groups
 from tsv_exp.report.tables.comparison import comparison_sheets
@@ -40,23 +40,19 @@ def texts(sheet: Sheet) -> list[list[str]]:
 
 def test_each_method_is_measured_published_and_subtracted(tmp_path: Path) -> None:
     (sheet,) = comparison_sheets(measured(tmp_path, "tsv_m", "breadcrumbs"))
-    assert sheet.headings == (*EIGHT, "average")
+    assert sheet.headings == (*EIGHT, "average", "normalized")
     rows = texts(sheet)
-    assert rows[0] == ["tsv_m", *["80.00"] * 9]
-    assert rows[1] == ["published", "70.46", "85.21", "95.12", "92.12", "99.28", "85.89", "91.62", "67.21", "85.86"]
-    assert rows[2] == [
-        "difference",
-        "+9.54",
-        "−5.21",
-        "−15.12",
-        "−12.12",
-        "−19.28",
-        "−5.89",
-        "−11.62",
-        "+12.79",
-        "−5.86",
+    assert rows[0] == ["tsv_m", *["80.00"] * 9, "84.21"]
+    stated = ["70.46", "85.21", "95.12", "92.12", "99.28", "85.89", "91.62", "67.21", "85.86"]
+    assert rows[1] == ["published", *stated, "92.31"]
+    apart = ["+9.54", "−5.21", "−15.12", "−12.12", "−19.28", "−5.89", "−11.62", "+12.79", "−5.86"]
+    assert rows[2] == ["difference", *apart, "−8.10"]
+    assert sheet.lines[1].note == "normalized computed from the tasks"
+    assert rows[3:] == [
+        ["breadcrumbs", *["80.00"] * 9, "84.21"],
+        ["published", *["–"] * 10],
+        ["difference", *["–"] * 10],
     ]
-    assert rows[3:] == [["breadcrumbs", *["80.00"] * 9], ["published", *["–"] * 9], ["difference", *["–"] * 9]]
     assert "the paper family of checkpoints" in sheet.legend
     assert "arXiv 2412.00081" in sheet.legend
 
@@ -64,13 +60,19 @@ def test_each_method_is_measured_published_and_subtracted(tmp_path: Path) -> Non
 def test_averages_nobody_published_come_from_the_tasks(tmp_path: Path) -> None:
     (sheet,) = comparison_sheets(measured(tmp_path, "tsv_c", per_task=True))
     figures = [float(text) for text in texts(sheet)[1][1:]]
-    assert figures[-1] == pytest.approx(sum(figures[:-1]) / 8, abs=0.005)
-    assert sheet.lines[1].note == "average computed from the tasks"
+    assert figures[-2] == pytest.approx(sum(figures[:-2]) / 8, abs=0.005)
+    finetuned = published("paper", "vit_b_32", EIGHT, "individual", {})
+    ratios = [100 * figure / finetuned[task] for task, figure in zip(EIGHT, figures[:-2], strict=True)]
+    assert figures[-1] == pytest.approx(sum(ratios) / 8, abs=0.005)
+    assert sheet.lines[1].note == "average and normalized computed from the tasks"
 
 
 def test_only_averages_were_published_for_b_16(tmp_path: Path) -> None:
     (sheet,) = comparison_sheets(measured(tmp_path, "tsv_m", model="vit_b_16"))
-    assert texts(sheet)[1:] == [["published", *["–"] * 8, "89.01"], ["difference", *["–"] * 8, "−9.01"]]
+    stated, apart = texts(sheet)[1:]
+    assert stated == ["published", *["–"] * 8, "89.01", "93.90"]
+    assert apart == ["difference", *["–"] * 8, "−9.01", "−9.69"]
+    assert sheet.lines[1].note == ""
 
 
 def test_the_families_differ_and_one_may_be_asked_for(tmp_path: Path) -> None:
@@ -80,7 +82,7 @@ def test_the_families_differ_and_one_may_be_asked_for(tmp_path: Path) -> None:
     (paper,) = comparison_sheets(groups, "paper")
     assert texts(paper)[1][2] == "85.21"
     assert comparison_sheets(measured(tmp_path / "own", "tsv_m", family="my_folder")) == []
-    assert families() == ("paper", "hub", "mass", "dc_merge", "esm", FLAN, f"{FLAN}_lora-16")
+    assert families() == ("paper", "hub", "mass", FLAN, f"{FLAN}_lora-16")
 
 
 def test_only_the_published_task_sets_and_parameters_compare() -> None:
@@ -100,9 +102,13 @@ def test_averages_of_other_families() -> None:
     assert published("hub", "vit_b_32", EIGHT, "ties", {"density": 0.2})["average"] == 72.2
     assert published("hub", "vit_b_32", EIGHT, "ties", {"density": 0.1}) == {}
     assert published("mass", "vit_b_32", EIGHT, "iso_cts", {}) == {"average": 82.0}
-    assert published("dc_merge", "vit_l_14", EIGHT, "dc_merge", {"density": 0.001}) == {"average": 94.3}
-    assert published("paper", "vit_b_32", EIGHT, "dc_merge", {}) == {}
-    assert published("esm", "vit_b_32", EIGHT, "esm", {"power": 2.0, "weighting": 0.15}) == {"average": 88.6}
+    assert published("mass", "vit_l_14", EIGHT, "tsv_m", {}) == {"average": 91.25, "normalized": 96.71}
+    assert published("paper", "vit_l_14", EIGHT, "dc_merge", {"density": 0.001}) == {
+        "average": 94.3,
+        "normalized": 98.4,
+    }
+    esm = published("paper", "vit_b_32", EIGHT, "esm", {"power": 2.0, "weighting": 0.15})
+    assert esm == {"average": 88.6, "normalized": 95.4}
 
 
 def test_published_averages_agree_with_their_tasks() -> None:
@@ -111,6 +117,28 @@ def test_published_averages_agree_with_their_tasks() -> None:
         for method in ("zero_shot", "weight_average", "task_arithmetic", "consensus_ta", "tsv_m"):
             figures = published("paper", model, EIGHT, method, {})
             assert figures["average"] == pytest.approx(sum(figures[task] for task in EIGHT) / 8, abs=0.06)
+
+
+@pytest.mark.parametrize("count", [8, 14, 20])
+def test_normalized_averages_agree_with_the_table_of_esm(count: int) -> None:
+    tasks = task_names("clip", None)[:count]
+    table = {
+        "weight_average": {8: 72.1, 14: 71.1, 20: 67.5},
+        "task_arithmetic": {8: 76.5, 14: 72.1, 20: 66.8},
+        "consensus_ta": {8: 80.8, 14: 77.4, 20: 72.0},
+        "tsv_m": {8: 92.3, 14: 87.9, 20: 84.3},
+    }
+    for method, sizes in table.items():
+        found = averages("paper", "vit_b_32", tasks, published("paper", "vit_b_32", tasks, method, {}))
+        assert found["normalized"] == pytest.approx(sizes[count], abs=0.06)
+
+
+@pytest.mark.parametrize("count", [8, 20])
+def test_masss_averages_agree_with_their_tasks(count: int) -> None:
+    tasks = task_names("clip", None)[:count]
+    figures = published("mass", "vit_b_32", tasks, "tsv_m", {})
+    for name, value in averages("mass", "vit_b_32", tasks, figures).items():
+        assert value == pytest.approx(figures[name], abs=0.02)
 
 
 @pytest.mark.parametrize("model", ["vit_b_32", "vit_b_16", "vit_l_14"])
@@ -125,7 +153,7 @@ def test_flan_t5_on_glue(tmp_path: Path) -> None:
     tasks = task_names("glue", None)
     (sheet,) = comparison_sheets(measured(tmp_path, "ties", model="text2text", family=FLAN, tasks=tasks))
     assert texts(sheet)[1][1:3] == ["70.30", "65.00"]
-    assert texts(sheet)[1:][0][-1] == "79.90"
+    assert texts(sheet)[1][-2] == "79.90"
     for family in (FLAN, f"{FLAN}_lora-16"):
         for method in ("weight_average", "task_arithmetic", "ties"):
             figures = published(family, "text2text", tasks, method, {})

@@ -127,7 +127,7 @@ def test_the_papers_table_with_a_data_set_that_is_gone(hub: Hub, tmp_path: Path)
     compared = table.read_text(encoding="utf-8").split("2 tasks: measured and published")[1]
     measured = 100 * cells["zero_shot", 2]["test"]["accuracy"]["EuroSAT"]
     assert f"| zero_shot (α 1) | {measured:.2f} |" in compared
-    assert "| published | 45.00 | 31.63 | 38.31 | average computed from the tasks |" in compared
+    assert "| published | 45.00 | 31.63 | 38.31 | 38.97 | average and normalized computed from the tasks |" in compared
     assert f"| difference | {measured - 45:+.2f} |".replace("-", "−") in compared
     assert "Published results belong to the hub family of checkpoints" in compared
     assert "2 ran, 0 reused, 2 without results" in found["stderr"]

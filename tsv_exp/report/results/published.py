@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -26,7 +27,7 @@ def alpha_remark(family: str) -> str:
 def published(
     family: str, model: str, tasks: Sequence[str], method: str, params: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Published accuracies (percent) by task, and "average" if published; unpublished values are absent."""
+    """Published accuracies (percent) by task, "average" and "normalized" if published; other values are absent."""
     data = _data()
     theirs = {"before": None, "after": None} | data["params"].get(method, {})
     if any((params.get(name, value) or None) != value for name, value in theirs.items()):
@@ -37,6 +38,17 @@ def published(
     if set(tasks) == set(source.get("order", data["order"])[: len(tasks)]):
         figures |= source.get("sets", {}).get(model, {}).get(len(tasks), {}).get(method, {})
     return figures
+
+
+def averages(family: str, model: str, tasks: Sequence[str], figures: Mapping[str, float]) -> dict[str, float]:
+    """The "average" and "normalized" one that follow from published figures of single tasks, if all were published."""
+    finetuned = published(family, model, tasks, "individual", {})
+    found = {}
+    if figures.keys() >= set(tasks):
+        found["average"] = fmean(figures[task] for task in tasks)
+        if finetuned.keys() >= set(tasks):
+            found["normalized"] = 100 * fmean(figures[task] / finetuned[task] for task in tasks)
+    return found
 
 
 def known(family: str, model: str) -> bool:

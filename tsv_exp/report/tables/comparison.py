@@ -1,14 +1,13 @@
 """Measured and published results side by side."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
 from tsv_exp.errors import UserError
-from tsv_exp.report.results.published import about, known, published
+from tsv_exp.report.results.published import about, averages, known, published
 from tsv_exp.report.tables.groups import Group, Row
 from tsv_exp.report.tables.sheets import MISSING, Entry, Line, Sheet
 
-COMPUTED = "average computed from the tasks"
+SUMMARIES = ("average", "normalized")
 
 
 def comparison_sheets(groups: Sequence[Group], family: str | None = None) -> list[Sheet]:
@@ -36,25 +35,27 @@ def _sheet(group: Group, family: str) -> Sheet:
         f"Accuracy in percent, difference in points. Published results belong to the {family} family of checkpoints: "
         f"{about(family)} {MISSING} means not published."
     )
-    headings = (*group.tasks, "average")
+    headings = (*group.tasks, *SUMMARIES)
     title = f"{group.title}: measured and published"
     return Sheet(group.title, title, headings, tuple(lines), legend, least=1, sortable=False)
 
 
 def _lines(group: Group, row: Row, family: str) -> list[Line]:
     measured = {task: value.mean for task in group.tasks if (value := row.task(task))}
-    if row.average:
-        measured["average"] = row.average.mean
-    theirs = published(family, group.model, group.tasks, row.method, row.params)
-    computed = "average" not in theirs and all(task in theirs for task in group.tasks)
-    if computed:
-        theirs["average"] = fmean(theirs[task] for task in group.tasks)
-    names = (*group.tasks, "average")
+    measured |= {name: value.mean for name in SUMMARIES if (value := getattr(row, name))}
+    stated = published(family, group.model, group.tasks, row.method, row.params)
+    theirs = averages(family, group.model, group.tasks, stated) | stated
+    computed = " and ".join(name for name in SUMMARIES if name in theirs and name not in stated)
+    names = (*group.tasks, *SUMMARIES)
     ours = {name: 100 * value for name, value in measured.items()}
     differences = {name: ours[name] - theirs[name] for name in names if name in ours and name in theirs}
     return [
         Line(row.label, tuple(_entry(ours, name, "{:.2f}") for name in names), row.error or ""),
-        Line("published", tuple(_entry(theirs, name, "{:.2f}") for name in names), COMPUTED if computed else ""),
+        Line(
+            "published",
+            tuple(_entry(theirs, name, "{:.2f}") for name in names),
+            computed and f"{computed} computed from the tasks",
+        ),
         Line("difference", tuple(_entry(differences, name, "{:+.2f}") for name in names)),
     ]
 
