@@ -1,6 +1,7 @@
 """Scores against a direct computation, on a linear encoder; number formats on the embedded benchmark."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tsv_exp.finetuning.training import Recipe
 from tsv_exp.models.tiny.data import Data
 from tsv_exp.models.tiny.model import TinyModel
 from tsv_exp.runtime.devices import device_of, mixed
+from tsv_exp.tasks.metrics import metric
 
 
 class Crowded(Linear):
@@ -74,6 +76,19 @@ def test_accuracies_are_measured_once(tmp_path) -> None:
     (tmp_path / "scores.sqlite").write_text("not a database " * 100, encoding="utf-8")
     with pytest.raises(UserError, match=r"scores\.sqlite"):
         finetuned_accuracies(again, model.base(), finetuned, "test")
+
+
+@pytest.mark.parametrize("order", [["accuracy", "f1_macro", "f1"], ["f1", "accuracy", "f1_macro"]])
+def test_every_metric_has_a_value_of_its_own(order: list[str]) -> None:
+    model = Linear()
+    merged = merge(model.base(), model.finetuned(TASKS), "task_arithmetic")
+    found = {}
+    for name in order:
+        evaluator = Evaluator(model, [replace(TASKS[0], metric=name)], CPU, "float32")
+        found[name] = evaluator.accuracies(merged, 0.7, "test")["a"]
+        predicted = evaluator.predictions(merged, 0.7, "a", "a", "test", torch.arange(len(model.labels)))
+        assert found[name] == metric(name).measure(predicted, model.labels)
+    assert len(set(found.values())) == len(order)
 
 
 def test_which_examples_are_right_is_kept_with_the_accuracy() -> None:

@@ -193,9 +193,13 @@ class Evaluator:
         return value, correct
 
     def _identity(self, task: str) -> str:
-        """Digest of everything except the task vector that an accuracy depends on."""
+        """Digest of everything except the task vector that an accuracy, or another metric, depends on."""
         if task not in self._identities:
-            self._identities[task] = digest(self.model.identity(self.tasks[task]), self._base_digest, EVALUATION)
+            named = self.tasks[task].metric
+            other = [] if metric(named).mean else [named]
+            self._identities[task] = digest(
+                self.model.identity(self.tasks[task]), self._base_digest, EVALUATION, *other
+            )
         return self._identities[task]
 
     def _split(self, name: str, split: SplitName) -> Split:
