@@ -11,6 +11,7 @@ from rich.console import Console
 from sources import ROWS, csv, split, task, texts
 
 from tsv_exp.data.examples import Examples, Kind
+from tsv_exp.data.tables import Tables
 from tsv_exp.data.tasks import source_of
 from tsv_exp.tasks.task import SplitName, Task
 
@@ -134,6 +135,23 @@ def test_the_identity_follows_files_and_columns(tmp_path: Path) -> None:
     assert source_of(task({"path": str(file), "input": "text"})).identity() != first
     csv(file, [*ROWS, ("new", "positive")])
     assert source_of(task(str(file))).identity() != first
+
+
+def test_the_identity_follows_the_names_of_splits(tmp_path: Path) -> None:
+    for name in ("train", "test", "dev"):
+        pictures(tmp_path / "shades" / name, {"a": 10, "b": 9}, 2)
+        csv(tmp_path / "texts" / f"{name}.csv", ROWS)
+    keys: list[dict[str, str | None]] = [{}, {"test": "dev"}, {"validation": "dev"}, {"test": None}]
+    for folder, kind in (("shades", "image"), ("texts", "text")):
+        path = str(tmp_path / folder)
+        found = [source_of(task({"path": path, **given}, kind)).identity() for given in keys]
+        assert len(set(found)) == len(keys), kind
+    file = str(tmp_path / "texts" / "dev.csv")
+    found = [Tables("x", place, {"test": file}).identity() for place in (None, tmp_path / "texts", "a/b")]
+    assert len(set(found)) == 3
+    hub: list[dict[str, str | None]] = [{}, {"validation": None}, {"validation": "dev"}, {"test": None}]
+    found = [Tables("x", "a/b", {"test": "test", **given}).identity() for given in hub]
+    assert len(set(found)) == len(hub)
 
 
 class Own:

@@ -68,8 +68,8 @@ class ClassFolders:
         return Examples(where, labels, lambda index: found[index][0].read_bytes())
 
     def identity(self) -> str:
-        """Digest of the files by their sizes and modification times."""
-        return files_identity(self.root)
+        """Digest of the files by their sizes and modification times, and of the names of the splits."""
+        return digest(files_identity(self.root), self.splits)
 
     def _existing(self, split: SplitName) -> Path:
         if split in self.splits:

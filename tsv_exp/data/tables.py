@@ -49,9 +49,7 @@ class Tables:
         """Whether the data have the split: by its name in the task's YAML, else by a usual name."""
         if split in self.given:
             return isinstance(self.given[split], str)
-        if self.files or (isinstance(self.place, Path) and self.place.is_file()):
-            return split == "train"
-        return split in self._builder[1]
+        return split == "train" if self._only_train else split in self._builder[1]
 
     def examples(self, task: Task, split: SplitName, kind: Kind) -> Examples:
         """The rows of a split.
@@ -66,15 +64,22 @@ class Tables:
         return content(table, picked, task, kind, where, folder.parent if folder.is_file() else folder)
 
     def identity(self) -> str:
-        """Digest of the hub's name, or of local files by their sizes and modification times."""
+        """Digest of the hub's name, or of local files by their sizes and modification times; and of the keys given."""
         named = [self.columns["input"], self.columns["label"]]
-        others = {split: name for split, name in self.given.items() if split != "test" and name}
-        extra = [named, others] if any(named) or others else []
+        local = isinstance(self.place, Path)
+        others = {split: name for split, name in self.given.items() if name and (split != "test" or local)}
+        usual = [] if self._only_train else sorted({"validation", "test"} - self.given.keys())
+        keys = [named, others, *([usual] if usual else [])] if any(named) or others or usual else []
+        place: Any = files_identity(self.place) if local else [self.place, self.config, self.given.get("test", "test")]
         if self.files:
-            return digest([files_identity(Path(file).expanduser()) for file in self.files.values()], extra)
-        if isinstance(self.place, Path):
-            return digest(files_identity(self.place), extra) if extra else files_identity(self.place)
-        return digest([self.place, self.config, self._name("test")], *([extra] if extra else []))
+            files = [files_identity(Path(file).expanduser()) for file in self.files.values()]
+            return digest(files if self.place is None else [*files, place], keys)
+        return digest(place, *([keys] if keys else []))
+
+    @property
+    def _only_train(self) -> bool:
+        """Whether a split that is not named is there only if it is train: no other is found by a usual name."""
+        return bool(self.files) or (isinstance(self.place, Path) and self.place.is_file())
 
     def _name(self, split: str) -> str:
         return str(self.given.get(split) or split)
