@@ -13,7 +13,8 @@ from tsv_exp.storage.digests import digest
 
 DECOMPOSITIONS = 2  # decompositions/: singular components and polar factors
 METHODS = 5  # methods/ and merging/: the merged task vectors
-EVALUATION = 1  # evaluation/: accuracies and choices made on validation data
+EVALUATION = 1  # evaluation/: accuracies
+CHOICES = 1  # evaluation/alpha: choices made on validation data
 FINETUNING = 2  # finetuning/ and models/heads.py: fine-tuned weights
 TINY_DATA = 1  # models/tiny: the images that are drawn
 TINY_NETWORK = 1  # models/tiny: network, tokens, normalization

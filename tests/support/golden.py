@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from models import METHODS, matrix, moments, zoo
 from PIL import Image
@@ -15,6 +16,7 @@ from tsv_exp import merge, versions
 from tsv_exp.data.splits import Holdout
 from tsv_exp.decompositions.fast import FastAlgebra
 from tsv_exp.evaluation.alpha import propose
+from tsv_exp.evaluation.alpha.race import interleaved, race
 from tsv_exp.evaluation.evaluator import Evaluator
 from tsv_exp.finetuning.training import Recipe
 from tsv_exp.methods.regression.white_reg import white_reg
@@ -88,8 +90,24 @@ def evaluation() -> dict[str, float]:
     tasks = [model.catalogue()[name] for name in ("digits", "colors")]
     evaluator = Evaluator(model, tasks, torch.device("cpu"), precision="float32")
     merged = merge(model.base(), {task.name: model.base() for task in tasks}, "weight_average")
-    found = {f"{name} accuracy": value for name, value in evaluator.accuracies(merged, 1.0, "test").items()}
-    return found | {"searched": propose({5: 0.5, 15: 0.8, 25: 0.6}, 30)}
+    return {f"{name} accuracy": value for name, value in evaluator.accuracies(merged, 1.0, "test").items()}
+
+
+def choices() -> dict[str, float]:
+    tasks, rows = interleaved([400, 60])
+    peaks = np.where(tasks == 0, 8, 20) + rows * 7 % 11
+    labels = np.zeros(len(tasks), np.int64)
+    raced = race(
+        30,
+        tasks,
+        labels,
+        np.ones(2),
+        lambda value, asked: np.sign(abs(value - peaks[asked]) // 9),
+        error=0.05,
+        passes=3,
+    )
+    found = {"searched": propose({5: 0.5, 15: 0.8, 25: 0.6}, 30), "raced": raced.chosen, "asked": raced.asked}
+    return found | {"accuracy": float(raced.accuracy.sum()), "examples": int(raced.examples.sum())}
 
 
 def clip() -> dict[str, float]:
@@ -106,6 +124,7 @@ PARTS = {
     "DECOMPOSITIONS": decompositions,
     "METHODS": methods,
     "EVALUATION": evaluation,
+    "CHOICES": choices,
     "FINETUNING": finetuning,
     "TINY_DATA": tiny_data,
     "TINY_NETWORK": tiny_network,

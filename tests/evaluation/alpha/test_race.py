@@ -116,9 +116,30 @@ def test_beginnings_of_the_order_hold_all_tasks() -> None:
     tasks, rows = interleaved(counts)
     assert sorted(zip(tasks, rows, strict=True)) == [(t, r) for t, count in enumerate(counts) for r in range(count)]
     for end in (3, 50, 200, 500):
-        shares = np.bincount(tasks[:end], minlength=3) / counts
-        assert shares.min() > 0
-        assert np.ptp(shares) < 1 / min(counts) + 1e-9
+        found = np.bincount(tasks[:end], minlength=3)
+        assert all(found >= np.minimum(counts, found.max() - 1)), "as many of every task, as long as it has some"
+
+
+@pytest.mark.parametrize("sizes", [(40, 4000), (4000, 40), (10, 3000, 3000)])
+def test_a_small_task_counts_as_much_as_a_large_one(sizes: tuple[int, ...]) -> None:
+    losses = []
+    for seed in range(20):
+        parts = [smooth([count], 20 if count > 40 else 5, seed) for count in sizes]
+        labels, predictions = [part[0][0] for part in parts], [part[1][0] for part in parts]
+        found, _ = raced(labels, predictions)
+        assert found.asked <= 3 * sum(sizes)
+        whole = scores(labels, predictions)
+        losses.append(whole.max() - whole[found.chosen])
+    assert np.mean(losses) < 0.01
+    assert np.median(losses) == 0
+
+
+@pytest.mark.parametrize("tasks", [3, 7, 14, 20])
+def test_equal_accuracies_are_ties(tasks: int) -> None:
+    labels = [np.zeros(50 + t, np.int64) for t in range(tasks)]
+    same = [np.random.default_rng(t).integers(0, 2, len(label)) for t, label in enumerate(labels)]
+    found, _ = raced(labels, [np.tile(one, (29, 1)) for one in same], passes=30)
+    assert found.chosen == 0
 
 
 def candidate(score: Callable[[float], Point], examples: Examples | None) -> Candidate:

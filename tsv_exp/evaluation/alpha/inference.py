@@ -45,10 +45,15 @@ def resolve(found: NDArray[np.int64], live: NDArray[np.int64], rows: NDArray[np.
     return asked
 
 
-def cost(found: NDArray[np.int64], live: NDArray[np.int64]) -> float:
-    """Predictions per example that `resolve` needs for these values, by examples whose predictions are known."""
+def cost(found: NDArray[np.int64], live: NDArray[np.int64], share: NDArray[np.float64]) -> float:
+    """Predictions that `resolve` needs for these values, by examples whose predictions are known.
+
+    Each of these stands for `share` (n,) of the examples that it is asked for.
+    """
     outer, between = _order(live)
-    return len(outer) + math.fsum(float((found[low] != found[high]).mean()) for low, _, high in between)
+    return len(outer) * share.sum() + math.fsum(
+        float(share[found[low] != found[high]].sum()) for low, _, high in between
+    )
 
 
 def _order(live: NDArray[np.int64]) -> tuple[list[int], list[tuple[int, int, int]]]:

@@ -168,18 +168,19 @@ def race(
         correct = found[live, :end] == labels[:end]
         right[live] = [np.bincount(tasks[:end], one, len(weights)) for one in correct]
         seen[live], examples[live] = sizes, end
-        scores, each = right / seen @ weights, (weights / sizes)[tasks[:end]]
+        scores, each = _scores(right / seen, weights), (weights / sizes)[tasks[:end]]
         lead = (correct[live == _best(live, scores)].astype(np.int8) - correct) * each
         kept = np.flatnonzero(lead.sum(1) - each.max() <= limit * np.sqrt(np.square(lead).sum(1)))
         live = live[kept[0] : kept[-1] + 1]
         after = min(count, 2 * end)
         left = passes * count - asked - LAST * max(0.0, goal - after)
-        while len(live) > 1 and cost(found[:, :end], live) * MARGIN * (after - end) > left:
+        share = (np.bincount(tasks[end:after], minlength=len(weights)) / sizes)[tasks[:end]]
+        while len(live) > 1 and cost(found[:, :end], live, share) * MARGIN > left:
             live = live[1:] if scores[live[0]] < scores[live[-1]] else live[:-1]
         if len(live) == 1 or end == count:
             break
         start, end = end, after
-    return Raced(_best(live, right / seen @ weights), right / seen, examples, asked)
+    return Raced(_best(live, _scores(right / seen, weights)), right / seen, examples, asked)
 
 
 def interleaved(counts: Sequence[int], seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -191,9 +192,13 @@ def interleaved(counts: Sequence[int], seed: int = 0) -> tuple[NDArray[np.int64]
     """
     rng = np.random.default_rng(seed)
     rows = [rng.permutation(count) for count in counts]
-    shares = np.concatenate([np.arange(count) / count for count in counts])
-    order = np.argsort(shares, kind="stable")
+    order = np.argsort(np.concatenate([np.arange(count) for count in counts]), kind="stable")
     return np.repeat(np.arange(len(counts)), counts)[order], np.concatenate(rows)[order]
+
+
+def _scores(accuracy: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted sums (values,) over tasks, equal where accuracies are: BLAS rounds equal rows differently."""
+    return np.array([math.fsum(row) for row in accuracy * weights])
 
 
 def _best(live: NDArray[np.int64], scores: NDArray[np.float64]) -> int:
