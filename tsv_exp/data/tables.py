@@ -66,11 +66,11 @@ class Tables:
     def identity(self) -> str:
         """Digest of the hub's name, or of local files by their sizes and modification times; and of the keys given."""
         named = [self.columns["input"], self.columns["label"]]
-        local = isinstance(self.place, Path)
-        others = {split: name for split, name in self.given.items() if name and (split != "test" or local)}
+        hub = [self.place, self.config, self.given.get("test", "test")]
+        place: Any = files_identity(self.place) if isinstance(self.place, Path) else hub
+        others = {split: name for split, name in self.given.items() if name and (split != "test" or place != hub)}
         usual = [] if self._only_train else sorted({"validation", "test"} - self.given.keys())
         keys = [named, others, *([usual] if usual else [])] if any(named) or others or usual else []
-        place: Any = files_identity(self.place) if local else [self.place, self.config, self.given.get("test", "test")]
         if self.files:
             files = [files_identity(Path(file).expanduser()) for file in self.files.values()]
             return digest(files if self.place is None else [*files, place], keys)

@@ -184,7 +184,9 @@ def race(
 
 
 def interleaved(counts: Sequence[int], seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tasks (N,) and rows (N,) of all examples in a random order whose beginnings hold the same share of every task.
+    """Tasks (N,) and rows (N,) of all examples in a random order whose beginnings hold equally many of every task.
+
+    Tasks count alike, whatever their size, so their accuracies should be equally exact. Small tasks end first.
 
     Args:
         counts: number of examples of each task, N in all.
