@@ -86,7 +86,7 @@ class ConfiguredZoo:
     def merge(self, method: Method, models: Mapping[str, Weights]) -> Merged:
         """The merged model; per-task parameters are chosen on validation images."""
         few = Evaluator(self.model, [task for task in self.tasks if task.name in models], self.evaluator.device)
-        chosen, _ = choose_per_task(method, few, lambda tuner: merge(self.base, models, tuner), Search(1.0, 10))
+        chosen = choose_per_task(method, few, lambda tuner: merge(self.base, models, tuner), Search(1.0, 10)).method
         return merge(self.base, models, chosen)
 
     def accuracies(self, merged: Merged, alpha: float, split: SplitName) -> dict[str, float]:

@@ -60,7 +60,7 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
         engine = engine.of(model.exclude)
         merged_by = partial(known_merge, cfg, loaded, engine, inputs, clock)
     with clock("select"):
-        method, chosen = choose_per_task(method, evaluator, merged_by, policy)
+        method, chosen, tuning_passes = choose_per_task(method, evaluator, merged_by, policy)
     vectors = partial(TaskVectors.of, base, finetuned, engine, evaluator.device)
     merged = merged_by(method)
     facts = merged.facts
@@ -101,6 +101,7 @@ def run(cfg: DictConfig, folder: Path, tracked: OpenRun) -> dict[str, Any]:
         "chosen": {**chosen, "rank": dict(facts.rank)},
         "validation": [point.plain() for point in choice.tried],
         "validation_passes": len(choice.tried) if choice.passes is None else choice.passes,
+        "tuning_passes": tuning_passes,
         "near_ties": [point.plain() for point in choice.near_ties],
         "finetuned": finetuned_accuracy,
         "metrics": {name: task.metric for name, task in evaluator.tasks.items()},

@@ -60,7 +60,8 @@ class Course:
 @pytest.mark.parametrize("policy", [Race(3.0, 30), Grid(3.0, 30), Fixed(1.0)])
 def test_every_task_chooses_its_best_value(policy: Policy) -> None:
     course = Course()
-    method, chosen = choose_per_task(METHOD, course, course.merged, policy)  # type: ignore[arg-type]
+    method, chosen, passes = choose_per_task(METHOD, course, course.merged, policy)  # type: ignore[arg-type]
+    assert passes * sum(COUNTS.values()) == pytest.approx(sum(count for *_, count in course.passes))
     assert METHOD.tune is not None
     scores = [[(course._classes(value, task) == 0).mean() for value in METHOD.tune.values] for task in COUNTS]
     best = [METHOD.tune.values[int(np.argmax(row))] for row in scores]
@@ -94,7 +95,7 @@ def test_metrics_that_are_no_means_are_computed_for_every_value() -> None:
 def test_a_method_without_such_a_parameter_stays_as_it_is() -> None:
     method = Method.load("tsv_m")
     course = Course()
-    assert choose_per_task(method, course, course.merged, Race(3.0, 30)) == (method, {})  # type: ignore[arg-type]
+    assert choose_per_task(method, course, course.merged, Race(3.0, 30)) == (method, {}, 0)  # type: ignore[arg-type]
 
 
 def test_another_method_with_the_same_masks_needs_no_predictions(tmp_path, monkeypatch) -> None:
@@ -107,8 +108,8 @@ def test_another_method_with_the_same_masks_needs_no_predictions(tmp_path, monke
         if choices:
             monkeypatch.setattr(evaluator, "_forward", lambda *_: pytest.fail("computed again"))
         choices.append(
-            choose_per_task(Method.load(name), evaluator, lambda method: merge(base, finetuned, method), Race(1.0, 10))[
-                1
-            ]
+            choose_per_task(
+                Method.load(name), evaluator, lambda method: merge(base, finetuned, method), Race(1.0, 10)
+            ).chosen
         )
     assert choices[0] == choices[1]

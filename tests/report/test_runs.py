@@ -35,6 +35,11 @@ def test_reads_any_set_of_folders_in_natural_order(tmp_path: Path) -> None:
         (json.dumps(results() | {"test": {}}), "'mean_accuracy' is missing"),
         (json.dumps(results() | {"tasks": 4}), "tasks is 4, not a list of names"),
         (json.dumps(results(alpha="1")), "alpha is '1', not a number"),
+        (json.dumps(results(validation_passes="3")), "validation_passes is '3', not a number"),
+        (
+            json.dumps(results(validation=[{"alpha": 1, "mean_normalized": 1, "examples": "all"}])),
+            "validation.0.examples is 'all', not a number",
+        ),
         (json.dumps(results() | {"validation": [{"alpha": 1.0}]}), "'mean_normalized' is missing"),
         (json.dumps(results() | {"params": 3}), "params is 3, not a table of values"),
         (

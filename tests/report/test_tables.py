@@ -216,6 +216,21 @@ def test_the_table_of_one_run() -> None:
     assert run_table(failed("ties", "no memory")).endswith("\n\nFailed: no memory\n")
 
 
+def test_the_table_of_a_run_tells_on_how_many_examples_a_race_decided() -> None:
+    raced = results(validation_passes=2.86)
+    raced["validation"] = [point | {"examples": 600} for point in raced["validation"]]
+    assert "- α 1 (chosen on validation in 2.9 passes, measured on 600 examples)\n" in run_table(raced)
+    assert "- α 1 (chosen on validation)\n" in run_table(results(validation_passes=30))
+
+
+def test_the_table_of_a_run_has_the_values_that_every_task_chose() -> None:
+    tuned = results("tall_mask", params={"lambda_": 0.4, "threshold": 2}, tuning_passes=2.25)
+    assert "- parameters: lambda_ 0.4, threshold 2; seed 0" in run_table(tuned)
+    text = run_table(tuned | {"chosen": {"lambda": {"Digits": 0.6, "Greek": 0.2}, "rank": {"layer": 3}}})
+    assert "- lambda chosen on validation (2.2 passes): Digits 0.6, Greek 0.2\n" in text
+    assert "- parameters: threshold 2; seed 0" in text
+
+
 def test_task_sets_of_one_size_are_told_apart(tmp_path: Path) -> None:
     contents = [results(accuracy=(0.5, 0.5), tasks=tasks) for tasks in (TASKS[:2], TASKS[2:])]
     groups = groups_of(tmp_path, *contents, results(), results(accuracy=(0.5,), tasks=TASKS[:1]))

@@ -46,6 +46,9 @@ class Cell:
     per_task: bool = False
     alpha: float | None = None
     validation: tuple[Mapping[str, Any], ...] = ()
+    passes: float | None = None  # predictions that the choice of α took, in multiples of the validation examples
+    tuned: Mapping[str, Any] = field(default_factory=dict)  # parameter -> task -> value chosen on validation
+    tuning_passes: float | None = None  # that this took
     near_ties: tuple[float, ...] = ()  # values of α within one validation example of the best, compared in float32
     test: Mapping[str, Any] = field(default_factory=dict)
     size: float | None = None
@@ -164,6 +167,8 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
     figures |= {f"test.normalized.{name}": test["normalized"][name] for name in common["tasks"]}
     for at, point in enumerate(validation):
         figures |= {f"validation.{at}.{name}": point[name] for name in ("alpha", "mean_normalized")}
+        figures |= {f"validation.{at}.{name}": point[name] for name in ("examples",) if name in point}
+    figures |= {name: results[name] for name in ("validation_passes", "tuning_passes") if name in results}
     for name, value in figures.items():
         number(name, value)
     full = results.get("checkpoint_bytes")
@@ -171,6 +176,9 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
         **common,
         alpha=results["alpha"],
         validation=validation,
+        passes=results.get("validation_passes"),
+        tuned={name: values_of(f"chosen.{name}", tuned) for name, tuned in _tuned(results) if tuned},
+        tuning_passes=results.get("tuning_passes"),
         near_ties=tuple(number("near_ties.alpha", point["alpha"]) for point in results.get("near_ties") or ()),
         test=test,
         per_task=bool(results.get("per_task")),
@@ -182,6 +190,11 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
         routing=read_routing(results.get("routing"), common["tasks"]),
         size=results["stored_bytes"] / (common["count"] * whole("checkpoint_bytes", full, 1)) if full else None,
     )
+
+
+def _tuned(results: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What was chosen for every task, not for every layer."""
+    return [(line_of(name), values) for name, values in (results.get("chosen") or {}).items() if name != "rank"]
 
 
 def _words(results: Mapping[str, Any]) -> Words:
