@@ -145,7 +145,8 @@ class Evaluator:
             return torch.from_numpy(known)
         self._load_vector(merged, model_of)
         self._set_alpha(alpha)
-        found = self._forward(self._predictor(task), self._split(task, split).take(rows), task)
+        order = rows.argsort()  # that of the split, where neighbours have similar lengths
+        found = self._forward(self._predictor(task), self._split(task, split).take(rows[order]), task)[order.argsort()]
         self._scores.put_predictions(key, found.numpy())
         return found
 

@@ -217,6 +217,17 @@ def test_predictions_of_some_examples_are_those_of_the_applied_weights(tmp_path,
         monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path))
 
 
+def test_examples_are_read_in_the_order_of_the_split(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TSV_EXP_CACHE", str(tmp_path))
+    model, read = Linear(), []
+    monkeypatch.setattr(model, "prepare", lambda inputs, device: read.append(inputs) or inputs.float() / 255)
+    evaluator = Evaluator(model, TASKS, CPU, "float32", batch_size=7)
+    merged = merge(model.base(), model.finetuned(TASKS), "task_arithmetic")
+    rows = np.random.default_rng(0).permutation(len(model.labels))[:20]
+    evaluator.predictions(merged, 0.7, "a", "a", "validation", torch.from_numpy(rows))
+    assert torch.equal(torch.cat(read), model.images[np.sort(rows)]), "texts of similar length need little padding"
+
+
 def test_examples_count_where_every_metric_is_a_mean_over_them() -> None:
     assert Evaluator(Linear(), TASKS, CPU, "float32").counts_examples
     assert not Evaluator(Linear(), [TASKS[0], replace(TASKS[1], metric="f1")], CPU, "float32").counts_examples
