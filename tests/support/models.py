@@ -10,13 +10,14 @@ from tsv_exp.config import conf_dir
 METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("[!_]*.yaml"))
 
 
-def matrix(m, n, generator, power=0.7, rank=None, dtype=torch.float64):
-    """A random m × n matrix with singular values j^-power, of the given rank."""
+def matrix(m, n, generator, power=0.7, rank=None, dtype=torch.float64, gap=None):
+    """A random m × n matrix with singular values j^-power, of the given rank; a tenth of that after the first `gap`."""
     r = min(m, n)
     u, _ = torch.linalg.qr(torch.randn(m, r, generator=generator, dtype=torch.float64))
     v, _ = torch.linalg.qr(torch.randn(n, r, generator=generator, dtype=torch.float64))
     s = torch.arange(1, r + 1, dtype=torch.float64) ** -power
     s[r if rank is None else rank :] = 0
+    s[r if gap is None else gap :] /= 10
     return (u * s @ v.T).to(dtype)
 
 

@@ -44,6 +44,7 @@ _ANGLE = 1e-5  # root mean square angle (radians) between found and true singula
 _IMPROVABLE = 1e-4  # such an angle that one more step usually brings below that
 _RESIDUAL = 6 * EPS  # relative to σ_1: suffices where values repeat at the cut, which leaves the angle open
 _LARGE = 256  # columns from which the float32 Gram matrix of a flat spectrum is as good as it needs to be
+_MOST_MORE = 2 * BLOCK  # columns by which a Krylov space starts larger than usual, because another one had to grow
 _GAP = 1.01  # how far above the last kept eigenvalue a missed one would be noticed
 
 
@@ -73,8 +74,9 @@ class FastAlgebra:
         u, s, vh = scale.new_zeros(len(scale), m, k), scale.new_zeros(len(scale), k), scale.new_zeros(len(scale), k, n)
         # A CPU's cache holds one matrix; a GPU computes all of them at once.
         rows = scale.nonzero().flatten()
+        more = None
         for chosen in rows.split(1 if flat.device.type == "cpu" else len(rows)) if len(rows) else ():
-            found, good = leading(_chosen(flat, chosen), k)
+            found, good, more = leading(_chosen(flat, chosen), k, more)
             u[chosen], s[chosen], vh[chosen] = found
             for i in chosen[~good].tolist():
                 self._count(fallbacks=1)
@@ -129,8 +131,12 @@ class _Ritz(NamedTuple):
     angles: Tensor
 
 
-def leading(matrices: Matrices, k: int) -> tuple[LowRank, Tensor]:
-    """The top k components of matrices (b, m, n), m ≥ n, none of them zero, and which of the b are certified."""
+def leading(matrices: Matrices, k: int, more: int | None = None) -> tuple[LowRank, Tensor, int | None]:
+    """The top k components of matrices (b, m, n), m ≥ n, none of them zero, and which of the b are certified.
+
+    Matrices of one layer need Krylov spaces of about the same dimension. Those before needed `more` columns than usual,
+    or less if it is negative; None: there were none. The third value is what to give for the next ones.
+    """
     x, scale = scaled(matrices)
     gram_matrix = gram(x)
     n = x.shape[-1]
@@ -140,12 +146,15 @@ def leading(matrices: Matrices, k: int) -> tuple[LowRank, Tensor]:
     least, most = float(effective_ranks.min()), float(effective_ranks.max())
     steep = least < k / 3
     used = min(width, k + (1 + steep) * BLOCK)  # the steeper the spectrum, the wider float32 must reach
-    dimension = 2 * k + BLOCK * math.log2(most) + 44  # the slower it falls, the larger a space it takes: power laws
+    # the slower the spectrum falls, the larger a space it takes: power laws
+    dimension = BLOCK * math.ceil(math.log2(most) + (2 * k + 44) / BLOCK)
     if n >= _LARGE and least > 0.4 * n:
         basis = eigh(gram_matrix)[1].flip(-1)[..., :width]
         ritz = _ritz(x, basis[..., :used], k)
     elif dimension <= 3 * n // 4:
-        basis = krylov.top_vectors(gram_matrix, k, used, width, dimension)
+        basis, enough = krylov.top_vectors(gram_matrix, k, used, width, max(dimension + (more or 0), used + k))
+        found = min(enough - dimension, _MOST_MORE)
+        more = found if more is None else max(more, found)
         ritz = _ritz(x, basis[..., :used], k)
     if ritz is not None and _ANGLE <= float(ritz.angles.max()) < _IMPROVABLE:
         # the extra width of the basis speeds the step up
@@ -159,7 +168,7 @@ def leading(matrices: Matrices, k: int) -> tuple[LowRank, Tensor]:
     good = accurate & _orthonormal(factors) & _complete(x, gram_matrix, factors)
     if not bool(ritz.keep.all()):
         good &= _nothing_hidden(x, factors)
-    return LowRank(factors.u, factors.s * scale[..., 0], factors.vh), good
+    return LowRank(factors.u, factors.s * scale[..., 0], factors.vh), good, more
 
 
 def _effective_ranks(g: Tensor) -> Tensor:

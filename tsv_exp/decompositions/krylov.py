@@ -14,23 +14,27 @@ EPS = torch.finfo(torch.float32).eps
 BLOCK = 16  # columns per step: small blocks reach higher powers of the Gram matrix at equal dimension
 
 _CONVERGED = 3e-6  # root mean square angle (radians) to the true vectors for which one Rayleigh-Ritz step is enough
+_GAIN = 7  # by which a block usually improves that angle
 _CANCELLED = 0.1  # what a step leaves of its columns, below which rounding is not orthogonal to the basis
 _EXHAUSTED = 1e-5  # the same as a share of the largest columns: there is little but rounding left
 _TURN = 1e-2  # norm of a first-order correction of eigenvectors up to which it suffices
 
 
-def top_vectors(g: Tensor, k: int, used: int, width: int, dimension: float) -> Tensor:
+def top_vectors(g: Tensor, k: int, used: int, width: int, dimension: float) -> tuple[Tensor, int]:
     """The top `width` Ritz vectors of symmetric matrices (b, n, n) in a block Krylov space, fully reorthogonalized.
 
     From `dimension` columns on, the space grows until the first k vectors have converged, or no longer get better, with
     respect to the span of the first `used`.
+
+    Returns:
+        the vectors (b, n, width), and the dimension that would have been enough.
     """
     batch, n, _ = g.shape
     limit = int(min(3 * dimension, 4 * n // 5)) // BLOCK * BLOCK
     basis, projected = g.new_empty(batch, n, limit), g.new_empty(batch, limit, limit)
     block = times(g, random_block(g, seed=1))  # the random block itself would help no top vector
     size, error, end, vectors = g.new_zeros(batch), g.new_full((batch,), math.inf), 0, basis
-    largest = size
+    largest, grown = size, False
     while end < limit:
         start, end = end, end + BLOCK
         q, r = qr(block)
@@ -57,8 +61,11 @@ def top_vectors(g: Tensor, k: int, used: int, width: int, dimension: float) -> T
         growing = (error > _CONVERGED) & (error < before / 2)
         if not growing.any():
             break
+        grown = True
         dimension = end + BLOCK * math.log(float(error[growing].max()) / _CONVERGED, 4)  # a block gains that or more
-    return times(basis[..., :end], vectors[..., :width])
+    last = float(error.max())
+    spare = int(math.log(_CONVERGED / last, _GAIN)) if 0 < last < _CONVERGED and not grown else 0
+    return times(basis[..., :end], vectors[..., :width]), end - BLOCK * spare
 
 
 def _without(block: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
