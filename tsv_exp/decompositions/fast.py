@@ -74,9 +74,9 @@ class FastAlgebra:
         u, s, vh = scale.new_zeros(len(scale), m, k), scale.new_zeros(len(scale), k), scale.new_zeros(len(scale), k, n)
         # A CPU's cache holds one matrix; a GPU computes all of them at once.
         rows = scale.nonzero().flatten()
-        more = None
+        enough = None
         for chosen in rows.split(1 if flat.device.type == "cpu" else len(rows)) if len(rows) else ():
-            found, good, more = leading(_chosen(flat, chosen), k, more)
+            found, good, enough = leading(_chosen(flat, chosen), k, enough)
             u[chosen], s[chosen], vh[chosen] = found
             for i in chosen[~good].tolist():
                 self._count(fallbacks=1)
@@ -131,11 +131,11 @@ class _Ritz(NamedTuple):
     angles: Tensor
 
 
-def leading(matrices: Matrices, k: int, more: int | None = None) -> tuple[LowRank, Tensor, int | None]:
+def leading(matrices: Matrices, k: int, enough: int | None = None) -> tuple[LowRank, Tensor, int | None]:
     """The top k components of matrices (b, m, n), m ≥ n, none of them zero, and which of the b are certified.
 
-    Matrices of one layer need Krylov spaces of about the same dimension. Those before needed `more` columns than usual,
-    or less if it is negative; None: there were none. The third value is what to give for the next ones.
+    Matrices of one layer need Krylov spaces of about the same dimension. `enough` columns were needed for those before;
+    None: there were none. The third value is what to give for the next ones.
     """
     x, scale = scaled(matrices)
     gram_matrix = gram(x)
@@ -152,9 +152,9 @@ def leading(matrices: Matrices, k: int, more: int | None = None) -> tuple[LowRan
         basis = eigh(gram_matrix)[1].flip(-1)[..., :width]
         ritz = _ritz(x, basis[..., :used], k)
     elif dimension <= 3 * n // 4:
-        basis, enough = krylov.top_vectors(gram_matrix, k, used, width, max(dimension + (more or 0), used + k))
-        found = min(enough - dimension, _MOST_MORE)
-        more = found if more is None else max(more, found)
+        start = dimension if enough is None else max(min(enough, dimension + _MOST_MORE), used + k)
+        basis, needed = krylov.top_vectors(gram_matrix, k, used, width, start)
+        enough = max(enough or 0, needed)
         ritz = _ritz(x, basis[..., :used], k)
     if ritz is not None and _ANGLE <= float(ritz.angles.max()) < _IMPROVABLE:
         # the extra width of the basis speeds the step up
@@ -168,7 +168,7 @@ def leading(matrices: Matrices, k: int, more: int | None = None) -> tuple[LowRan
     good = accurate & _orthonormal(factors) & _complete(x, gram_matrix, factors)
     if not bool(ritz.keep.all()):
         good &= _nothing_hidden(x, factors)
-    return LowRank(factors.u, factors.s * scale[..., 0], factors.vh), good, more
+    return LowRank(factors.u, factors.s * scale[..., 0], factors.vh), good, enough
 
 
 def _effective_ranks(g: Tensor) -> Tensor:
