@@ -131,8 +131,10 @@ class CachedAlgebra:
 
     Every rank is cut from the decomposition at its `width`: the default ranks of 8 and more tasks share one, all ranks
     above them share the full one. So sweeps over ranks and over numbers of tasks from 8 decompose each matrix at most
-    once and a half; every smaller number of tasks adds one at its default rank. The results do not depend on the
-    content of the cache. A cut is as well certified as the whole: its gap to the missing components is the larger one.
+    once and a half; every smaller number of tasks adds one at its default rank. But for
+    rounding, the results do not depend on the content of the cache: the fast decompositions of a layer begin where
+    others of it converged. A cut is as well certified as the whole: its gap to the missing components is the larger
+    one.
     """
 
     algebra: Algebra

@@ -167,7 +167,8 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
     figures |= {f"test.normalized.{name}": test["normalized"][name] for name in common["tasks"]}
     for at, point in enumerate(validation):
         figures |= {f"validation.{at}.{name}": point[name] for name in ("alpha", "mean_normalized")}
-        figures |= {f"validation.{at}.{name}": point[name] for name in ("examples",) if name in point}
+        if "examples" in point:
+            figures[f"validation.{at}.examples"] = point["examples"]
     figures |= {name: results[name] for name in ("validation_passes", "tuning_passes") if name in results}
     for name, value in figures.items():
         number(name, value)
@@ -177,7 +178,7 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
         alpha=results["alpha"],
         validation=validation,
         passes=results.get("validation_passes"),
-        tuned={name: values_of(f"chosen.{name}", tuned) for name, tuned in _tuned(results) if tuned},
+        tuned=_tuned(results),
         tuning_passes=results.get("tuning_passes"),
         near_ties=tuple(number("near_ties.alpha", point["alpha"]) for point in results.get("near_ties") or ()),
         test=test,
@@ -192,9 +193,10 @@ def from_results(results: Mapping[str, Any], folder: Path) -> Cell:
     )
 
 
-def _tuned(results: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """What was chosen for every task, not for every layer."""
-    return [(line_of(name), values) for name, values in (results.get("chosen") or {}).items() if name != "rank"]
+def _tuned(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Parameter -> task -> value: what was chosen for every task, not the ranks of layers."""
+    chosen = {line_of(name): values for name, values in (results.get("chosen") or {}).items() if name != "rank"}
+    return {name: values_of(f"chosen.{name}", values) for name, values in chosen.items() if values}
 
 
 def _words(results: Mapping[str, Any]) -> Words:
